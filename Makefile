@@ -1,0 +1,44 @@
+# `make demo` distils a teacher on tweets, `make test` runs the tests; both make .venv first where it is missing.
+PYTHON ?= python3
+BIN = .venv/bin
+# For a machine whose default torch is the CUDA build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH = $(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+
+.PHONY: demo test lint format bench clean
+
+demo: .venv/demo
+	$(BIN)/hf-distill run examples/recipes/tweet-sentiment.yaml
+
+test: .venv/demo .venv/dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/demo
+	$(BIN)/python benchmarks/lstm_step.py --output benchmarks/results/lstm_step.json
+	$(BIN)/python benchmarks/trainer_overhead.py --output benchmarks/results/trainer_overhead.json
+
+clean:
+	rm -rf .venv outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.venv/base: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(TORCH)
+	$(PIP) -e .
+	touch $@
+
+.venv/demo: .venv/base requirements-demo.txt
+	$(PIP) --no-deps -r requirements-demo.txt
+	touch $@
+
+.venv/dev: .venv/base
+	$(PIP) -e ".[dev,tagging,generation,onnx]"
+	touch $@

@@ -1,0 +1,128 @@
+"""What a distillation adds to `transformers.TrainingArguments`: the weights, the temperature and the soft target
+loss."""
+
+import math
+from dataclasses import dataclass, field
+
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
+
+from hf_distill.losses import LOSSES
+
+
+@dataclass
+class Objective:
+    """The settings of the objective, one optimizer step at a time.
+
+    `hard_label_weight * hard + soft_target_weight * soft + sum(matching.weight * matching)`, where each `_end` field,
+    when set, is reached linearly at the last step. Evaluation always uses the end values, so that evaluations made at
+    different steps compare.
+
+    Raises:
+        ValueError: a weight, temperature, fraction or chunk size out of range, or an unknown `soft_target_loss`.
+
+    >>> Objective(temperature=4.0, temperature_end=1.0).at(progress=0.5).temperature
+    2.5
+    """
+
+    hard_label_weight: float = field(
+        default=0.5, metadata={"help": "Weight of the loss on the labels: >= 0. With 1 here and 0 there: no teacher."}
+    )
+    soft_target_weight: float = field(
+        default=0.5, metadata={"help": "Weight of the loss on the teacher's outputs: >= 0. 0: the teacher is not run."}
+    )
+    temperature: float = field(
+        default=2.0, metadata={"help": "Divides both models' logits before the softmax: > 0. Higher is softer."}
+    )
+    soft_target_loss: str = field(
+        default="forward_kl",
+        metadata={
+            "help": f"One of {', '.join(LOSSES)}. The default turns into bernoulli_kl for multi-label models and into "
+            "logit_mse for regression."
+        },
+    )
+    soft_target_beta: float | None = field(
+        default=None, metadata={"help": "beta of jensen_shannon and skewed_kl. None: the loss's own default."}
+    )
+    hard_label_weight_end: float | None = field(default=None, metadata={"help": "Reached linearly at the last step."})
+    soft_target_weight_end: float | None = field(default=None, metadata={"help": "Reached linearly at the last step."})
+    temperature_end: float | None = field(default=None, metadata={"help": "Reached linearly at the last step."})
+    labelled_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Share of labelled rows in every batch, between 0 and 1. None: rows as they come."},
+    )
+    loss_chunk_size: int | None = field(
+        default=None, metadata={"help": "Positions whose logits are held at once in language model losses. None: all."}
+    )
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise a ValueError that names the first setting out of range."""
+        for name in ("hard_label_weight", "soft_target_weight", "hard_label_weight_end", "soft_target_weight_end"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a finite number >= 0, got {value}")
+        for name in ("temperature", "temperature_end"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a finite number > 0, got {value}")
+        if self.soft_target_loss not in LOSSES:
+            raise ValueError(f"soft_target_loss must be one of {', '.join(LOSSES)}; got {self.soft_target_loss!r}")
+        beta = self.soft_target_beta
+        if beta is not None and not (0 <= beta <= 1 and (beta < 1 or self.soft_target_loss != "skewed_kl")):
+            limit = "from 0 to below 1" if self.soft_target_loss == "skewed_kl" else "from 0 to 1"
+            raise ValueError(f"soft_target_beta of {self.soft_target_loss} must be {limit}, got {beta}")
+        if self.labelled_fraction is not None and not 0 < self.labelled_fraction <= 1:
+            raise ValueError(f"labelled_fraction must be above 0 and at most 1, got {self.labelled_fraction}")
+        if self.loss_chunk_size is not None and self.loss_chunk_size < 1:
+            raise ValueError(f"loss_chunk_size must be at least 1, got {self.loss_chunk_size}")
+
+    def at(self, progress: float) -> "Weights":
+        """The weights and the temperature at `progress` of the training, 0 at its start and 1 at its end."""
+
+        def between(start: float, end: float | None) -> float:
+            return start if end is None else start + (end - start) * progress
+
+        return Weights(
+            hard=between(self.hard_label_weight, self.hard_label_weight_end),
+            soft=between(self.soft_target_weight, self.soft_target_weight_end),
+            temperature=between(self.temperature, self.temperature_end),
+        )
+
+    @property
+    def wants_soft_targets(self) -> bool:
+        """Whether the soft targets weigh anything at any time."""
+        return self.soft_target_weight > 0 or (self.soft_target_weight_end or 0) > 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The settings that move along a schedule, at one moment of it."""
+
+    hard: float
+    soft: float
+    temperature: float
+
+
+@dataclass
+class DistillationArguments(Objective, TrainingArguments):
+    """`TrainingArguments` plus the fields of `Objective`, and nothing else.
+
+    Source:
+        Hinton et al. 2015, arXiv:1503.02531. Half of the field's `alpha` means the weight of the labels, half the
+        weight of the teacher, hence two plain weights.
+    """
+
+    def __post_init__(self) -> None:
+        TrainingArguments.__post_init__(self)
+        self.check()
+
+
+@dataclass
+class Seq2SeqDistillationArguments(Objective, Seq2SeqTrainingArguments):
+    """`Seq2SeqTrainingArguments` plus the fields of `Objective`, and nothing else."""
+
+    def __post_init__(self) -> None:
+        Seq2SeqTrainingArguments.__post_init__(self)
+        self.check()

@@ -1,0 +1,57 @@
+"""`hf-distill run recipe.yaml` and `hf-distill push FOLDER`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from transformers.utils import logging
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command line.
+
+    Args:
+        words: after the program's name; None: the process's own.
+    Returns:
+        The exit status: 0, or 1 after an error that the user can mend, which is printed without a traceback.
+    """
+    parser = argparse.ArgumentParser(
+        prog="hf-distill", description="Distil a teacher into a small student, and publish it."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser(
+        "run",
+        help="run a recipe, skipping what is done",
+        description="Any key of the recipe can follow as --key.inside VALUE, for instance --distill.temperature 4.",
+    )
+    run.add_argument("recipe", help="a YAML file, see examples/recipes/")
+    run.add_argument("--only", metavar="STEP", help="stop after this step: teacher, cache, initialise, distill, controls")
+    push = commands.add_parser("push", help="publish a student's folder on the Hub")
+    push.add_argument("folder", help="the student's folder, with its model card")
+    push.add_argument("--repo-id", required=True, help="user/name on the Hub")
+    push.add_argument("--public", action="store_true", help="visible to others; private otherwise")
+    arguments, overrides = parser.parse_known_args(words)
+    if arguments.command == "push" and overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+
+    try:
+        # Imported here so that --help answers at once.
+        if arguments.command == "push":
+            from hf_distill.hub import push as push_folder
+
+            address = push_folder(arguments.folder, arguments.repo_id, private=not arguments.public)
+            sys.stdout.write(f"{address}\n")
+        else:
+            from hf_distill.recipe import Recipe
+            from hf_distill.run import run_recipe
+
+            logging.set_verbosity_error()
+            run_recipe(Recipe.load(arguments.recipe, overrides), only=arguments.only)
+    except ValueError as error:
+        sys.stderr.write(f"hf-distill: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

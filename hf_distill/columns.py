@@ -1,0 +1,144 @@
+"""The teacher's columns: their names, and how they pass any collator unharmed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+LOGITS = "teacher_logits"
+TOP_K_LOGITS = "teacher_top_k_logits"
+TOP_K_IDS = "teacher_top_k_ids"
+TAIL = "teacher_tail"
+HIDDEN = "teacher_hidden_"
+SOFT_TARGETS = (LOGITS, TOP_K_LOGITS, TOP_K_IDS, TAIL)
+WORD_STARTS = "word_starts"
+PREFIX = "teacher_"
+
+
+def is_output(name: str) -> bool:
+    """Whether a column holds something that a teacher said."""
+    return name in SOFT_TARGETS or name.startswith(HIDDEN)
+
+
+def is_teacher_column(name: str) -> bool:
+    """Whether a column is not the student's own."""
+    return name.startswith(PREFIX) or name == WORD_STARTS
+
+
+def teacher_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The teacher's own inputs in a batch or a row, under the names its tokenizer gave them.
+
+    >>> teacher_inputs({"input_ids": [1], "teacher_input_ids": [2], "teacher_logits": [0.5]})
+    {'input_ids': [2]}
+    """
+    return {
+        name.removeprefix(PREFIX): value
+        for name, value in batch.items()
+        if name.startswith(PREFIX) and not is_output(name)
+    }
+
+
+class TeacherColumnsCollator:
+    """Any collator, with the teacher's columns taken out before it and put back after it.
+
+    The rows of a batch must come out of the collator as they went in: one collator that packs, shuffles or masks would
+    put another row's targets beside a row, silently. That is checked on the first batch that carries targets.
+
+    Args:
+        collator: the student's.
+        processing_class: the teacher's tokenizer, which pads `teacher_input_ids` and its companions. None: they are
+            padded on the right with `pad_id`.
+        pad_id: the teacher's pad token id.
+    Raises:
+        ValueError: rows changed inside the collator.
+    """
+
+    def __init__(self, collator: Any, processing_class: Any = None, pad_id: int = 0) -> None:
+        self.collator = collator
+        self.processing_class = processing_class
+        self.pad_id = pad_id
+        self._checked = False
+
+    def __getattr__(self, name: str) -> Any:
+        # Trainer saves `data_collator.tokenizer` with the model. Dunder names are left alone for pickling.
+        if name.startswith("__") or name == "collator":
+            raise AttributeError(name)
+        return getattr(self.collator, name)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        names = [name for name in rows[0] if is_teacher_column(name)]
+        student_rows = [{name: value for name, value in row.items() if name not in names} for row in rows]
+        originals = [row.get("input_ids") for row in student_rows]
+        batch = dict(self.collator(student_rows))
+        if any(is_output(name) for name in names) and not self._checked:
+            self._check_rows(originals, batch)
+            self._checked = True
+
+        inputs = [teacher_inputs(row) for row in rows]
+        if inputs[0]:
+            batch |= {PREFIX + name: value for name, value in self._pad_inputs(inputs).items()}
+        for name in names:
+            if is_output(name) or name == WORD_STARTS:
+                batch[name] = self._stack([row[name] for row in rows], name, batch)
+        return batch
+
+    def _pad_inputs(self, rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
+        if self.processing_class is not None:
+            return self.processing_class.pad(rows, return_tensors="pt")
+        return {
+            name: pad_sequence(
+                [torch.as_tensor(row[name]) for row in rows],
+                batch_first=True,
+                padding_value=self.pad_id if name == "input_ids" else 0,
+            )
+            for name in rows[0]
+        }
+
+    def _stack(self, values: list[Any], name: str, batch: dict[str, Any]) -> Tensor:
+        tensors = [torch.as_tensor(value) for value in values]
+        lengths = {len(tensor) for tensor in tensors if tensor.dim() > 0}
+        ragged_side = tensors[0].dim() > 1 or name in (WORD_STARTS, TAIL, TOP_K_IDS, TOP_K_LOGITS)
+        if not ragged_side or tensors[0].dim() == 0:
+            return torch.stack(tensors)
+        target = batch["labels"] if "labels" in batch and batch["labels"].dim() > 1 else batch["input_ids"]
+        length = max(max(lengths), target.shape[1])
+        padding_side = getattr(getattr(self.collator, "tokenizer", None), "padding_side", "right")
+        return torch.stack([_pad_to(tensor, length, padding_side) for tensor in tensors])
+
+    def _check_rows(self, originals: list[Any], batch: dict[str, Any]) -> None:
+        if originals[0] is None or "input_ids" not in batch:
+            return
+        collated = batch["input_ids"]
+        same = len(collated) == len(originals) and all(
+            _contains(row.tolist(), list(original)) for row, original in zip(collated, originals, strict=True)
+        )
+        if not same:
+            raise ValueError(
+                f"{type(self.collator).__name__} packs, shuffles, truncates or masks rows: {len(originals)} rows went "
+                f"in and {tuple(collated.shape)} token ids came out that are not those rows padded. Cached teacher "
+                "outputs would stand beside other tokens than the teacher read. Use a collator that only pads, or a "
+                "live teacher."
+            )
+
+
+def _contains(padded: list[int], row: list[int]) -> bool:
+    return padded[: len(row)] == row or padded[len(padded) - len(row) :] == row
+
+
+def _pad_to(tensor: Tensor, length: int, side: str) -> Tensor:
+    missing = length - len(tensor)
+    padding = tensor.new_zeros((missing, *tensor.shape[1:]))
+    return torch.cat([padding, tensor] if side == "left" else [tensor, padding])
+
+
+def column_names(datasets: Iterable[Any]) -> set[str]:
+    """The columns of some data sets, as far as they know them."""
+    names: set[str] = set()
+    for dataset in datasets:
+        if isinstance(dataset, dict):
+            names |= column_names(dataset.values())
+        else:
+            names |= set(getattr(dataset, "column_names", None) or ())
+    return names

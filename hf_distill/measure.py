@@ -1,0 +1,306 @@
+"""What a model says on a tokenised data set, how big it is and how fast: measured, never estimated."""
+
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DataCollatorWithPadding, PreTrainedModel
+
+from hf_distill import columns
+from hf_distill.teacher import TeacherEnsemble, evaluating, forward_arguments
+
+BLOCK = 8  # texts that one model reads before it is the next one's turn
+WARM_UP = 3
+CALLS = 200
+FEWEST_CALLS = 32
+SECONDS = 10.0  # after which slow models may stop at FEWEST_CALLS, and at one round of batches; all models together
+THROUGHPUT_BATCH = 32
+THROUGHPUT_BATCHES = 4
+THROUGHPUT_ROUNDS = 5
+
+
+class Reader:
+    """A model together with the columns of a data set that it reads.
+
+    Args:
+        model: with logits among its outputs, or an ensemble.
+        dataset: tokenised; only its column names are looked at.
+        processing_class: the model's tokenizer, which pads. None: padded on the right with the config's pad token, or
+            0.
+        as_teacher: whether the columns that start with `teacher_` are the model's own; where there are none it reads
+            the student's.
+    Raises:
+        ValueError: no `input_ids` among the columns.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | TeacherEnsemble,
+        dataset: Dataset,
+        processing_class: Any = None,
+        *,
+        as_teacher: bool = False,
+    ) -> None:
+        self.model = model
+        self.members = model.models if isinstance(model, TeacherEnsemble) else [model]
+        names = {name: name for name in dataset.column_names if not columns.is_teacher_column(name)}
+        own = {name: columns.PREFIX + name for name in columns.teacher_inputs(dict.fromkeys(dataset.column_names))}
+        arguments = set.intersection(*(forward_arguments(member) for member in self.members))
+        self.columns = {
+            argument: name
+            for argument, name in (own if as_teacher and "input_ids" in own else names).items()
+            if argument in arguments and "label" not in argument
+        }
+        if "input_ids" not in self.columns:
+            raise ValueError(
+                f"{type(self.members[0]).__name__} finds no input_ids among the columns {dataset.column_names}. "
+                "Expected a tokenised data set; where the teacher has its own tokenizer its columns are called "
+                "teacher_input_ids, teacher_attention_mask, and so on."
+            )
+        self.masks = "attention_mask" in arguments
+        self.pad_id = getattr(self.members[0].config, "pad_token_id", None) or 0
+        self.collator = DataCollatorWithPadding(processing_class) if processing_class is not None else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the (first) model is."""
+        return next(self.members[0].parameters()).device
+
+    def lengths(self, dataset: Dataset) -> np.ndarray:
+        """(examples,) tokens of each example, in this model's own tokens."""
+        return np.array([len(ids) for ids in dataset.with_format(None)[self.columns["input_ids"]]])
+
+    def inputs(self, dataset: Dataset, rows: Any) -> dict[str, Tensor]:
+        """The padded inputs of some rows, on the model's device.
+
+        Args:
+            dataset: with the columns this reader was made for.
+            rows: their numbers.
+        """
+        read = dataset.with_format(None).select_columns(list(self.columns.values()))[[int(row) for row in rows]]
+        features = {argument: read[name] for argument, name in self.columns.items()}
+        if self.masks:
+            features.setdefault("attention_mask", [[1] * len(ids) for ids in features["input_ids"]])
+        if self.collator is not None:
+            padded = self.collator(
+                [dict(zip(features, row, strict=True)) for row in zip(*features.values(), strict=True)]
+            )
+        else:
+            padded = {
+                name: pad_sequence(
+                    [torch.as_tensor(value) for value in values],
+                    batch_first=True,
+                    padding_value=self.pad_id if name == "input_ids" else 0,
+                )
+                for name, values in features.items()
+            }
+        return {name: padded[name].to(self.device) for name in features}
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The logits, (batch, classes)."""
+        outputs = [member(**inputs)["logits"] for member in self.members]
+        return self.model.mixture(outputs) if isinstance(self.model, TeacherEnsemble) else outputs[0]
+
+    @contextmanager
+    def ready(self, device: str | torch.device | None = None) -> Iterator[None]:
+        """In evaluation mode, on a device and without gradients for a while; then everything is as it was.
+
+        Args:
+            device: None: where the model is. Quantised models, and those placed by a device map, are never moved.
+        """
+        with ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(evaluating(member))
+                placed = getattr(member, "hf_device_map", None) or getattr(member, "is_quantized", False)
+                if device is not None and not placed:
+                    stack.callback(member.to, next(member.parameters()).device)
+                    member.to(device)
+            stack.enter_context(torch.inference_mode())
+            yield
+
+
+def predict_logits(reader: Reader, dataset: Dataset, *, name: str, batch_size: int = 32) -> np.ndarray:
+    """The logits of a ready model on every row, in the order of the rows.
+
+    Args:
+        reader: within its `ready`.
+        dataset: tokenised.
+        name: of the model, for the error.
+        batch_size: rows read together; they are of similar length, and the result does not depend on it.
+    Returns:
+        (examples, classes) float32
+    Raises:
+        ValueError: a logit is NaN.
+    """
+    order = np.argsort(-reader.lengths(dataset), kind="stable")
+    batches = [
+        reader(reader.inputs(dataset, order[start : start + batch_size])).float().cpu().numpy()
+        for start in range(0, len(order), batch_size)
+    ]
+    logits = np.empty((len(order), *batches[0].shape[1:]), dtype=np.float32)
+    logits[order] = np.concatenate(batches)
+    check_finite(logits, name)
+    return logits
+
+
+def check_finite(logits: np.ndarray, name: str) -> None:
+    """Raise where logits are NaN.
+
+    Args:
+        logits: (examples, classes).
+        name: of whoever gave them.
+    Raises:
+        ValueError: with how many examples are concerned.
+    """
+    broken = int(np.isnan(logits).any(axis=-1).sum())
+    if broken:
+        raise ValueError(
+            f"The {name} gives NaN logits on {broken} of {len(logits)} examples, so no metric of it means anything. "
+            "Usual causes: training diverged (lower the learning rate), or float16 overflowed (use bfloat16)."
+        )
+
+
+def count_parameters(model: nn.Module | TeacherEnsemble) -> int:
+    """Parameters of a model, tied ones once; of an ensemble, of all its members."""
+    members = model.models if isinstance(model, TeacherEnsemble) else [model]
+    return sum(parameter.numel() for member in members for parameter in member.parameters())
+
+
+def weights_bytes(model: nn.Module | TeacherEnsemble) -> int:
+    """Size of the safetensors files that `save_pretrained` writes.
+
+    Args:
+        model: models that are no `PreTrainedModel` (an adapter would save only itself) are counted by their tensors.
+    """
+    if isinstance(model, TeacherEnsemble):
+        return sum(weights_bytes(member) for member in model.models)
+    if not isinstance(model, PreTrainedModel):
+        return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+
+
+@dataclass
+class Speed:
+    """How fast one model answered.
+
+    Attributes:
+        latencies_ms: (calls,) one text a call, call i on the same text for all models of a run.
+        throughput: examples a second in batches of 32.
+        tokens_per_text: mean over the texts that were read, in the model's own tokens.
+        texts: how many different texts the calls and the batches were made of.
+    """
+
+    latencies_ms: np.ndarray
+    throughput: float
+    tokens_per_text: float
+    texts: int
+
+
+def measure_speed(readers: Mapping[str, Reader], dataset: Dataset, *, seed: int = 0) -> dict[str, Speed]:
+    """Time several models in one run, in turns, so that their ratios are paired.
+
+    Inputs are real rows at their real lengths, tokenised and on the device beforehand. Models take turns text block by
+    text
+    block: what else the machine does falls on all of them alike, and yet each runs with its own weights in the
+        processor's
+    caches. Batches hold 32 random rows, padded to their longest.
+
+    Args:
+        readers: by name, each within its `ready`.
+        dataset: tokenised.
+        seed: of the choice of texts.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(dataset))[: THROUGHPUT_BATCH * THROUGHPUT_BATCHES]
+    singles = {name: [reader.inputs(dataset, [row]) for row in chosen] for name, reader in readers.items()}
+    calls: dict[str, list[float]] = {name: [] for name in readers}
+    for name, reader in readers.items():
+        for inputs in singles[name][:WARM_UP]:
+            _milliseconds(reader, inputs)
+    began, start = time.perf_counter(), 0
+    while start < FEWEST_CALLS or (start < CALLS and time.perf_counter() - began < SECONDS):
+        block = [i % len(chosen) for i in range(start, start + BLOCK)]
+        for name, reader in readers.items():
+            # The last block was another model's: one untimed call brings this one's weights back into the caches.
+            _milliseconds(reader, singles[name][block[0]])
+            calls[name] += [_milliseconds(reader, singles[name][i]) for i in block]
+        start += BLOCK
+
+    # A small data set is gone through again, so that a batch always holds 32.
+    full = np.resize(chosen, max(THROUGHPUT_BATCH, len(chosen) // THROUGHPUT_BATCH * THROUGHPUT_BATCH))
+    rows = full.reshape(-1, THROUGHPUT_BATCH)
+    batches = {name: [reader.inputs(dataset, batch) for batch in rows] for name, reader in readers.items()}
+    rounds: dict[str, list[float]] = {name: [] for name in readers}
+    began = time.perf_counter()
+    for turn in range(THROUGHPUT_ROUNDS):
+        if turn and time.perf_counter() - began > SECONDS:
+            break
+        for name, reader in readers.items():
+            _milliseconds(reader, batches[name][0])
+            rounds[name].append(sum(_milliseconds(reader, batch) for batch in batches[name]))
+    return {
+        name: Speed(
+            latencies_ms=np.array(calls[name]),
+            throughput=full.size / float(np.median(rounds[name])) * 1000,
+            tokens_per_text=float(np.mean([inputs["input_ids"].shape[1] for inputs in singles[name]])),
+            texts=len(chosen),
+        )
+        for name, reader in readers.items()
+    }
+
+
+def _milliseconds(reader: Reader, inputs: Mapping[str, Tensor]) -> float:
+    began = time.perf_counter()
+    logits = reader(inputs)
+    if logits.device.type != "cpu":
+        torch.accelerator.synchronize()
+    return (time.perf_counter() - began) * 1000
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a speed depends on: the kind of processor, threads, versions; nothing that names this machine or its user.
+
+    Args:
+        device: where the models ran.
+    """
+    described: dict[str, Any] = {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if device.type == "cuda":
+        described["accelerator"] = torch.cuda.get_device_name(device)
+        described["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    if sys.platform != "win32":
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Of the whole process, with all compared models in it. macOS counts bytes, Linux KiB.
+        described["peak_memory_bytes"] = peak if sys.platform == "darwin" else peak * 1024
+    return described
+
+
+def _processor() -> str:
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

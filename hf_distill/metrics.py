@@ -1,0 +1,322 @@
+"""Metrics that work offline: `evaluate.Metric` subclasses around scikit-learn, scipy, seqeval and sacrebleu.
+
+Each returns its number under its own name, takes what the wrapped function takes as keyword arguments of `compute`, and
+leaves out examples without a label (-100). `load` finds them by name, and whatever else `evaluate` knows.
+"""
+
+import difflib
+import math
+from typing import Any, ClassVar
+
+import evaluate
+import numpy as np
+import scipy.special
+import scipy.stats
+import sklearn.metrics
+from datasets import Features, Sequence, Value
+
+IGNORE_INDEX = -100
+
+
+def _pair(kind: Any, reference_kind: Any = None) -> Features:
+    return Features({"predictions": kind, "references": kind if reference_kind is None else reference_kind})
+
+
+# Rows come first: a lone number cannot pass for a row, while a row of one might pass for a number.
+LABELS = [_pair(Sequence(Value("int64"))), _pair(Value("int64"))]
+NUMBERS = [_pair(Value("float64"))]
+LOGITS = [_pair(Sequence(Value("float64")))]
+TAGS = [_pair(Sequence(Value("string")))]
+TEXTS = [_pair(Value("string"), Sequence(Value("string"))), _pair(Value("string"))]
+
+
+class OfflineMetric(evaluate.Metric):
+    """A number about predictions and references, computed in memory without any download.
+
+    Attributes:
+        inputs: the shapes of predictions and references that are understood, as `datasets` features.
+        larger_is_better: the direction.
+        reads_logits: whether predictions are logits rather than decisions.
+    """
+
+    inputs: ClassVar[list[Features]] = LABELS
+    larger_is_better: ClassVar[bool] = True
+    reads_logits: ClassVar[bool] = False
+
+    def __init__(self, config_name: str | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("keep_in_memory", True)
+        super().__init__(config_name=config_name, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        description = type(self).__doc__ or ""
+        return evaluate.MetricInfo(description=description, citation="", inputs_description="", features=self.inputs)
+
+    def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
+        predictions, references = labelled(np.asarray(predictions), np.asarray(references))
+        return {self.name: float(self.score(predictions, references, **settings))}
+
+    def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
+        """The number itself, of arrays in which every example counts.
+
+        Args:
+            predictions: (examples,) or (examples, classes).
+            references: likewise.
+            settings: of the wrapped function.
+        """
+        raise NotImplementedError
+
+
+def labelled(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The examples that have a reference: one of -100, or a row that holds one, is not counted.
+
+    Args:
+        predictions: (examples, ...).
+        references: (examples,) or (examples, classes).
+    Raises:
+        ValueError: no example is left.
+    """
+    counts = references != IGNORE_INDEX
+    counts = counts if counts.ndim == 1 else counts.all(axis=-1)
+    if not counts.any():
+        raise ValueError(
+            f"None of the {len(references)} references is a label (all are -100): there is nothing to score."
+        )
+    return predictions[counts], references[counts]
+
+
+class Accuracy(OfflineMetric):
+    """Share of examples predicted exactly; with rows of 0/1, of rows without any mistake."""
+
+    def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
+        """See `sklearn.metrics.accuracy_score`."""
+        return sklearn.metrics.accuracy_score(references, predictions, **settings)
+
+
+class F1(OfflineMetric):
+    """F1 of the positive class; `compute(average=...)` for more than two classes."""
+
+    def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
+        """See `sklearn.metrics.f1_score`; a class that nobody names scores 0."""
+        return sklearn.metrics.f1_score(references, predictions, **{"zero_division": 0.0} | settings)
+
+
+class MacroF1(OfflineMetric):
+    """Mean over the classes of their F1, each class counting the same."""
+
+    def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
+        """See `sklearn.metrics.f1_score`; the classes are those among predictions and references."""
+        return sklearn.metrics.f1_score(
+            references, predictions, **{"average": "macro", "zero_division": 0.0} | settings
+        )
+
+
+class MatthewsCorrelation(OfflineMetric):
+    """Correlation between predicted and true classes, -1 to 1; 0 where either is constant."""
+
+    def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
+        """See `sklearn.metrics.matthews_corrcoef`."""
+        return sklearn.metrics.matthews_corrcoef(references, predictions, **settings)
+
+
+class Pearson(OfflineMetric):
+    """Linear correlation of numbers, -1 to 1; 0 where either side is constant."""
+
+    inputs = NUMBERS
+
+    def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
+        """See `scipy.stats.pearsonr`."""
+        if _constant(predictions) or _constant(references):
+            return 0.0
+        return scipy.stats.pearsonr(predictions, references, **settings).statistic
+
+
+class Spearman(OfflineMetric):
+    """Rank correlation of numbers, -1 to 1; 0 where either side is constant."""
+
+    inputs = NUMBERS
+
+    def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
+        """See `scipy.stats.spearmanr`."""
+        if _constant(predictions) or _constant(references):
+            return 0.0
+        return scipy.stats.spearmanr(predictions, references, **settings).statistic
+
+
+def _constant(values: np.ndarray) -> bool:
+    # scipy would warn and return NaN, which no report can hold; scikit-learn's Matthews correlation says 0 here too.
+    return bool(np.ptp(values) == 0)
+
+
+class TeacherAgreement(OfflineMetric):
+    """Share of examples on which student (predictions) and teacher (references) choose the same class.
+
+    Both are rows of logits, or both are class numbers.
+    """
+
+    inputs: ClassVar[list[Features]] = [*LOGITS, _pair(Value("int64"))]
+    reads_logits = True
+
+    def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
+        """No settings."""
+        if predictions.ndim == 2:
+            predictions, references = predictions.argmax(axis=-1), references.argmax(axis=-1)
+        return sklearn.metrics.accuracy_score(references, predictions, **settings)
+
+
+class TeacherKL(OfflineMetric):
+    """KL(teacher ‖ student) in nats an example, from rows of logits, the teacher's as references; 0 is a perfect
+    copy."""
+
+    inputs = LOGITS
+    larger_is_better = False
+    reads_logits = True
+
+    def score(  # type: ignore[override]  # the settings are spelled out
+        self, predictions: np.ndarray, references: np.ndarray, temperature: float = 1.0
+    ) -> float:
+        """Temperature softens both sides; the result is not multiplied by its square."""
+        student = scipy.special.log_softmax(predictions / temperature, axis=-1)
+        teacher = scipy.special.log_softmax(references / temperature, axis=-1)
+        probability = np.exp(teacher)
+        # A class that the teacher rules out (-inf) adds nothing, where plain arithmetic would give 0 * inf = NaN.
+        difference = np.subtract(teacher, student, out=np.zeros_like(teacher), where=probability > 0)
+        return float((probability * difference).sum(axis=-1).mean())
+
+
+class CalibrationError(OfflineMetric):
+    """Expected calibration error: how far confidence lies from accuracy, averaged over bins of confidence; 0 is best.
+
+    Predictions are rows of logits, references class numbers. Source: Guo et al. 2017, arXiv:1706.04599, section 2.
+    """
+
+    inputs: ClassVar[list[Features]] = [_pair(Sequence(Value("float64")), Value("int64"))]
+    larger_is_better = False
+    reads_logits = True
+
+    def score(  # type: ignore[override]  # the settings are spelled out
+        self, predictions: np.ndarray, references: np.ndarray, bins: int = 15
+    ) -> float:
+        """`bins` of equal width, each closed on the right."""
+        probability = scipy.special.softmax(predictions, axis=-1)
+        confidence = probability.max(axis=-1)
+        correct = probability.argmax(axis=-1) == references
+        number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+        # A bin's weight times its gap is |sum of confidence - sum of correct| / examples.
+        gaps = np.bincount(number, weights=confidence - correct, minlength=bins)
+        return float(np.abs(gaps).sum() / len(references))
+
+
+class BitsPerByte(OfflineMetric):
+    """Bits a language model needs for each UTF-8 byte of the text, comparable across tokenizers; smaller is better.
+
+    Predictions are the texts' negative log-likelihoods in nats, summed over their tokens; references are the texts.
+    """
+
+    inputs: ClassVar[list[Features]] = [_pair(Value("float64"), Value("string"))]
+    larger_is_better = False
+
+    def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
+        """No settings."""
+        return float(predictions.sum() / math.log(2) / sum(len(text.encode()) for text in references))
+
+
+class Sacrebleu(OfflineMetric):
+    """Corpus BLEU, 0 to 100, with sacrebleu's own tokenisation; references are one text an example, or several."""
+
+    inputs = TEXTS
+
+    def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
+        score = _optional("sacrebleu", "generation").corpus_bleu(predictions, _streams(references), **settings)
+        return {self.name: score.score}
+
+
+class Chrf(OfflineMetric):
+    """Character n-gram F-score of the corpus, 0 to 100; references are one text an example, or several."""
+
+    inputs = TEXTS
+
+    def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
+        score = _optional("sacrebleu", "generation").corpus_chrf(predictions, _streams(references), **settings)
+        return {self.name: score.score}
+
+
+def _streams(references: Any) -> list[list[str | None]]:
+    # sacrebleu wants the first reference of every text, then the second of every text, None where there is none.
+    rows = [[row] if isinstance(row, str) else row for row in references]
+    return [[row[i] if i < len(row) else None for row in rows] for i in range(max(map(len, rows)))]
+
+
+class Seqeval(OfflineMetric):
+    """F1 of whole entities in BIO-tagged sentences (rows of tag names), with precision and recall beside it.
+
+    Positions whose reference is "-100" are not counted.
+    """
+
+    inputs = TAGS
+
+    def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
+        scores = _optional("seqeval.metrics", "tagging")
+        ignored = str(IGNORE_INDEX)
+        counted = [
+            [(said, true) for said, true in zip(*rows, strict=True) if true != ignored]
+            for rows in zip(predictions, references, strict=True)
+        ]
+        said = [[pair[0] for pair in row] for row in counted]
+        true = [[pair[1] for pair in row] for row in counted]
+        settings = {"zero_division": 0} | settings
+        return {
+            self.name: float(scores.f1_score(true, said, **settings)),
+            "precision": float(scores.precision_score(true, said, **settings)),
+            "recall": float(scores.recall_score(true, said, **settings)),
+        }
+
+
+def _optional(module: str, extra: str) -> Any:
+    try:
+        return __import__(module, fromlist=["_"])
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f"This metric needs {package}, which is not installed. Run: pip install 'hf-distill[{extra}]'"
+        ) from error
+
+
+METRICS: dict[str, type[OfflineMetric]] = {
+    "accuracy": Accuracy,
+    "f1": F1,
+    "macro_f1": MacroF1,
+    "matthews_correlation": MatthewsCorrelation,
+    "pearson": Pearson,
+    "spearman": Spearman,
+    "seqeval": Seqeval,
+    "sacrebleu": Sacrebleu,
+    "chrf": Chrf,
+    "bits_per_byte": BitsPerByte,
+    "teacher_agreement": TeacherAgreement,
+    "teacher_kl": TeacherKL,
+    "calibration_error": CalibrationError,
+}
+
+
+def load(name: str) -> evaluate.EvaluationModule:
+    """A metric by its name: one of `METRICS`, else a local folder or script, else the Hub through `evaluate.load`.
+
+    Args:
+        name: what recipes call it.
+    Raises:
+        ValueError: nobody knows it, or the Hub cannot be reached.
+
+    >>> load("accuracy").compute(predictions=[1, 0, 1], references=[1, 1, -100])
+    {'accuracy': 0.5}
+    """
+    if name in METRICS:
+        return METRICS[name]()
+    try:
+        return evaluate.load(name)
+    except (OSError, ImportError) as error:
+        near = difflib.get_close_matches(name, METRICS, n=1)
+        raise ValueError(
+            f"No metric {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Offline there are "
+            f"{', '.join(METRICS)}; a folder with a metric script, or a metric on the Hub, works too. "
+            f"evaluate said: {error}"
+        ) from error

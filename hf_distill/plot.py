@@ -1,0 +1,161 @@
+"""The picture of a report: quality against latency, size as area, controls as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from hf_distill.report import Report
+
+COLOURS = {"teacher": "#33507a", "student": "#d1495b", "baseline": "#7a7f87"}
+GREY, TAUGHT = "#8a8f98", "#c98a1b"
+LARGEST, SMALLEST = 2400.0, 36.0  # marker areas in points²
+
+
+def save(report: Report, file: str | Path) -> None:
+    """Draw a report.
+
+    Args:
+        report: what was measured.
+        file: of the picture.
+    """
+    # Without pyplot nothing global changes: a notebook keeps its own backend and figures.
+    figure = Figure(figsize=(9, 5.2), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    metric = report.metrics[0]
+    quality = {name: model["quality"][metric] for name, model in report.models.items()}
+    controls = {name: values[metric]["value"] for name, values in report.controls.items() if metric in values}
+
+    low, high = _range(quality, [value for name, value in controls.items() if name != "majority_class"])
+    axes.set_ylim(low, high)
+    axes.set_xscale("log")
+    latencies = [model["latency_ms"]["batch_1"]["p50"] for model in report.models.values()]
+    axes.set_xlim(min(latencies) / 3.2, max(latencies) * 3.2)
+
+    _draw_controls(axes, controls, report.controls_with_teacher)
+    _draw_models(axes, report, quality)
+    axes.set_xlabel("milliseconds a text, batch 1, median (log scale)")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_title(
+        f"{report.task}: {report.examples:,} test examples, bars are 95 % intervals, areas are file sizes",
+        loc="left",
+        fontsize=10,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#eeeeee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    figure.savefig(file)
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions moved apart as little as needed to be a gap away from each other.
+
+    Args:
+        positions: in any order, which is kept.
+        gap: the least distance; less where there is not enough room.
+        low: bound.
+        high: bound.
+
+    >>> spread([0.5, 0.5, 0.9], gap=0.2, low=0.0, high=1.0)
+    [0.4, 0.6, 0.9]
+    """
+    order = np.argsort(positions, kind="stable")
+    gap = min(gap, (high - low) / max(1, len(order) - 1))
+    wanted = np.asarray(positions, dtype=float)[order] - gap * np.arange(len(order))
+    # Nearest non-decreasing sequence (pool adjacent violators) of the positions with the gaps taken out.
+    pools: list[list[float]] = []
+    for value in wanted:
+        pools.append([value])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    flat = np.concatenate([np.full(len(pool), np.mean(pool)) for pool in pools]) if pools else np.empty(0)
+    moved = np.clip(flat, low, high - gap * max(0, len(order) - 1)) + gap * np.arange(len(order))
+    result = np.empty(len(order))
+    result[order] = moved
+    return [round(float(value), 12) for value in result]
+
+
+def _range(quality: dict[str, Any], controls: Sequence[float]) -> tuple[float, float]:
+    lows = [value["low"] for value in quality.values()] + list(controls)
+    highs = [value["high"] for value in quality.values()] + list(controls)
+    margin = max(0.18 * (max(highs) - min(lows)), 0.004)
+    return min(lows) - margin, max(highs) + margin
+
+
+def _draw_controls(axes: Any, controls: dict[str, float], taught: Sequence[str]) -> None:
+    low, high = axes.get_ylim()
+    inside = {name: value for name, value in controls.items() if value >= low}
+    top = high - 0.1 * (high - low)  # the heading's place
+    places = spread(list(inside.values()), 0.045 * (high - low), low, top)
+    for (name, value), place in zip(inside.items(), places, strict=True):
+        colour = TAUGHT if name in taught else GREY
+        axes.axhline(value, color=colour, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+        axes.annotate(
+            f"{name.replace('_', ' ')} {value:.3f}",
+            xy=(1, value),
+            xytext=(1.02, (place - low) / (high - low)),
+            xycoords=("axes fraction", "data"),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=8.5,
+            va="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
+    for line, (text, colour, shown) in enumerate(
+        (("controls, without the teacher", GREY, controls), ("and with it", TAUGHT, taught))
+    ):
+        if shown:
+            axes.text(
+                1.02, 1.0 - 0.05 * line, text, transform=axes.transAxes, color=colour, fontsize=8.5, style="italic"
+            )
+    below = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in controls.items() if value < low]
+    if below:
+        axes.text(0.99, 0.015, "↓ " + ", ".join(below), transform=axes.transAxes, ha="right", color=GREY, fontsize=8.5)
+
+
+def _draw_models(axes: Any, report: Report, quality: dict[str, Any]) -> None:
+    low, high = axes.get_ylim()
+    largest = max(model["bytes"] for model in report.models.values())
+    places = spread([value["value"] for value in quality.values()], 0.1 * (high - low), low, high)
+    for (name, model), place in zip(report.models.items(), places, strict=True):
+        value, x = quality[name], model["latency_ms"]["batch_1"]["p50"]
+        area = max(SMALLEST, LARGEST * model["bytes"] / largest)
+        colour = COLOURS[name]
+        axes.vlines(x, value["low"], value["high"], color=colour, linewidth=1.6, zorder=3)
+        axes.scatter([x], [value["value"]], s=area, color=colour, alpha=0.85, linewidths=0, zorder=4)
+        # The baseline is as fast as the student: their labels go to either side of the one column of markers.
+        left = name != "student"
+        away = (area**0.5 / 2 + 8) * (-1 if left else 1)
+        shift = (place - value["value"]) / (high - low) * axes.get_window_extent().height * 72 / axes.figure.dpi
+        axes.annotate(
+            f"{name} {value['value']:.3f}\n{x:.3g} ms, {_size(model['bytes'])}",
+            xy=(x, value["value"]),
+            xytext=(away, shift),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            color=colour,
+            fontsize=9.5,
+            fontweight="bold" if name == "student" else "normal",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            zorder=5,
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"

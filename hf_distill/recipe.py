@@ -1,0 +1,246 @@
+"""A recipe: one YAML file that says what to distil, checked before anything runs."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from hf_distill.arguments import DistillationArguments
+from hf_distill.data import Data
+from hf_distill.students import LSTMStudentConfig
+from hf_distill.tasks import TASKS
+
+STUDENTS = {"lstm": LSTMStudentConfig}
+
+
+@dataclass
+class Teacher:
+    """Which model teaches, and how it learns first.
+
+    Attributes:
+        model: a Hub id, a folder, or `package:name/path` inside an installed package.
+        fine_tune: training arguments. None: the model has a head for the task already and is used as it is.
+        max_length: tokens, longer texts are cut.
+        floor: the first metric that its test result should reach; below it the report says that the teacher is too weak
+            for its ratios to mean much.
+        bf16: whether it computes in bfloat16 where the hardware is fast at it.
+    """
+
+    model: str
+    fine_tune: dict[str, Any] | None = None
+    max_length: int = 128
+    floor: float | None = None
+    bf16: bool = True
+
+
+@dataclass
+class Student:
+    """What learns.
+
+    Attributes:
+        kind: `lstm`.
+        vocab_size: size of its own vocabulary, trained on the texts. None: it reads with the teacher's tokenizer.
+        max_length: tokens, longer texts are cut.
+        config: fields of its config.
+        from_teacher: whether it starts from the teacher's weights or from random ones.
+    """
+
+    kind: Literal["lstm"] = "lstm"
+    vocab_size: int | None = 8000
+    max_length: int = 128
+    config: dict[str, Any] = field(default_factory=dict)
+    from_teacher: bool = True
+
+
+@dataclass
+class Compare:
+    """What the report measures.
+
+    Attributes:
+        metrics: names of `hf_distill.metrics`; the first selects the models. None: the task's own.
+        controls: whether to train the controls: the same student without a teacher, on its own labels, on the teacher's
+            hard labels, and bag-of-words models. A report without them cannot say whether the teacher was worth it.
+        resamples: of the bootstrap.
+    """
+
+    metrics: list[str] | None = None
+    controls: bool = True
+    resamples: int = 2000
+
+
+@dataclass
+class Push:
+    """Where the student goes on the Hub, with `hf-distill push`.
+
+    Attributes:
+        repo_id: `user/name`.
+        private: whether others see it.
+        license: of the student, an identifier of the Hub's list.
+        language: of the texts, ISO codes.
+        datasets: Hub ids of the data.
+    """
+
+    repo_id: str | None = None
+    private: bool = True
+    license: str | None = None
+    language: list[str] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Recipe:
+    """Everything that a run depends on.
+
+    Attributes:
+        task: `text-classification`.
+        data: see `Data`.
+        teacher: see `Teacher`.
+        student: see `Student`.
+        distill: training arguments with the fields of `Objective`, or a list of stages: each starts from the student
+            that the last one left.
+        compare: see `Compare`.
+        push: see `Push`.
+        output_dir: where everything goes.
+        seed: of the splits, the initialisation and the training.
+    """
+
+    task: str
+    data: Data
+    teacher: Teacher
+    output_dir: str
+    student: Student = field(default_factory=Student)
+    distill: dict[str, Any] | list[dict[str, Any]] = field(default_factory=dict)
+    compare: Compare = field(default_factory=Compare)
+    push: Push = field(default_factory=Push)
+    seed: int = 0
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
+        """Read a recipe file.
+
+        Args:
+            path: of a YAML file.
+            overrides: command line words, `--distill.temperature 4` or `--distill.temperature=4`.
+        Raises:
+            ValueError: no such file, an unknown key (with the nearest known one), or a value of another type.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"There is no recipe {path}.")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: expected keys and values, got {type(content).__name__}.")
+        return cls.from_dict(override(content, overrides))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Recipe":
+        """A recipe from plain values.
+
+        Raises:
+            ValueError: an unknown key (with the nearest known one), or a value of another type.
+        """
+        check_keys(content, cls)
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(cls)
+        try:
+            recipe = parser.instantiate_classes(parser.parse_object(content))
+        except ArgumentError as error:
+            raise ValueError(f"The recipe does not fit: {error}") from error
+        recipe = cls(**vars(recipe))
+        recipe.check()
+        return recipe
+
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """The stages of the distillation, one or more."""
+        return self.distill if isinstance(self.distill, list) else [self.distill]
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The report's metrics, the one that selects the models first."""
+        return self.compare.metrics or TASKS[self.task].metrics
+
+    def check(self) -> None:
+        """Raise a ValueError for what can be known to be wrong without reading any data."""
+        if self.task not in TASKS:
+            raise ValueError(f"task: unknown {self.task!r}.{nearest(self.task, TASKS)}")
+        if self.task != "text-classification":
+            raise ValueError(
+                f"task: recipes know text-classification, got {self.task!r}; use its trainer for the others."
+            )
+        if not self.stages:
+            raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
+        arguments = {argument.name for argument in dataclasses.fields(DistillationArguments)}
+        for stage in (*self.stages, self.teacher.fine_tune or {}):
+            for name in stage:
+                if name not in arguments:
+                    raise ValueError(f"distill or teacher.fine_tune: unknown key {name!r}.{nearest(name, arguments)}")
+        names = {argument.name for argument in dataclasses.fields(STUDENTS[self.student.kind]) if argument.init}
+        for name in self.student.config:
+            if name not in names:
+                raise ValueError(f"student.config: unknown key {name!r}.{nearest(name, names)}")
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe as YAML, every default spelled out."""
+        Path(path).write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False), encoding="utf-8")
+
+
+def override(content: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """A recipe's values with some replaced from the command line.
+
+    >>> override({"distill": {"temperature": 2}}, ["--distill.temperature", "4", "--seed=1"])
+    {'distill': {'temperature': 4}, 'seed': 1}
+    """
+    content = yaml.safe_load(yaml.safe_dump(content))  # a deep copy of plain values
+    pending = list(words)
+    while pending:
+        word = pending.pop(0)
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            raise ValueError(f"Expected --key.of.the.recipe VALUE, got {word!r}.")
+        if not equals:
+            if not pending:
+                raise ValueError(f"{name} needs a value.")
+            value = pending.pop(0)
+        *parents, last = name.removeprefix("--").split(".")
+        section = content
+        for parent in parents:
+            if isinstance(section, list):
+                raise ValueError(f"{name}: distill is a list of stages; change it in the file.")
+            section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ValueError(f"{name}: {'.'.join(parents)} holds no keys.")
+        section[last] = yaml.safe_load(value)
+    return content
+
+
+def check_keys(content: dict[str, Any], section: type, prefix: str = "") -> None:
+    """Raise a ValueError for the first key that a section does not know, with the nearest that it does."""
+    fields = {part.name: part for part in dataclasses.fields(section)}
+    for name, value in content.items():
+        if name not in fields:
+            raise ValueError(f"The recipe has an unknown key {prefix + str(name)!r}.{nearest(str(name), fields)}")
+        inner = fields[name].type
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            if not isinstance(value, dict):
+                raise ValueError(f"{prefix}{name}: expected keys and values, got {value!r}.")
+            check_keys(value, inner, f"{prefix}{name}.")
+    for part in fields.values():
+        required = part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
+        if required and part.name not in content:
+            raise ValueError(f"The recipe lacks the key {prefix + part.name!r}.")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest known name, or with all of them.
+
+    >>> nearest("temprature", ["temperature", "seed"])
+    ' Did you mean temperature?'
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]}?" if close else f" Known are {', '.join(sorted(known))}."

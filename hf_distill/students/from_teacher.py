@@ -1,0 +1,85 @@
+"""A student that starts from its teacher's weights."""
+
+import copy
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .configuration_lstm import LSTMStudentConfig
+from .embeddings import pieces_for_student
+from .lstm import fill_lstm, lstm_class_for
+from .transformer import TransformerStudentConfig, shrink
+from .vocabulary import special_token_ids
+
+
+@torch.no_grad()
+def student_from_teacher(
+    teacher: PreTrainedModel,
+    config: LSTMStudentConfig | TransformerStudentConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[PreTrainedModel, dict[str, str]]:
+    """Builds a student with the teacher's kind of head, and starts it from the teacher's weights.
+
+    A Transformer student is a smaller model of the teacher's own class, all of it filled with the teacher's layers
+    and most important units. An LSTM student takes a Transformer's token embeddings (principal components), and of an
+    LSTM teacher everything, in evenly spaced layers and leading units; the rest is freshly drawn from torch's random
+    numbers, as in any new model. What is carried over is the same every time, and with nothing made smaller the
+    student computes what the teacher does. The student is float32, on the CPU.
+
+    Labels, problem type and special token ids come along where an LSTMStudentConfig leaves them open.
+
+    Args:
+        teacher: any text model for an LSTM student, one of the known families for a Transformer; it is not changed.
+        config: the student's shape; it is not changed.
+        tokenizer: the student's, needed with `teacher_tokenizer` if its vocabulary is not the teacher's: each of its
+            tokens then starts from the mean of the teacher's tokens for the same text.
+        teacher_tokenizer: the teacher's.
+    Returns:
+        The student, and where each of its parameters that were initialised from the teacher came from: parameter
+        name to a few words.
+    Raises:
+        ValueError: there is no such student for the teacher's head or family, labels or vocabularies do not agree,
+            or the student is larger than its teacher.
+    """
+    if isinstance(config, TransformerStudentConfig):
+        pieces = pieces_for_student(teacher, None, tokenizer, teacher_tokenizer)
+        return shrink(teacher, config, pieces, special_token_ids(teacher.config, tokenizer))
+    student_class = lstm_class_for(teacher)
+    pieces = pieces_for_student(teacher, config.vocab_size, tokenizer, teacher_tokenizer)
+    config = copy.deepcopy(config)
+    if "Classification" in student_class.__name__:
+        agree_on_labels(config, teacher.config)
+    for name, index in special_token_ids(teacher.config, None if pieces is None else tokenizer).items():
+        if getattr(config, name, index) is None:
+            setattr(config, name, index)
+    return fill_lstm(student_class, config, teacher, pieces)
+
+
+def agree_on_labels(config: LSTMStudentConfig, teacher_config: PreTrainedConfig) -> None:
+    """Copies labels and problem type from the teacher, where the student's config leaves them open.
+
+    Two labels named LABEL_0 and LABEL_1 are transformers' defaults, and so count as open, as do names LABEL_0, ...
+    """
+    names = list((config.id2label or {}).values())
+    teacher_names = list((teacher_config.id2label or {}).values())
+    unnamed = names == [f"LABEL_{index}" for index in range(len(names))]
+    teacher_unnamed = teacher_names == [f"LABEL_{index}" for index in range(len(teacher_names))]
+    other_number = len(names) != len(teacher_names) and not (unnamed and len(names) == 2)
+    other_names = names != teacher_names and not unnamed and not teacher_unnamed
+    if other_number or other_names:
+        raise ValueError(
+            f"Expected a student with the teacher's labels {teacher_names}, got {names}: its logits could not be "
+            "compared with the teacher's. Leave num_labels and id2label out of the student's config, or name the "
+            "teacher's labels the same way and in the same order."
+        )
+    if unnamed:
+        config.id2label = copy.copy(teacher_config.id2label)
+        config.label2id = copy.copy(teacher_config.label2id)
+    if config.problem_type is None:
+        config.problem_type = teacher_config.problem_type
+    elif teacher_config.problem_type not in (None, config.problem_type):
+        raise ValueError(
+            f"Expected the teacher's problem_type {teacher_config.problem_type!r}, got {config.problem_type!r}: their "
+            "logits would mean different things. Leave problem_type out of the student's config."
+        )

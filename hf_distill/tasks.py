@@ -1,0 +1,199 @@
+"""What differs between the tasks: the auto class, which positions count, and the loss on the labels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of output.
+
+    Attributes:
+        name: as recipes and the Hub call it.
+        auto_class: loads a model with the head for it.
+        class_name_ends: how the class names of such models end.
+        per_position: whether logits are (batch, length, classes) rather than (batch, classes).
+        shift: how many positions ahead of its logits a label stands.
+        metrics: names of `hf_distill.metrics`, the first one selects the model.
+    """
+
+    name: str
+    auto_class: Any
+    class_name_ends: tuple[str, ...]
+    per_position: bool
+    shift: int
+    metrics: tuple[str, ...]
+
+    def labels(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """The labels in line with the logits of `aligned`."""
+        labels = inputs.get("labels")
+        return labels[:, self.shift :] if labels is not None and self.shift else labels
+
+    def aligned(self, logits: Tensor) -> Tensor:
+        """The logits that have a label to meet: a causal model's last position has none."""
+        return logits[:, : -self.shift] if self.shift else logits
+
+    def labelled(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Which items carry a label.
+
+        Args:
+            inputs: a collated batch.
+        Returns:
+            (batch,) or, for tasks with an output a position, (batch, length) bool; None without labels. A label of -100
+            is no label. Neither is NaN in a regression, and a multi-label row counts where none of its labels is
+            either.
+        """
+        labels = self.labels(inputs)
+        if labels is None:
+            return None
+        present = labels != IGNORE_INDEX
+        if labels.is_floating_point():
+            present &= ~labels.isnan()
+        return present if self.per_position or present.dim() == 1 else present.all(dim=-1)
+
+    def taught(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Which items a teacher is listened to at.
+
+        Args:
+            inputs: a collated batch.
+        Returns:
+            bool, shaped as `labelled`: every example; in tagging every word's first piece (`word_starts`, and where the
+            batch has no such column the labelled positions); in language models every position with a target.
+        Raises:
+            ValueError: a batch of an output a position has neither labels nor `word_starts`.
+        """
+        if not self.per_position:
+            return torch.ones(batch_size(inputs), dtype=torch.bool, device=any_tensor(inputs).device)
+        if "word_starts" in inputs:
+            return inputs["word_starts"].bool()
+        labelled = self.labelled(inputs)
+        if labelled is None:
+            raise ValueError(
+                f"{self.name}: a batch without labels does not say which positions the teacher should be heard at. "
+                "Add `labels` (their -100 positions are left out) or, for tagging, `word_starts`."
+            )
+        return labelled
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "text-classification",
+            AutoModelForSequenceClassification,
+            ("ForSequenceClassification",),
+            per_position=False,
+            shift=0,
+            metrics=("accuracy", "macro_f1"),
+        ),
+        Task(
+            "token-classification",
+            AutoModelForTokenClassification,
+            ("ForTokenClassification",),
+            per_position=True,
+            shift=0,
+            metrics=("accuracy", "macro_f1"),
+        ),
+        Task(
+            "translation",
+            AutoModelForSeq2SeqLM,
+            ("ForConditionalGeneration", "ForSeq2SeqLM", "MTModel"),
+            per_position=True,
+            shift=0,
+            metrics=("sacrebleu", "chrf"),
+        ),
+        Task(
+            "text-generation",
+            AutoModelForCausalLM,
+            ("ForCausalLM", "LMHeadModel"),
+            per_position=True,
+            shift=1,
+            metrics=("bits_per_byte",),
+        ),
+    )
+}
+
+
+def base_model(model: Any) -> Any:
+    """A model without its PEFT adapters around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def task_of(model: Any) -> Task:
+    """The task of a model, by the name of its class.
+
+    Args:
+        model: with a head, PEFT adapters allowed.
+    Raises:
+        ValueError: no known head.
+    """
+    base = base_model(model)
+    for cls in type(base).__mro__:
+        for task in TASKS.values():
+            if cls.__name__.endswith(task.class_name_ends):
+                return task
+    raise ValueError(
+        f"{type(base).__name__} has no head that can be distilled: expected a class whose name ends in one of "
+        f"{', '.join(end for task in TASKS.values() for end in task.class_name_ends)}. "
+        "Load it with an AutoModelFor... class."
+    )
+
+
+def problem_type(config: Any, labels: Tensor | None) -> str:
+    """`single_label_classification`, `multi_label_classification` or `regression`, by transformers' own rule.
+
+    Args:
+        config: of a sequence classification model.
+        labels: of a batch, their type tells where the config does not.
+    """
+    if config.problem_type is not None:
+        return config.problem_type
+    if config.num_labels == 1:
+        return "regression"
+    multi_label = labels is not None and labels.is_floating_point()
+    return "multi_label_classification" if multi_label else "single_label_classification"
+
+
+def hard_loss(logits: Tensor, labels: Tensor, problem: str, label_smoothing: float = 0.0) -> Tensor:
+    """The loss of each item on its label, unreduced.
+
+    Args:
+        logits: (items, classes).
+        labels: (items,) class numbers; (items, classes) 0/1 floats for multi-label; (items,) or (items, classes) floats
+            for regression.
+        problem: see `problem_type`.
+        label_smoothing: share of the probability spread over all classes, 0 to 1; single-label only.
+    Returns:
+        (items,): cross-entropy in nats; binary cross-entropy in nats, averaged over the classes; squared error,
+        averaged over the outputs.
+    """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if problem == "single_label_classification":
+        return F.cross_entropy(logits, labels.long(), reduction="none", label_smoothing=label_smoothing)
+    targets = labels.to(logits.dtype).view_as(logits)
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=-1)
+    return F.mse_loss(logits, targets, reduction="none").mean(dim=-1)
+
+
+def any_tensor(inputs: Mapping[str, Any]) -> Tensor:
+    """Some tensor of a batch, to read its device and its batch size from."""
+    return next(value for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 0)
+
+
+def batch_size(inputs: Mapping[str, Any]) -> int:
+    """The number of examples in a collated batch."""
+    return any_tensor(inputs).shape[0]

@@ -1,0 +1,335 @@
+"""`DistillationTrainer`: a `transformers.Trainer` that also listens to a teacher."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_distill import columns
+from hf_distill.arguments import Objective
+from hf_distill.tasks import Task, any_tensor, batch_size, hard_loss, problem_type, task_of
+from hf_distill.teacher import LiveTeacher, TeacherEnsemble, check_classes, forward_arguments, soft_loss
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the objective on one batch, unreduced.
+
+    Attributes:
+        values: (items,), the loss of each counted item.
+        rows: (items,), the example each item belongs to.
+    """
+
+    values: Tensor
+    rows: Tensor
+
+    def per_example(self, examples: int) -> tuple[Tensor, Tensor]:
+        """The sum and the number of the items of each example: two tensors of (examples,)."""
+        zeros = self.values.new_zeros(examples)
+        return zeros.index_add(0, self.rows, self.values), zeros.index_add(0, self.rows, torch.ones_like(self.values))
+
+
+class DistillationTrainer(Trainer):
+    """`transformers.Trainer` whose student also learns from a teacher.
+
+    The objective of an optimizer step is `hard_label_weight * hard + soft_target_weight * soft`, each part a mean over
+    its own items of the whole step: cutting the step into more micro-batches or more processes changes nothing.
+
+    With plain `TrainingArguments`, no teacher and no cached columns this class *is* `Trainer`, step for step. Note that
+    `Trainer` itself multiplies the loss and the gradients of BERT, T5, BART and others by the number of accumulation
+    steps (their forward takes `**kwargs` but averages over the micro-batch): the right baseline for a distilled student
+    is this class with `DistillationArguments(soft_target_weight=0, hard_label_weight=1)`.
+
+    Args:
+        model: the student, any `PreTrainedModel` with a head.
+        args: `DistillationArguments`; plain `TrainingArguments` use the defaults of `Objective`.
+        teacher_model: a model, a `TeacherEnsemble`, or a Hub id or folder. It is run without gradients, in evaluation
+            mode, and neither changed nor saved. Cached columns in the data set are used instead of it where they are
+            there.
+        teacher_processing_class: the teacher's tokenizer, where the rows carry `teacher_input_ids` beside `input_ids`.
+        trainer_kwargs: `Trainer`'s own arguments, with `Trainer`'s own meaning.
+    Raises:
+        ValueError: soft targets are wanted and there is no teacher; student and teacher have other classes; the model's
+            auxiliary loss or a `compute_loss_func` would have to be mixed in.
+    Source:
+        Hinton et al. 2015, arXiv:1503.02531.
+    """
+
+    # Read on in the order of a step: construction, columns, count, compute, log; then evaluation.
+
+    model: Any  # of what Trainer declares as maybe None, and always has
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: Any = None,
+        *,
+        teacher_model: PreTrainedModel | TeacherEnsemble | str | Path | None = None,
+        teacher_processing_class: Any = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        names = columns.column_names([trainer_kwargs.get("train_dataset"), trainer_kwargs.get("eval_dataset")])
+        cached = any(columns.is_output(name) for name in names)
+        self._distils = isinstance(args, Objective) or teacher_model is not None or cached
+        if self._distils and trainer_kwargs.get("compute_loss_func") is not None:
+            raise ValueError(
+                "compute_loss_func cannot be combined with distillation: it returns one number, and the parts of "
+                "the objective are each averaged over their own items. Leave it out, or subclass compute_loss."
+            )
+        super().__init__(model, args, **trainer_kwargs)
+        if not self._distils:
+            return
+        # Every term is divided by its count over the whole optimizer step here, so Trainer must not divide again.
+        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = False
+        self.task: Task = task_of(self.model)
+        self.teacher = self._load_teacher(teacher_model)
+        self._student_arguments = forward_arguments(self.model)
+        self._totals: dict[str, Tensor] = {}
+        self._steps_in_totals = 0
+        self._evaluated: dict[str, Tensor] = {}
+        self._check_settings()
+        pad_id = getattr(getattr(self.teacher, "model", self.model).config, "pad_token_id", None)
+        self.data_collator = columns.TeacherColumnsCollator(self.data_collator, teacher_processing_class, pad_id or 0)
+
+    @property
+    def settings(self) -> Objective:
+        """The settings in force: the arguments where they are distillation arguments, the defaults elsewhere."""
+        return self.args if isinstance(self.args, Objective) else Objective()
+
+    def _load_teacher(self, teacher: Any) -> LiveTeacher | None:
+        if teacher is None:
+            return None
+        if isinstance(teacher, str | Path):
+            teacher = self.task.auto_class.from_pretrained(teacher)
+        check_classes(self.model.config, teacher.config, self.task)
+        return LiveTeacher(teacher, self.args.device)
+
+    def _check_settings(self) -> None:
+        self.settings.check()
+        names = columns.column_names([self.train_dataset])
+        cached = any(columns.is_output(name) for name in names)
+        if names and self.settings.wants_soft_targets and self.teacher is None and not cached:
+            raise ValueError(
+                "soft_target_weight is above 0 but there is no teacher: pass teacher_model=..., or a train_dataset "
+                "with a teacher_logits column (cache_teacher_outputs makes it), or set soft_target_weight=0 and "
+                "hard_label_weight=1 for a student without a teacher."
+            )
+        config = self.model.config
+        if getattr(config, "output_router_logits", False):
+            raise ValueError(
+                f"{type(self.model).__name__} adds an auxiliary router loss (output_router_logits=True), which has "
+                "no place in the objective. Set config.output_router_logits=False."
+            )
+
+    # Columns
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self._distils:
+            names = columns.column_names([self.train_dataset, self.eval_dataset])
+            wanted = {name for name in names if columns.is_teacher_column(name)} | {*columns.SOFT_TARGETS}
+            if self.teacher is not None:
+                # A BERT teacher reads token_type_ids that a student drops.
+                wanted |= self.teacher.arguments | {columns.PREFIX + name for name in self.teacher.arguments}
+            self._signature_columns: Any
+            self._signature_columns += sorted(wanted - set(self._signature_columns))
+
+    # A training step
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        if not self._distils:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        if not batch_samples:
+            return None
+        self._steps_in_totals += 1
+        counts = torch.stack([self._counts(inputs).to(device) for inputs in batch_samples]).sum(dim=0)
+        return self._global(counts)
+
+    def _counts(self, inputs: Mapping[str, Any]) -> Tensor:
+        """How many items of this batch each term counts: (2,) for the labels and the soft targets."""
+        labelled = self.task.labelled(inputs)
+        heard = self.task.taught(inputs).sum() if self.settings.wants_soft_targets else torch.tensor(0)
+        return torch.stack([torch.zeros_like(heard) if labelled is None else labelled.sum(), heard])
+
+    def _global(self, value: Tensor) -> Tensor:
+        """The sum over the processes, each batch counted once."""
+        return self.accelerator.reduce(value, reduction="sum") / self.get_tp_size()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The objective on one micro-batch.
+
+        Every term is its local sum, divided by its count over all micro-batches and processes of the optimizer step,
+        times the number of processes, since data parallelism averages gradients.
+
+        Args:
+            model: the student, wrapped or not.
+            inputs: a collated batch.
+            return_outputs: whether to return the logits too.
+            num_items_in_batch: (2,), the counts of the labels and the soft targets; None: this batch's alone.
+        Returns:
+            The loss, or the loss and `{"logits": ...}`.
+        """
+        if not self._distils:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        weights = self.settings.at(self._progress)
+        counts = (
+            self._global(self._counts(inputs).to(self.args.device))
+            if num_items_in_batch is None
+            else num_items_in_batch
+        )
+        terms, logits = self._terms(model, inputs, weights)
+        replicas = self.accelerator.num_processes // self.get_tp_size()
+        loss = logits.sum() * 0.0  # keeps the graph whole on a batch where nothing counts
+        for (name, weight), count in zip((("hard", weights.hard), ("soft", weights.soft)), counts, strict=True):
+            if name not in terms:
+                continue
+            mean = terms[name].values.sum() / count.clamp(min=1)
+            self._totals[name] = self._totals.get(name, 0) + mean.detach()
+            if weight:
+                loss = loss + weight * replicas * mean
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    @property
+    def _progress(self) -> float:
+        return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
+
+    def _terms(self, model: nn.Module, inputs: Mapping[str, Any], weights: Any) -> tuple[dict[str, Term], Tensor]:
+        """The terms that this batch has something to say on, and the student's logits."""
+        logits = model(**self._student_inputs(inputs))["logits"]
+        terms: dict[str, Term] = {}
+        labels = self.task.labels(inputs)
+        problem = self._problem_type(labels)
+        aligned = self.task.aligned(logits)
+
+        labelled = self.task.labelled(inputs)
+        if labels is not None and labelled is not None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and weights.hard > 0):
+                smoothing = self.args.label_smoothing_factor if problem == "single_label_classification" else 0.0
+                values = hard_loss(aligned[labelled], labels[labelled], problem, smoothing)
+            terms["hard"] = Term(values, labelled.nonzero()[:, 0])
+
+        if weights.soft > 0:
+            said = self._soft_targets(inputs)
+            taught = self.task.taught(inputs)
+            values = soft_loss(
+                aligned[taught],
+                {name: self.task.aligned(value)[taught] for name, value in said.items()},
+                loss=self.settings.soft_target_loss,
+                problem=problem,
+                temperature=weights.temperature,
+                beta=self.settings.soft_target_beta,
+                labels=None if labels is None else labels[taught],
+            )
+            terms["soft"] = Term(values, taught.nonzero()[:, 0])
+        return terms, logits
+
+    def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What the student reads: never the labels, since its own loss is a mean over the wrong items."""
+        kept = {name: value for name, value in inputs.items() if name in self._student_arguments and name != "labels"}
+        if self.task.name == "translation" and "decoder_input_ids" not in kept:
+            student = self.accelerator.unwrap_model(self.model)
+            kept["decoder_input_ids"] = student.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
+        return kept
+
+    def _problem_type(self, labels: Tensor | None) -> str:
+        if self.task.per_position:
+            return "single_label_classification"
+        config = self.accelerator.unwrap_model(self.model).config
+        problem = problem_type(config, labels)
+        if config.problem_type is None and labels is not None:
+            config.problem_type = problem  # as the models do when they see labels: the published config needs it
+        return problem
+
+    def _soft_targets(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The cached columns where the batch has some, else what the live teacher says now."""
+        said = {name: inputs[name] for name in columns.SOFT_TARGETS if name in inputs}
+        if said:
+            return said
+        if self.teacher is None:
+            raise ValueError(
+                "soft_target_weight is above 0, but this batch has no cached teacher columns and there is no teacher: "
+                f"it has {sorted(inputs)}. Pass teacher_model=... or cache the teacher's outputs for this data set."
+            )
+        with self.accelerator.autocast():
+            return {columns.LOGITS: self.teacher(inputs)["logits"].to(any_tensor(inputs).device)}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as `Trainer` does, with the unweighted terms beside their weighted sum `loss`."""
+        if self._distils and "loss" in logs and self._steps_in_totals:
+            for name, total in self._totals.items():
+                logs[f"loss_{name}"] = self._global(total).item() / self._steps_in_totals
+            self._totals, self._steps_in_totals = {}, 0
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """`Trainer`'s loop, with losses that are sums ÷ counts over the whole set, whatever the batch size.
+
+        `<prefix>_loss` is the loss on the labels, comparable with `Trainer`'s, or the soft one where there are no
+        labels; `<prefix>_loss_soft` is there whenever a teacher or its columns are.
+        """
+        self._evaluated = {}
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        found = dict(output.metrics or {})
+        losses = {
+            name: (sums / counts.clamp(min=1)).item() for name, (sums, counts) in self._evaluated.items() if counts > 0
+        }
+        for name, key in (("soft", "loss_soft"), ("soft", "loss"), ("hard", "loss")):
+            if name in losses:
+                found[f"{metric_key_prefix}_{key}"] = losses[name]
+        return output._replace(metrics=found)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Any, Any]:
+        """One evaluation batch, labelled or not: the loss, the student's logits, the labels."""
+        if not self._distils:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **kwargs)
+        inputs = self._prepare_inputs(inputs)
+        weights = self.settings.at(progress=1.0)
+        can_listen = self.teacher is not None or any(name in inputs for name in columns.SOFT_TARGETS)
+        with torch.no_grad():
+            terms, logits = self._terms(
+                model, inputs, type(weights)(weights.hard, float(can_listen), weights.temperature)
+            )
+        loss = None
+        for name in ("soft", "hard"):
+            if name not in terms:
+                continue
+            sums, counts = terms[name].per_example(batch_size(inputs))
+            sums, counts = self.accelerator.gather_for_metrics((sums, counts))
+            total = torch.stack([sums.double().sum(), counts.double().sum()])
+            self._evaluated[name] = self._evaluated.get(name, torch.zeros_like(total)) + total
+            loss = terms[name].values.mean() if len(terms[name].values) else logits.new_zeros(())
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, logits.detach(), inputs.get("labels")
+
+
+class Seq2SeqDistillationTrainer(DistillationTrainer, Seq2SeqTrainer):
+    """`transformers.Seq2SeqTrainer` whose student also learns from a teacher; see `DistillationTrainer`."""

@@ -1,0 +1,64 @@
+"""What the tests share: no network, and models small enough to train in a second."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, set_seed
+
+datasets.disable_progress_bars()
+
+
+def tiny_bert(seed: int = 0, dropout: float = 0.0, **config) -> BertForSequenceClassification:
+    set_seed(seed)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=40,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            initializer_range=0.2,
+            **config,
+        )
+    ).eval()
+
+
+def tiny_rows(number: int = 24, classes: int = 3, unlabelled: int = 0, seed: int = 0) -> datasets.Dataset:
+    """Tokenised rows of uneven lengths, some without a label."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(2, 12, number)
+    labels = generator.integers(0, classes, number)
+    labels[generator.permutation(number)[:unlabelled]] = -100
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [generator.integers(3, 50, length).tolist() for length in lengths],
+            "attention_mask": [[1] * length for length in lengths],
+            "labels": labels.tolist(),
+        }
+    )
+
+
+def collate(rows: list[dict], extra: int = 0) -> dict[str, torch.Tensor]:
+    """Pad on the right to the longest row, or `extra` positions further."""
+    longest = max(len(row["input_ids"]) for row in rows) + extra
+    batch = {
+        name: torch.tensor([list(row[name]) + [0] * (longest - len(row[name])) for row in rows])
+        for name in ("input_ids", "attention_mask")
+    }
+    if "labels" in rows[0]:
+        batch["labels"] = torch.tensor([row["labels"] for row in rows])
+    return batch
+
+
+@pytest.fixture(autouse=True)
+def one_seed() -> None:
+    set_seed(0)
