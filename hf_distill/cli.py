@@ -25,7 +25,7 @@ def main(words: Sequence[str] | None = None) -> int:
         description="Any key of the recipe can follow as --key.inside VALUE, for instance --distill.temperature 4.",
     )
     run.add_argument("recipe", help="a YAML file, see examples/recipes/")
-    run.add_argument("--only", metavar="STEP", help="stop after this step: teacher, cache, initialise, distill, controls")
+    run.add_argument("--only", metavar="STEP", help="stop after teacher, cache, initialise, distill or controls")
     push = commands.add_parser("push", help="publish a student's folder on the Hub")
     push.add_argument("folder", help="the student's folder, with its model card")
     push.add_argument("--repo-id", required=True, help="user/name on the Hub")

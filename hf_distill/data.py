@@ -14,7 +14,7 @@ import numpy as np
 from hf_distill.columns import PREFIX
 from hf_distill.tasks import IGNORE_INDEX
 
-FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 PACKAGE = "package:"
 
 
@@ -23,8 +23,8 @@ class Data:
     """Where the texts come from and what becomes of them.
 
     Attributes:
-        path: a Hub id, a local csv, tsv, json, jsonl, parquet or text file, or a file inside an installed package as
-            `package:name/path/in/it`.
+        path: a Hub id, a local csv, tsv, json, jsonl or parquet file, a folder of them, or a file inside an installed
+            package as `package:name/path/in/it`.
         name: configuration of a Hub data set.
         text: column of the text, or two columns for pairs.
         label: column of the label, numbers or names.
@@ -227,7 +227,7 @@ def _read(data: Data) -> datasets.DatasetDict:
         if suffixes[-1] == ".tsv":
             options.setdefault("sep", "\t")
         return datasets.load_dataset(FORMATS[suffixes[-1]], data_files={data.train: path}, **options)
-    if suffixes or path.startswith(("/", "./", "../")):
+    if not Path(path).is_dir() and (suffixes or path.startswith(("/", "./", "../"))):
         raise ValueError(f"data.path: there is no file {path}.")
     loaded = datasets.load_dataset(path, data.name, **options)
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({data.train: loaded})

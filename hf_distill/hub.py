@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
 from hf_distill.report import Report
 
@@ -87,7 +87,7 @@ def model_card(
         summary=_summary(report, shown_teacher),
         load_from=json.dumps(repo_id or folder.name),
         remote_code="auto_map" in config,
-        example=example.replace("\\", "").replace('"', "'"),
+        example=json.dumps(" ".join(example.split()), ensure_ascii=False),
         labels=[labels[number] for number in sorted(labels, key=int)],
         examples=f"{report.examples:,}",
         results=_results(report),
@@ -131,11 +131,16 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
         )
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    # Not upload_folder: since huggingface_hub 2.4 it may cut a folder into several commits, and between two of them the
+    # Hub would offer a student without its code or its card.
+    commit = api.create_commit(
+        repo_id,
+        [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name)
+            for name in filter_repo_objects(files, ignore_patterns=list(NOT_PUSHED))
+        ],
         commit_message="Add the distilled student, its report and its card",
-        ignore_patterns=list(NOT_PUSHED),
     )
     return commit.commit_url
 

@@ -12,10 +12,10 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from hf_distill.arguments import DistillationArguments
 from hf_distill.data import Data
-from hf_distill.students import LSTMStudentConfig
+from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig
 from hf_distill.tasks import TASKS
 
-STUDENTS = {"lstm": LSTMStudentConfig}
+STUDENTS: dict[str, Any] = {"lstm": LSTMStudentConfig, "transformer": TransformerStudentConfig}
 
 
 @dataclass
@@ -43,18 +43,20 @@ class Student:
     """What learns.
 
     Attributes:
-        kind: `lstm`.
+        kind: `lstm`, or `transformer` for a smaller model of the teacher's own family.
         vocab_size: size of its own vocabulary, trained on the texts. None: it reads with the teacher's tokenizer.
         max_length: tokens, longer texts are cut.
-        config: fields of its config.
+        config: fields of its `LSTMStudentConfig` or `TransformerStudentConfig`.
         from_teacher: whether it starts from the teacher's weights or from random ones.
+        bf16: whether it trains in bfloat16 where the hardware is fast at it.
     """
 
-    kind: Literal["lstm"] = "lstm"
+    kind: Literal["lstm", "transformer"] = "lstm"
     vocab_size: int | None = 8000
     max_length: int = 128
     config: dict[str, Any] = field(default_factory=dict)
     from_teacher: bool = True
+    bf16: bool = True
 
 
 @dataclass
@@ -180,6 +182,10 @@ class Recipe:
             for name in stage:
                 if name not in arguments:
                     raise ValueError(f"distill or teacher.fine_tune: unknown key {name!r}.{nearest(name, arguments)}")
+        if self.student.kind == "transformer" and not self.student.from_teacher:
+            raise ValueError(
+                "student.from_teacher: a transformer student is cut from its teacher, false makes no sense."
+            )
         names = {argument.name for argument in dataclasses.fields(STUDENTS[self.student.kind]) if argument.init}
         for name in self.student.config:
             if name not in names:

@@ -103,7 +103,7 @@ class Report:
             caption_justify="left",
             box=SIMPLE_HEAD,
         )
-        table.add_column("", min_width=22)
+        table.add_column("", min_width=18)
         for name in (*self.metrics, "parameters", "ms a text"):
             table.add_column(name, justify="right", no_wrap=True)
         for name, model in self.models.items():

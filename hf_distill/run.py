@@ -26,10 +26,11 @@ from hf_distill import columns, hub, metrics
 from hf_distill.arguments import DistillationArguments
 from hf_distill.cache import cache_teacher_outputs
 from hf_distill.controls import majority_class, tfidf_logistic_regression
-from hf_distill.data import Splits, load, resolve, tokenise
-from hf_distill.recipe import STUDENTS, Recipe
+from hf_distill.data import PACKAGE, Splits, load, resolve, tokenise
+from hf_distill.measure import Reader, predict_logits
+from hf_distill.recipe import Recipe
 from hf_distill.report import Report, compare
-from hf_distill.students import student_from_teacher, student_tokenizer
+from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
 from hf_distill.tasks import IGNORE_INDEX, TASKS
 from hf_distill.trainer import DistillationTrainer
 
@@ -113,17 +114,23 @@ class _Run:
                     "distill: soft_target_weight is 0, so the student would not hear its teacher. Set it above 0; the "
                     "student without a teacher is trained anyway, as a control."
                 )
-        self.student_config(vocab_size=100)
+        self.student_config()
 
-    def student_config(self, vocab_size: int, **special: Any) -> Any:
-        """The student's config, with the classes of the data."""
+    def student_config(self, tokenizer: Any = None) -> LSTMStudentConfig | TransformerStudentConfig:
+        """The student's config; an LSTM's with the classes of the data and, where given, its tokenizer's tokens."""
+        settings = self.recipe.student
+        if settings.kind == "transformer":
+            return TransformerStudentConfig(**settings.config)
         names = dict(enumerate(self.splits.classes))
-        return STUDENTS[self.recipe.student.kind](
-            vocab_size=vocab_size,
+        tokens: dict[str, Any] = {
+            name: getattr(tokenizer, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
+        }
+        return LSTMStudentConfig(
+            vocab_size=100 if tokenizer is None else len(tokenizer),
             id2label=names,
             label2id={name: number for number, name in names.items()},
-            **special,
-            **self.recipe.student.config,
+            **tokens,
+            **settings.config,
         )
 
     def arguments(
@@ -201,7 +208,7 @@ class _Run:
         teacher = Hasher.hash([_contents(self.teacher_path), recipe.teacher, recipe.seed, data])
         cache = Hasher.hash([teacher, self.bf16])
         initialise = Hasher.hash([teacher, dataclasses.asdict(recipe.student)])
-        distill = Hasher.hash([cache, initialise, recipe.stages, recipe.metrics[0]])
+        distill = Hasher.hash([cache, initialise, recipe.stages, recipe.metrics[0], has_fast_bf16()])
         controls = Hasher.hash([distill, recipe.compare.controls])
         report = Hasher.hash([controls, recipe.compare, recipe.teacher.floor, recipe.push])
         return dict(zip(STEPS, (teacher, cache, initialise, distill, controls, report), strict=True))
@@ -252,12 +259,7 @@ class _Run:
             texts = [text for part in (self.splits.train, self.splits.unlabelled) for text in self.texts(part)]
             tokenizer = student_tokenizer(teacher_tokenizer, texts, settings.vocab_size)
         tokenizer.model_max_length = settings.max_length
-        config = self.student_config(
-            len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+        config = self.student_config(tokenizer)
         set_seed(self.recipe.seed)
         carried: dict[str, str] = {}
         if settings.from_teacher:
@@ -313,6 +315,7 @@ class _Run:
 
     def _step_compare(self) -> None:
         """Measure, and write the report, the card and the recipe."""
+        start = time.perf_counter()
         teacher, teacher_tokenizer = self.teacher()
         student, tokenizer = self.load(self.folder / "student")
         baseline, _ = self.load(self.folder / "baseline")
@@ -334,17 +337,38 @@ class _Run:
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,
         )
-        seconds = {name: step["seconds"] for name, step in self.done.items() if name in STEPS and name != "compare"}
-        report.content["run"] = {
+        seconds = {name: step["seconds"] for name, step in self.done.items() if name != "compare"}
+        seconds["compare"] = round(time.perf_counter() - start, 1)
+        run = {
             "seconds": seconds,
+            "total_seconds": round(sum(seconds.values()), 1),
             "peak_memory_bytes": max(peak_memory(), *(step["peak_memory_bytes"] for step in self.done.values())),
             "rows": self.splits.counts,
             "bf16_teacher": self.bf16,
         }
+        report = dataclasses.replace(report, run=run)
         report.save(self.folder)
+        report.save(self.folder / "student")
         self.recipe.save(self.folder / "recipe.yaml")
-        card = hub.model_card(report)
-        card.save(self.folder / "student" / "README.md")
+        push = self.recipe.push
+        hub.model_card(
+            report,
+            self.folder / "student",
+            student_name=(push.repo_id or f"{self.recipe.student.kind} student of {_name(self.recipe.teacher.model)}"),
+            teacher=_name(self.recipe.teacher.model),
+            teacher_revision=getattr(teacher.config, "_commit_hash", None),
+            repo_id=push.repo_id,
+            license=push.license,
+            language=push.language,
+            datasets=push.datasets or [_name(self.recipe.data.path)],
+            method={"temperature": 2.0, "soft_target_loss": "forward_kl", **self.recipe.stages[-1]},
+            carried=json.loads((self.work / "initial" / "carried.json").read_text()),
+            splits={
+                name: self.splits.counts[name] for name in ("train", "unlabelled", "validation", "test", "fidelity")
+            },
+            reproduce="hf-distill run recipe.yaml",
+            example=self.splits.test[0]["text"],
+        )
         self.console.print(report.table())
 
     # Parts of the steps
@@ -359,7 +383,7 @@ class _Run:
         step: str,
     ) -> None:
         """Train a model in place, from the last checkpoint of a killed run if it was the same run."""
-        folder = Path(arguments.output_dir)
+        folder = Path(str(arguments.output_dir))
         mark = folder / "fingerprint"
         if not mark.exists() or mark.read_text() != self.fingerprints[step]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -374,7 +398,7 @@ class _Run:
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=self.compute_metrics,
         )
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) or False)
         shutil.rmtree(folder)
 
     def train_student(
@@ -386,7 +410,7 @@ class _Run:
         step = "controls" if without_teacher else "distill"
         distilled_rows = len(self.splits.train) + len(self.splits.unlabelled)
         for number, stage in enumerate(self.recipe.stages):
-            settings = {"learning_rate": 2e-3, **stage}
+            settings = {"learning_rate": 2e-3, "bf16": self.recipe.student.bf16 and has_fast_bf16(), **stage}
             planned = self.arguments(settings, f"{name}-{number}", rows=distilled_rows)
             if without_teacher:
                 settings |= {"hard_label_weight": 1.0, "soft_target_weight": 0.0}
@@ -478,9 +502,9 @@ class _Run:
 
 def predict(model: PreTrainedModel, rows: datasets.Dataset, tokenizer: Any) -> np.ndarray:
     """The class that a model gives each row: (rows,) int."""
-    from hf_distill.report import logits_of
-
-    return logits_of(model, rows, DataCollatorWithPadding(tokenizer)).argmax(axis=-1)
+    reader = Reader(model, rows, tokenizer)
+    with reader.ready():
+        return predict_logits(reader, rows, name="control").argmax(axis=-1)
 
 
 def has_fast_bf16() -> bool:
@@ -499,6 +523,13 @@ def peak_memory() -> int:
 
 def _teacher_inputs(rows: datasets.Dataset) -> list[str]:
     return [name for name in rows.column_names if columns.is_teacher_column(name) and not columns.is_output(name)]
+
+
+def _name(path: str) -> str:
+    """A Hub id as it is, and of a file only what says nothing about this machine."""
+    if path.startswith(PACKAGE):
+        return path.removeprefix(PACKAGE).partition("/")[0]
+    return Path(path).name if Path(path).exists() else path
 
 
 def _contents(path: str) -> Any:

@@ -8,12 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.utils import logging
 
 from hf_distill import columns
 from hf_distill.arguments import Objective
+from hf_distill.sampling import LabelledFractionSampler, labelled_rows
 from hf_distill.tasks import Task, any_tensor, batch_size, hard_loss, problem_type, task_of
 from hf_distill.teacher import LiveTeacher, TeacherEnsemble, check_classes, forward_arguments, soft_loss
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,33 @@ class DistillationTrainer(Trainer):
                 wanted |= self.teacher.arguments | {columns.PREFIX + name for name in self.teacher.arguments}
             self._signature_columns: Any
             self._signature_columns += sorted(wanted - set(self._signature_columns))
+
+    # Rows
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        fraction = self.settings.labelled_fraction if self._distils else None
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if fraction is None:
+            told = columns.column_names([dataset]) & {"label", "labels"}
+            if self._distils and not self.task.per_position and told and has_length(dataset):
+                self._warn_of_few_labels(float(labelled_rows(dataset).mean()))
+            return super()._get_train_sampler(train_dataset)
+        if self.args.train_sampling_strategy != "random":
+            raise ValueError(
+                f"labelled_fraction={fraction} decides on the order of the rows, and so does train_sampling_strategy="
+                f"{self.args.train_sampling_strategy!r}. Leave one of them out."
+            )
+        self._warn_of_few_labels(fraction)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LabelledFractionSampler(labelled_rows(dataset), fraction, seed)
+
+    def _warn_of_few_labels(self, share: float) -> None:
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if 0 < share * rows < 4 and share < 1 and self.settings.at(0.5).hard > 0:
+            logger.warning(
+                f"A step of {rows} rows has {share * rows:.1f} labelled ones on average: a lone one carries the whole "
+                "loss on the labels. Raise labelled_fraction, the batch size or the accumulation."
+            )
 
     # A training step
 

@@ -140,6 +140,11 @@ def test_the_card_says_how_to_use_and_remake_the_student(report, folder, tmp_pat
     assert r"PCA of the teacher's \| 384 to 128" in text
 
 
+def test_an_example_may_hold_quotes_and_line_breaks(report, folder):
+    text = render(report, folder, example='She said\n"fine" \\o/').text
+    assert "\n" + r'classify("She said \"fine\" \\o/")' + "\n" in text
+
+
 def test_no_template_marks_blank_runs_or_paths_are_left(report, folder, tmp_path):
     content = full(report, folder, tmp_path).content
     assert "{{" not in content
@@ -193,27 +198,21 @@ def test_paths_are_told_from_other_slashes():
     assert hub.without_folders("--data=/srv/x/y.csv '~/a/b' C:\\Users\\me\\z.txt") == "--data=y.csv 'b' z.txt"
 
 
-class Recorder(HfApi):
-    """An API that does all an upload does but the network."""
-
-    made, committed = [], []
-
-    def create_repo(self, repo_id, **settings):
-        self.made.append((repo_id, settings))
-
-    def create_commit(self, operations, **settings):
-        self.committed.append((sorted(operation.path_in_repo for operation in operations), settings))
-        return SimpleNamespace(
-            commit_url="https://hub/commit/1", repo_url=SimpleNamespace(repo_id="me/s"), pr_url=None, oid="1"
-        )
-
-
 @pytest.fixture
 def api(monkeypatch):
-    monkeypatch.setattr(Recorder, "made", [])
-    monkeypatch.setattr(Recorder, "committed", [])
-    monkeypatch.setattr(hub, "HfApi", Recorder)
-    return Recorder
+    """The two calls a push makes, recorded."""
+    calls = SimpleNamespace(made=[], committed=[])
+
+    def create_repo(self, repo_id, **settings):
+        calls.made.append((repo_id, settings))
+
+    def create_commit(self, repo_id, operations, **settings):
+        calls.committed.append((repo_id, [operation.path_in_repo for operation in operations]))
+        return SimpleNamespace(commit_url="https://hub/commit/1")
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    return calls
 
 
 def test_a_push_is_one_commit_of_what_a_user_needs(report, folder, api):
@@ -236,8 +235,7 @@ def test_a_push_is_one_commit_of_what_a_user_needs(report, folder, api):
         (folder / name).write_text("x")
     assert hub.push(folder, "me/s", private=True) == "https://hub/commit/1"
     assert api.made == [("me/s", {"private": True, "exist_ok": True})]
-    assert len(api.committed) == 1
-    assert api.committed[0][0] == wanted
+    assert api.committed == [("me/s", wanted)]
 
 
 def test_an_unfinished_folder_is_refused_before_anything_is_made(folder, api):

@@ -336,7 +336,7 @@ def test_killed_run_resumes_bitwise(tmp_path):
 
 
 def test_two_token_shift_of_causal_models(tmp_path):
-    """A causal student learns each next token: counts leave out the first position, and accumulation changes nothing."""
+    """A causal student learns each next token: the first position has no count, and accumulation changes nothing."""
     config = LlamaConfig(
         vocab_size=50,
         hidden_size=16,
@@ -422,7 +422,7 @@ def test_compute_loss_func_is_refused(tmp_path):
 
 def test_class_losses_are_refused_for_other_problems(tmp_path):
     kind = "multi_label_classification"
-    with pytest.raises(ValueError, match="the student's problem is multi_label_classification. Choose bernoulli_kl"):
+    with pytest.raises(ValueError, match=r"the student's problem is multi_label_classification\. Choose bernoulli_kl"):
         trained(
             tmp_path,
             tiny_bert(num_labels=3, problem_type=kind),

@@ -18,6 +18,7 @@ from .modeling_lstm import (
     LSTMStudentForTokenClassification,
     LSTMStudentModel,
 )
+from .transformer import TransformerStudentConfig
 from .vocabulary import student_tokenizer
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "LSTMStudentForSequenceClassification",
     "LSTMStudentForTokenClassification",
     "LSTMStudentModel",
+    "TransformerStudentConfig",
     "student_from_teacher",
     "student_tokenizer",
 ]

@@ -139,7 +139,9 @@ def carry_units(
     The first layer reads embeddings e = directions @ x + mean through W e + b, so it gets W @ directions for its
     weight and b + W @ mean for its bias. The layer before the output weights is turned into their directions; what
     it loses by their mean is the same for all tokens, so no probability changes. Where the tables keep all their
-    variance, the student therefore computes what the teacher does; the translation head's tanh is the exception.
+    variance, the student therefore computes what the teacher does. Two things are only approximate in a narrower
+    table: what padding is as an input or output of a language model, since its row stays zero, and the translation
+    head, where a tanh comes before the output weights.
     """
     units, teacher_units = student.config.hidden_size, teacher.config.hidden_size
     layers = evenly_spaced(student.config.num_layers, teacher.config.num_layers)

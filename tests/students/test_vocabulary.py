@@ -16,11 +16,12 @@ from transformers import (
 
 from hf_distill.students.vocabulary import special_token_ids, spell_out, student_tokenizer, teacher_pieces, words_of
 
-WORDS = (
+STORY = (
     "the flight was late again and nobody told us why so we are standing in line waiting for a new plane thanks a lot "
     "what a lovely crew they really saved our holiday great service best airline ever never flying with you again "
     "my bag is lost somewhere between boston and denver please help customer support does not answer the phone"
-).split()
+)
+WORDS = STORY.split(" ")
 TEXTS = [" ".join(WORDS[start : start + 7]) + "!" for start in range(len(WORDS))]
 KINDS = [BertTokenizer, RobertaTokenizer, GPT2Tokenizer, T5Tokenizer, AlbertTokenizer, LlamaTokenizer]
 
@@ -73,19 +74,22 @@ def test_frequent_words_are_one_token(teachers):
     assert student.tokenize("customerphone")[1].startswith("##")
 
 
-def test_wordpiece_merges_are_those_of_the_library(teachers):
-    # The library breaks ties at random, so a few tokens at the end of the list may differ.
-    ours = set(student_tokenizer(teachers[BertTokenizer], TEXTS, 300).get_vocab())
-    theirs = set(teachers[BertTokenizer].train_new_from_iterator([TEXTS], 300, show_progress=False).get_vocab())
-    assert len(ours & theirs) > 0.9 * 300
+def test_wordpiece_is_as_short_as_the_librarys(teachers):
+    # Pairs inside one word are equally frequent, and the library breaks ties at random: tokens differ a little.
+    texts = [f"{word} " * (100 + 7 * index) for index, word in enumerate(dict.fromkeys(WORDS))]
+    ours = student_tokenizer(teachers[BertTokenizer], texts, 150)
+    theirs = teachers[BertTokenizer].train_new_from_iterator([texts], 150, show_progress=False)
+    lengths = [sum(len(tokenizer.tokenize(text)) for text in texts) for tokenizer in (ours, theirs)]
+    assert lengths[0] < 1.02 * lengths[1]
 
 
 @pytest.mark.parametrize("kind", [BertTokenizer, AlbertTokenizer, LlamaTokenizer])
 def test_rare_characters_take_no_rows(kind, teachers):
-    mojibake = [chr(0x4E00 + index) for index in range(300)] + ["\U000fb329", "\U0001f600"]
-    student = student_tokenizer(teachers[kind], TEXTS * 10 + mojibake, 300)
-    assert not [token for token in student.get_vocab() if "\u4e00" <= token[-1] and token not in TEXTS]
-    assert student.tokenize("late") and "late" in "".join(student.get_vocab())
+    few = student_tokenizer(teachers[kind], [*TEXTS * 10, "\u4e00 \U000fb329 \U0001f600"], 300)
+    assert not [token for token in few.get_vocab() if token[-1] >= "\u4e00"]
+    assert {"a", "t"} <= {token.strip("▁#") for token in few.get_vocab()}
+    many = student_tokenizer(teachers[kind], TEXTS + [chr(0x4E00 + index) for index in range(300)], 300)
+    assert 0 < len([token for token in many.get_vocab() if token[-1] >= "\u4e00"]) < 100
 
 
 def test_words_are_not_merged_where_the_teacher_only_marks_spaces(teachers):
@@ -94,7 +98,7 @@ def test_words_are_not_merged_where_the_teacher_only_marks_spaces(teachers):
 
 
 def test_texts_may_be_any_iterable(teachers):
-    assert len(student_tokenizer(teachers[BertTokenizer], iter(TEXTS), 300)) == 300
+    assert len(student_tokenizer(teachers[BertTokenizer], iter(TEXTS), 150)) == 150
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,7 +118,7 @@ def test_texts_without_words_are_refused(teachers):
 def test_slow_tokenizers_are_refused(teachers):
     from transformers import CanineTokenizer
 
-    with pytest.raises(ValueError, match="Expected a fast tokenizer .* got CanineTokenizer"):
+    with pytest.raises(ValueError, match=r"Expected a fast tokenizer .* got CanineTokenizer"):
         student_tokenizer(CanineTokenizer(), TEXTS, 300)
     with pytest.raises(ValueError, match="got CanineTokenizer for the teacher"):
         teacher_pieces(teachers[BertTokenizer], CanineTokenizer())
