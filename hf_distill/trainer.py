@@ -1,41 +1,28 @@
 """`DistillationTrainer`: a `transformers.Trainer` that also listens to a teacher."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 from transformers.utils import logging
 
 from hf_distill import columns
-from hf_distill.arguments import Objective
+from hf_distill.arguments import Objective, Weights
+from hf_distill.bridge import NAME, Bridge
+from hf_distill.matching import Matching
 from hf_distill.sampling import LabelledFractionSampler, labelled_rows
-from hf_distill.tasks import Task, any_tensor, batch_size, hard_loss, problem_type, task_of
-from hf_distill.teacher import LiveTeacher, TeacherEnsemble, check_classes, forward_arguments, soft_loss
+from hf_distill.tasks import Task, any_tensor, batch_size, problem_type, task_of
+from hf_distill.teacher import LiveTeacher, TeacherEnsemble, check_classes, forward_arguments
+from hf_distill.terms import Term, hard_term, soft_term
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Term:
-    """One term of the objective on one batch, unreduced.
-
-    Attributes:
-        values: (items,), the loss of each counted item.
-        rows: (items,), the example each item belongs to.
-    """
-
-    values: Tensor
-    rows: Tensor
-
-    def per_example(self, examples: int) -> tuple[Tensor, Tensor]:
-        """The sum and the number of the items of each example: two tensors of (examples,)."""
-        zeros = self.values.new_zeros(examples)
-        return zeros.index_add(0, self.rows, self.values), zeros.index_add(0, self.rows, torch.ones_like(self.values))
 
 
 class DistillationTrainer(Trainer):
@@ -56,6 +43,7 @@ class DistillationTrainer(Trainer):
             mode, and neither changed nor saved. Cached columns in the data set are used instead of it where they are
             there.
         teacher_processing_class: the teacher's tokenizer, where the rows carry `teacher_input_ids` beside `input_ids`.
+        matching: modules of `hf_distill.matching`, which compare inner states of both models with their own weights.
         trainer_kwargs: `Trainer`'s own arguments, with `Trainer`'s own meaning.
     Raises:
         ValueError: soft targets are wanted and there is no teacher; student and teacher have other classes; the model's
@@ -75,11 +63,12 @@ class DistillationTrainer(Trainer):
         *,
         teacher_model: PreTrainedModel | TeacherEnsemble | str | Path | None = None,
         teacher_processing_class: Any = None,
+        matching: Sequence[Matching] = (),
         **trainer_kwargs: Any,
     ) -> None:
         names = columns.column_names([trainer_kwargs.get("train_dataset"), trainer_kwargs.get("eval_dataset")])
         cached = any(columns.is_output(name) for name in names)
-        self._distils = isinstance(args, Objective) or teacher_model is not None or cached
+        self._distils = isinstance(args, Objective) or teacher_model is not None or cached or bool(matching)
         if self._distils and trainer_kwargs.get("compute_loss_func") is not None:
             raise ValueError(
                 "compute_loss_func cannot be combined with distillation: it returns one number, and the parts of "
@@ -92,8 +81,9 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         self.task: Task = task_of(self.model)
-        self.teacher = self._load_teacher(teacher_model)
+        self.teacher: Any = self._load_teacher(teacher_model)
         self._student_arguments = forward_arguments(self.model)
+        self._matching = tuple(matching)
         self._totals: dict[str, Tensor] = {}
         self._steps_in_totals = 0
         self._evaluated: dict[str, Tensor] = {}
@@ -124,6 +114,14 @@ class DistillationTrainer(Trainer):
                 "with a teacher_logits column (cache_teacher_outputs makes it), or set soft_target_weight=0 and "
                 "hard_label_weight=1 for a student without a teacher."
             )
+        if self._matching and (self.teacher is None or len(self.teacher.members) > 1):
+            raise ValueError(
+                "matching compares the student's inner states with one live teacher's, and there is "
+                f"{'none' if self.teacher is None else 'an ensemble'}. Pass teacher_model=... with one model."
+            )
+        twice = {name for name, number in Counter(each.name for each in self._matching).items() if number > 1}
+        if twice:
+            raise ValueError(f"Two matchings are called {', '.join(sorted(twice))}: give each its own name=... to log.")
         config = self.model.config
         if getattr(config, "output_router_logits", False):
             raise ValueError(
@@ -179,14 +177,53 @@ class DistillationTrainer(Trainer):
         if not batch_samples:
             return None
         self._steps_in_totals += 1
-        counts = torch.stack([self._counts(inputs).to(device) for inputs in batch_samples]).sum(dim=0)
-        return self._global(counts)
+        return self._step_counts(batch_samples, device)
+
+    def _step_counts(self, batches: list[Any], device: torch.device) -> Tensor:
+        """How many items each term counts in some batches of all processes."""
+        return self._global(torch.stack([self._counts(inputs).to(device) for inputs in batches]).sum(dim=0))
 
     def _counts(self, inputs: Mapping[str, Any]) -> Tensor:
-        """How many items of this batch each term counts: (2,) for the labels and the soft targets."""
+        """How many items of this batch each term counts: (2 + matchings,), the labels and the soft targets first."""
         labelled = self.task.labelled(inputs)
-        heard = self.task.taught(inputs).sum() if self.settings.wants_soft_targets else torch.tensor(0)
-        return torch.stack([torch.zeros_like(heard) if labelled is None else labelled.sum(), heard])
+        none = torch.tensor(0, device=any_tensor(inputs).device)
+        heard = self.task.taught(inputs).sum() if self.settings.wants_soft_targets else none
+        matched = []
+        if self.teacher is not None and self._bridge is not None:
+            matched = self._bridge.counts(inputs, self.teacher.inputs_from(inputs))
+        return torch.stack([none if labelled is None else labelled.sum(), heard, *matched])
+
+    @property
+    def _bridge(self) -> Bridge | None:
+        return getattr(self.accelerator.unwrap_model(self.model), NAME, None)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Put the matchings into the student, before it is wrapped and before its optimizer is made."""
+        if self._distils and self._matching:
+            if self._bridge is None:
+                self._attach_bridge()
+            if resume_from_checkpoint is not None and self._bridge is not None:
+                self._bridge.load(resume_from_checkpoint)
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _attach_bridge(self) -> None:
+        dataset: Any = self.train_dataset
+        rows = list(itertools.islice(iter(dataset), 2))
+        collate = self._get_collator_with_removed_columns(self.data_collator)
+        inputs = self._prepare_inputs(collate(rows))
+        built = Bridge(self._matching, self.task)
+        # Drawn by the seed alone, whatever was drawn before; and nothing drawn after is moved by them.
+        with torch.random.fork_rng():
+            torch.manual_seed(self.args.seed)
+            built.build(self.model, self.teacher, inputs, self._student_inputs(inputs))
+        built.attach(self.model)
+
+    def create_optimizer(self, *arguments: Any, **kwargs: Any) -> Any:
+        """`Trainer`'s optimizer; a matching with its own learning rate gets a parameter group of its own."""
+        optimizer = super().create_optimizer(*arguments, **kwargs)
+        if self._distils and self._bridge is not None:
+            self._bridge.regroup(optimizer)
+        return optimizer
 
     def _global(self, value: Tensor) -> Tensor:
         """The sum over the processes, each batch counted once."""
@@ -208,62 +245,59 @@ class DistillationTrainer(Trainer):
             model: the student, wrapped or not.
             inputs: a collated batch.
             return_outputs: whether to return the logits too.
-            num_items_in_batch: (2,), the counts of the labels and the soft targets; None: this batch's alone.
+            num_items_in_batch: (2 + matchings,), what `_counts` says of the whole step; None: this batch alone.
         Returns:
             The loss, or the loss and `{"logits": ...}`.
         """
         if not self._distils:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         weights = self.settings.at(self._progress)
-        counts = (
-            self._global(self._counts(inputs).to(self.args.device))
-            if num_items_in_batch is None
-            else num_items_in_batch
-        )
+        counts = self._step_counts([inputs], self.args.device) if num_items_in_batch is None else num_items_in_batch
         terms, logits = self._terms(model, inputs, weights)
         replicas = self.accelerator.num_processes // self.get_tp_size()
-        loss = logits.sum() * 0.0  # keeps the graph whole on a batch where nothing counts
-        for (name, weight), count in zip((("hard", weights.hard), ("soft", weights.soft)), counts, strict=True):
-            if name not in terms:
-                continue
-            mean = terms[name].values.sum() / count.clamp(min=1)
-            self._totals[name] = self._totals.get(name, 0) + mean.detach()
-            if weight:
-                loss = loss + weight * replicas * mean
+        loss = torch.zeros((), device=logits.device)
+        for (name, weight), count in zip(self._weighted(weights), counts, strict=True):
+            if name in terms:
+                mean = terms[name].values.sum() / count.clamp(min=1)
+                self._add_to_log(f"loss_{name}", mean)
+                for extra, values in terms[name].logged.items():
+                    self._add_to_log(f"{name}_{extra}", values.sum() / count.clamp(min=1))
+                loss = loss + weight * replicas * mean if weight else loss
+        if not loss.requires_grad and torch.is_grad_enabled():
+            # Nothing counts here, yet this process takes part in the step: gradients of zero, whatever the logits are.
+            loss = logits.nan_to_num(0.0, 0.0, 0.0).sum() * 0.0
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _weighted(self, weights: Weights) -> list[tuple[str, float]]:
+        """The name and the weight of each term, in the order of the counts."""
+        matched = [] if self._bridge is None else [(each.name, each.weight) for each in self._bridge.matchings]
+        return [("hard", weights.hard), ("soft", weights.soft), *matched]
+
+    def _add_to_log(self, name: str, value: Tensor) -> None:
+        self._totals[name] = self._totals.get(name, 0) + value.detach()
 
     @property
     def _progress(self) -> float:
         return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
 
-    def _terms(self, model: nn.Module, inputs: Mapping[str, Any], weights: Any) -> tuple[dict[str, Term], Tensor]:
+    def _terms(
+        self, model: nn.Module, inputs: Mapping[str, Any], weights: Weights, evaluating: bool = False
+    ) -> tuple[dict[str, Term], Tensor]:
         """The terms that this batch has something to say on, and the student's logits."""
-        logits = model(**self._student_inputs(inputs))["logits"]
+        bridge = None if evaluating else self._bridge
+        said = self._ask_teacher(inputs, bridge) if weights.soft > 0 or bridge is not None else {}
+        outputs = model(**self._student_inputs(inputs), **({} if bridge is None else bridge.needs))
+        logits = outputs["logits"]
+        problem = self._problem_type(self.task.labels(inputs))
         terms: dict[str, Term] = {}
-        labels = self.task.labels(inputs)
-        problem = self._problem_type(labels)
-        aligned = self.task.aligned(logits)
-
-        labelled = self.task.labelled(inputs)
-        if labels is not None and labelled is not None:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and weights.hard > 0):
-                smoothing = self.args.label_smoothing_factor if problem == "single_label_classification" else 0.0
-                values = hard_loss(aligned[labelled], labels[labelled], problem, smoothing)
-            terms["hard"] = Term(values, labelled.nonzero()[:, 0])
-
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weights.hard > 0):
+            hard = hard_term(self.task, logits, inputs, problem, self.args.label_smoothing_factor)
+        if hard is not None:
+            terms["hard"] = hard
         if weights.soft > 0:
-            said = self._soft_targets(inputs)
-            taught = self.task.taught(inputs)
-            values = soft_loss(
-                aligned[taught],
-                {name: self.task.aligned(value)[taught] for name, value in said.items()},
-                loss=self.settings.soft_target_loss,
-                problem=problem,
-                temperature=weights.temperature,
-                beta=self.settings.soft_target_beta,
-                labels=None if labels is None else labels[taught],
-            )
-            terms["soft"] = Term(values, taught.nonzero()[:, 0])
+            terms["soft"] = soft_term(self.task, logits, inputs, said, problem, self.settings, weights)
+        for name, items in outputs.get(NAME, {}).items():
+            terms[name] = Term(items["values"], items["rows"], items["logged"])
         return terms, logits
 
     def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,26 +317,35 @@ class DistillationTrainer(Trainer):
             config.problem_type = problem  # as the models do when they see labels: the published config needs it
         return problem
 
-    def _soft_targets(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The cached columns where the batch has some, else what the live teacher says now."""
+    def _ask_teacher(self, inputs: Mapping[str, Any], bridge: Bridge | None) -> dict[str, Tensor]:
+        """The soft targets: the cached columns where the batch has some, else what the live teacher says now."""
         said = {name: inputs[name] for name in columns.SOFT_TARGETS if name in inputs}
-        if said:
-            return said
-        if self.teacher is None:
+        if self.teacher is not None and (not said or bridge is not None):
+            with self.accelerator.autocast():
+                answer = self.teacher(inputs, **({} if bridge is None else bridge.needs))
+            if bridge is not None:
+                bridge.teach(inputs, answer, self.teacher.inputs_from(inputs), self._progress)
+            said = said or {columns.LOGITS: answer["logits"].to(any_tensor(inputs).device)}
+        if not said:
             raise ValueError(
                 "soft_target_weight is above 0, but this batch has no cached teacher columns and there is no teacher: "
                 f"it has {sorted(inputs)}. Pass teacher_model=... or cache the teacher's outputs for this data set."
             )
-        with self.accelerator.autocast():
-            return {columns.LOGITS: self.teacher(inputs)["logits"].to(any_tensor(inputs).device)}
+        return said
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as `Trainer` does, with the unweighted terms beside their weighted sum `loss`."""
         if self._distils and "loss" in logs and self._steps_in_totals:
             for name, total in self._totals.items():
-                logs[f"loss_{name}"] = self._global(total).item() / self._steps_in_totals
+                logs[name] = self._global(total).item() / self._steps_in_totals
             self._totals, self._steps_in_totals = {}, 0
         super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        checkpoint = Path(output_dir or str(self.args.output_dir)).name.startswith(PREFIX_CHECKPOINT_DIR)
+        if self._distils and self._bridge is not None and checkpoint and self.args.should_save:
+            self._bridge.save(str(output_dir))
 
     # Evaluation
 
@@ -345,9 +388,8 @@ class DistillationTrainer(Trainer):
         weights = self.settings.at(progress=1.0)
         can_listen = self.teacher is not None or any(name in inputs for name in columns.SOFT_TARGETS)
         with torch.no_grad():
-            terms, logits = self._terms(
-                model, inputs, type(weights)(weights.hard, float(can_listen), weights.temperature)
-            )
+            heard = dataclasses.replace(weights, soft=float(can_listen))
+            terms, logits = self._terms(model, inputs, heard, evaluating=True)
         loss = None
         for name in ("soft", "hard"):
             if name not in terms:
@@ -359,6 +401,11 @@ class DistillationTrainer(Trainer):
             loss = terms[name].values.mean() if len(terms[name].values) else logits.new_zeros(())
         if prediction_loss_only:
             return loss, None, None
+        if getattr(self.args, "predict_with_generate", False):
+            # Without labels and what was made of them, Seq2SeqTrainer generates and computes no loss of its own.
+            asked = {name: value for name, value in self._student_inputs(inputs).items() if "decoder" not in name}
+            _, generated, _ = super().prediction_step(model, asked, False, ignore_keys, **kwargs)
+            return loss, generated, inputs.get("labels")
         return loss, logits.detach(), inputs.get("labels")
 
 

@@ -7,10 +7,11 @@ import hf_distill
 
 PACKAGE = Path(hf_distill.__file__).parent
 LAYERS = (
-    ("losses", "metrics", "students", "columns"),
+    ("losses", "matching", "metrics", "students", "columns"),
     ("arguments", "tasks", "bootstrap", "controls"),
     ("data", "sampling", "teacher"),
-    ("cache", "trainer", "measure", "plot"),
+    ("bridge", "cache", "measure", "plot", "terms"),
+    ("trainer",),
     ("report",),
     ("hub",),
     ("recipe",),

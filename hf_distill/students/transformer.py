@@ -201,6 +201,8 @@ def shrink(
     student_config = shrunk_config(teacher.config, config, family, layers)
     if pieces is not None:
         student_config.vocab_size = len(pieces)
+        if hasattr(student_config, "decoder_vocab_size"):  # Marian's
+            student_config.decoder_vocab_size = len(pieces)
         for name, index in special_ids.items():
             if hasattr(student_config, name):
                 setattr(student_config, name, index)

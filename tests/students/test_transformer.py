@@ -318,6 +318,28 @@ def test_another_vocabulary_gets_means_of_pieces():
         student_from_teacher(teacher, TransformerStudentConfig(), tokenizer)
 
 
+@pytest.mark.parametrize("name", ["bart", "marian", "t5", "gpt2", "llama", "modernbert masked"])
+def test_another_vocabulary_in_every_kind_of_language_model(name):
+    tokens = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
+    teacher_tokenizer = BertTokenizer(
+        vocab={token: index for index, token in enumerate(tokens + [f"w{index}" for index in range(VOCABULARY - 5)])}
+    )
+    tokenizer = BertTokenizer(vocab={token: index for index, token in enumerate([*tokens, "w9", "w3w4", "w5"])})
+    teacher = make_teacher(name)
+    student, carried = student_from_teacher(teacher, TransformerStudentConfig(), tokenizer, teacher_tokenizer)
+    assert set(carried) == trainable(student) and student.config.vocab_size == 8
+    inputs = {"input_ids": torch.tensor([[0, 5, 7, 2]])}
+    teacher_inputs = {"input_ids": torch.tensor([[0, 14, 10, 2]])}
+    if teacher.config.is_encoder_decoder:
+        inputs["decoder_input_ids"], teacher_inputs["decoder_input_ids"] = (
+            torch.tensor([[1, 7]]),
+            torch.tensor([[1, 10]]),
+        )
+    with torch.no_grad():
+        logits, teacher_logits = student.eval()(**inputs).logits, teacher(**teacher_inputs).logits
+    assert torch.allclose(logits[..., [0, 1, 5, 7]], teacher_logits[..., [0, 1, 14, 10]], atol=1e-4)
+
+
 def test_positions_that_count_from_padding_need_its_id_unchanged():
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "w"]
     tokenizer = BertTokenizer(vocab={token: index for index, token in enumerate(tokens)})

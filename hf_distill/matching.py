@@ -1,0 +1,802 @@
+"""How far a student's inner states are from its teacher's: modules, since most of them learn a map between the two.
+
+A matching compares chosen layers, item by item. What an item is, its granularity says: a position ("token"), a word,
+whose pieces are averaged ("word", for two tokenizers), or an example, whose positions are averaged ("sequence"). Every
+matching
+
+- compares states after a LayerNorm without parameters: lengths differ between models by orders of magnitude, and MSE
+  would be about nothing else;
+- returns unreduced values, so that the trainer sums and divides; no item depends on another example, nor on padding;
+- is deterministic, and computes in float32 under autocast too (float64 states stay float64);
+- gives the teacher no gradient.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+# As in `losses`: exp of it is exactly 0, and the difference of two is finite, where -inf would make NaN.
+_RULED_OUT = -1e28
+
+_LEAST_VARIANCE = 1e-3
+_WARM_UP = 0.2  # of training, until the latent's KL counts in full
+_FREE_NATS = 0.05  # per latent dimension
+
+
+@dataclass(frozen=True)
+class States:
+    """What one model did on a batch.
+
+    Attributes:
+        hidden: one (batch, length, width) a layer, 0 the embeddings.
+        mask: (batch, length) bool, the positions that are not padding.
+        attentions: one (batch, heads, length, length) a layer, the embeddings left out.
+        word_starts: (batch, length) int: 1 a word's first piece, 0 its further ones, -100 special tokens and padding.
+        logits: (batch, classes) or (batch, length, classes).
+    """
+
+    hidden: tuple[Tensor, ...]
+    mask: Tensor
+    attentions: tuple[Tensor, ...] | None = None
+    word_starts: Tensor | None = None
+    logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Items:
+    """One matching on one batch, unreduced.
+
+    Attributes:
+        values: (items,), the loss of each counted item, averaged over the pairs of layers.
+        rows: (items,), the example each item belongs to.
+        logged: name to (items,), detached, to be averaged as the values are.
+    """
+
+    values: Tensor
+    rows: Tensor
+    logged: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Meeting:
+    """What a pair of layers is compared in the light of.
+
+    `keep` is (batch, units) bool, the units that are items; `teacher_members` as `_members` gives it.
+    """
+
+    keep: Tensor
+    teacher: States
+    teacher_members: Tensor | None
+    progress: float
+
+
+class Matching(nn.Module):
+    """What the five matchings share: their layers, their items, and the average over pairs of layers.
+
+    A subclass says how two layers compare (`_compare`) and which parameters that takes (`_create`).
+
+    Args:
+        layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
+        weight: in the objective, >= 0.
+        granularity: "token", "word" or "sequence".
+        name: what it is logged as, `loss_<name>`; None: the kind of matching.
+    Raises:
+        ValueError: no layers, layers that are not whole numbers, a negative weight, an unknown granularity.
+    """
+
+    kind: str
+    granularities: tuple[str, ...] = ("token", "word", "sequence")
+    learning_rate: float | None = None
+    """Of `paced_parameters`, where it is not to be the trainer's."""
+
+    def __init__(
+        self,
+        layers: Mapping[int, int],
+        weight: float = 1.0,
+        granularity: str = "token",
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        numbers = [*layers, *layers.values()] if isinstance(layers, Mapping) else []
+        if not numbers or any(type(number) is not int for number in numbers):
+            raise ValueError(
+                "layers must map student layers to teacher layers by whole numbers, {2: 6, -1: -1} for instance (0 is "
+                f"the embeddings, -1 the last layer); got {layers!r}."
+            )
+        if not 0 <= weight < math.inf:
+            raise ValueError(
+                f"weight must be a finite number >= 0, or the student would flee its teacher; got {weight}."
+            )
+        if granularity not in self.granularities:
+            raise ValueError(self._refusal(granularity))
+        self.layers = dict(layers)
+        self.weight = weight
+        self.granularity = granularity
+        self.name = self.kind if name is None else name
+        self.pairs: list[tuple[int, int]] = []
+        self._built_for: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    def _refusal(self, granularity: str) -> str:
+        return f"granularity must be one of {', '.join(map(repr, self.granularities))}; got {granularity!r}."
+
+    # Meeting the models
+
+    def build(
+        self,
+        student_widths: Sequence[int],
+        teacher_widths: Sequence[int],
+        *,
+        teacher: States,
+        student: States,
+    ) -> None:
+        """Resolve the layers and make the parameters, before there is an optimizer.
+
+        Drawn from torch's generator. A second call with models of the same widths keeps the parameters.
+
+        Args:
+            student_widths: of each of the student's hidden states.
+            teacher_widths: of each of the teacher's.
+            teacher: on a real batch; what the variances start from.
+            student: on the same batch.
+        Raises:
+            ValueError: a layer that is not there, states that cannot be compared, or models of other widths than in
+                an earlier call.
+        """
+        widths = (tuple(student_widths), tuple(teacher_widths))
+        if self._built_for is not None and self._built_for != widths:
+            raise ValueError(
+                f"{self.name}: built for a student of widths {self._built_for[0]} and a teacher of {self._built_for[1]}"
+                f", and now meets {widths[0]} and {widths[1]}. What it has learnt does not fit them: make a new one."
+            )
+        self.pairs = [
+            (
+                self._resolve(student_layer, self._available(student, "student"), "student"),
+                self._resolve(teacher_layer, self._available(teacher, "teacher"), "teacher"),
+            )
+            for student_layer, teacher_layer in self.layers.items()
+        ]
+        self.counted(student.mask, student.word_starts, teacher.mask, teacher.word_starts)
+        if self._built_for is None:
+            pair_widths = [(widths[0][ours], widths[1][theirs]) for ours, theirs in self.pairs]
+            with torch.no_grad(), torch.autocast(student.mask.device.type, enabled=False):
+                self._create(pair_widths, student, teacher)
+            self._built_for = widths
+
+    def _resolve(self, layer: int, available: int, whose: str) -> int:
+        resolved = layer + available if layer < 0 else layer
+        if not 0 <= resolved < available:
+            raise ValueError(
+                f"{self.name}: the {whose} has no layer {layer}. It has {available} states, 0 (the embeddings) to "
+                f"{available - 1}, or -{available} to -1 from the end."
+            )
+        return resolved
+
+    def _available(self, states: States, whose: str) -> int:
+        return len(states.hidden)
+
+    def _create(self, widths: list[tuple[int, int]], student: States, teacher: States) -> None:
+        """Make the parameters, from the widths of each pair and the models' states on one batch."""
+
+    def paced_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that `learning_rate` is about."""
+        return self.parameters()
+
+    # Items
+
+    def counted(
+        self,
+        mask: Tensor,
+        word_starts: Tensor | None,
+        teacher_mask: Tensor,
+        teacher_word_starts: Tensor | None,
+    ) -> Tensor:
+        """How many items each example has, from the inputs alone.
+
+        Args:
+            mask: (batch, length), the student's positions that are not padding.
+            word_starts: (batch, length), see `States`.
+            teacher_mask: (batch, teacher length).
+            teacher_word_starts: (batch, teacher length).
+        Returns:
+            (batch,) int: positions; words, where one side was cut off those of the shorter; or 1 for an example that
+            is not empty on either side.
+        Raises:
+            ValueError: "token" where the models read other tokens, "word" where words are not marked.
+        """
+        mask, teacher_mask = mask.bool(), teacher_mask.bool()
+        if self.granularity == "sequence":
+            return (mask.any(-1) & teacher_mask.any(-1)).long()
+        if self.granularity == "token":
+            self._check_same_tokens(mask, word_starts, teacher_mask, teacher_word_starts)
+            return mask.sum(-1)
+        if word_starts is None or teacher_word_starts is None:
+            missing = [
+                name
+                for name, column in (("word_starts", word_starts), ("teacher_word_starts", teacher_word_starts))
+                if column is None
+            ]
+            raise ValueError(
+                f'{self.name}: granularity="word" needs to know where words start on both sides, and there is no '
+                f"{' and no '.join(missing)}. Add the columns (1 a word's first piece, 0 its further pieces, -100 "
+                'special tokens), or use granularity="sequence".'
+            )
+        words = ((word_starts == 1) & mask).sum(-1)
+        return torch.minimum(words, ((teacher_word_starts == 1) & teacher_mask).sum(-1))
+
+    def _check_same_tokens(
+        self, mask: Tensor, word_starts: Tensor | None, teacher_mask: Tensor, teacher_word_starts: Tensor | None
+    ) -> None:
+        same = torch.equal(mask, teacher_mask)
+        if same and word_starts is not None and teacher_word_starts is not None:
+            # Rows that both sides cut to one length have one mask, whatever the tokenizers.
+            same = torch.equal(word_starts == 1, teacher_word_starts == 1)
+        if not same:
+            others = " or ".join(f'granularity="{other}"' for other in self.granularities if other != "token")
+            raise ValueError(
+                f'{self.name}: granularity="token" compares position by position, but student and teacher read other '
+                f"tokens: {tuple(mask.shape)} positions with {mask.sum(-1).tolist()} in use against "
+                f"{tuple(teacher_mask.shape)} with {teacher_mask.sum(-1).tolist()}, or words that start elsewhere. "
+                + (f"Use {others}" if others else "Use one tokenizer for both, or a matching of hidden states")
+                + ", and pad both on the same side."
+            )
+
+    def _members(self, states: States, units: int) -> Tensor | None:
+        """Which positions belong to which unit: (batch, units, length) bool; None where each position is its own."""
+        mask = states.mask.bool()
+        if self.granularity == "token":
+            return None
+        if self.granularity == "sequence" or states.word_starts is None:
+            return mask.unsqueeze(1)
+        word = ((states.word_starts == 1) & mask).cumsum(-1) - 1  # before the first word -1, in no unit
+        inside = mask & (states.word_starts >= 0)
+        return (word.unsqueeze(1) == torch.arange(units, device=mask.device)[:, None]) & inside.unsqueeze(1)
+
+    # Comparing
+
+    def forward(self, student: States, teacher: States, progress: float) -> Items:
+        """Compare the models on a batch.
+
+        Args:
+            student: its states.
+            teacher: its states; they receive no gradient.
+            progress: the share of training that is over, 0 to 1.
+        Returns:
+            As many items for each example as `counted` says.
+        Raises:
+            ValueError: called before `build`, or states that cannot be compared.
+        """
+        if self._built_for is None:
+            raise ValueError(
+                f"{self.name}: call build(...) with both models' widths and states first, and only then make the "
+                "optimizer: the parameters made there would otherwise never be trained."
+            )
+        with torch.autocast(student.mask.device.type, enabled=False):
+            meeting, views = self._meet(student, teacher, progress)
+            found = [self._compare(number, *view, meeting) for number, view in enumerate(views)]
+            averaged = {name: torch.stack([parts[name] for parts in found]).mean(0) for name in found[0]}
+        values = averaged.pop("values")
+        return Items(values, meeting.keep.nonzero()[:, 0], {name: part.detach() for name, part in averaged.items()})
+
+    def _meet(
+        self, student: States, teacher: States, progress: float
+    ) -> tuple[_Meeting, Iterator[tuple[Tensor, Tensor]]]:
+        """The items of a batch, and for each pair of layers both sides' (batch, units, width)."""
+        counts = self.counted(student.mask, student.word_starts, teacher.mask, teacher.word_starts)
+        units = 1 if self.granularity == "sequence" else min(student.mask.shape[1], teacher.mask.shape[1])
+        if self.granularity == "token":
+            keep = student.mask.bool()
+        else:
+            keep = torch.arange(units, device=counts.device) < counts[:, None]
+        members, teacher_members = self._members(student, units), self._members(teacher, units)
+
+        def views() -> Iterator[tuple[Tensor, Tensor]]:
+            for ours, theirs in self.pairs:
+                dtype = torch.promote_types(student.hidden[0].dtype, torch.float32)
+                yield (
+                    self._view(student, "student", ours, members, dtype),
+                    self._view(teacher, "teacher", theirs, teacher_members, dtype).detach(),
+                )
+
+        return _Meeting(keep, teacher, teacher_members, progress), views()
+
+    def _view(self, states: States, whose: str, layer: int, members: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """(batch, units, width): a layer's states, averaged over the members of each unit."""
+        # Some attention kernels leave NaN in padding, and 0 · NaN would spread it.
+        hidden = states.hidden[layer].masked_fill(~states.mask.bool().unsqueeze(-1), 0).to(dtype)
+        return _average(hidden, members)
+
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: _Meeting) -> dict[str, Tensor]:
+        """The (items,) `values` of a pair of layers, and what else is to be logged.
+
+        Args:
+            number: of the pair.
+            student: (batch, units, width).
+            teacher: (batch, units, teacher width), without gradient.
+            meeting: the items and more.
+        """
+        raise NotImplementedError
+
+
+class HiddenStateMatching(Matching):
+    """Squared difference, or one minus the cosine, of hidden states.
+
+    Where the widths differ, the student's states pass a linear map (no bias) to the teacher's width, learnt along.
+
+    Args:
+        layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
+        weight: in the objective, >= 0.
+        granularity: "token", "word" or "sequence".
+        name: what it is logged as, `loss_<name>`; None: "hidden_state".
+        loss: "mse", the mean over dimensions, 0 to 4; or "cosine", 0 to 2. Both dimensionless.
+    Raises:
+        ValueError: as `Matching`, or an unknown loss.
+    Source:
+        Romero et al. 2015 (FitNets), arXiv:1412.6550; for Transformers Jiao et al. 2020 (TinyBERT), arXiv:1909.10351,
+        without the LayerNorm.
+
+    >>> states = States(hidden=(torch.eye(4).view(1, 4, 4),), mask=torch.tensor([[True, True, True, False]]))
+    >>> matching = HiddenStateMatching(layers={-1: -1})
+    >>> matching.build([4], [4], teacher=states, student=states)
+    >>> matching(states, states, progress=0.0).values
+    tensor([0., 0., 0.])
+    """
+
+    kind = "hidden_state"
+
+    def __init__(
+        self,
+        layers: Mapping[int, int],
+        weight: float = 1.0,
+        granularity: str = "token",
+        name: str | None = None,
+        *,
+        loss: str = "mse",
+    ) -> None:
+        super().__init__(layers, weight, granularity, name)
+        if loss not in ("mse", "cosine"):
+            raise ValueError(f"loss must be 'mse' or 'cosine', got {loss!r}.")
+        self.loss = loss
+
+    def _create(self, widths: list[tuple[int, int]], student: States, teacher: States) -> None:
+        self.projections = _projections(widths, student)
+
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: _Meeting) -> dict[str, Tensor]:
+        ours = _normalise(_project(self.projections[number], student[meeting.keep]))
+        theirs = _normalise(teacher[meeting.keep])
+        if self.loss == "cosine":
+            return {"values": 1 - F.cosine_similarity(ours, theirs, dim=-1)}
+        return {"values": (ours - theirs).square().mean(-1)}
+
+
+class AttentionMatching(Matching):
+    """KL(teacher ‖ student) of what each position attends to, averaged over the heads.
+
+    Over the keys that are not padding and that the student gives any weight: a weight of exactly 0 is a key it masks or
+    that attention dropout removed, where no gradient could reach it. Both sides are renormalised over the rest. Where
+    the numbers of heads differ, the heads' mean attentions are compared.
+
+    Args:
+        layers: student layer to teacher layer, from 1; negative counts from the end.
+        weight: in the objective, >= 0.
+        granularity: "token" alone, with one tokenizer for both models.
+        name: what it is logged as, `loss_<name>`; None: "attention". In nats.
+    Raises:
+        ValueError: as `Matching`, another granularity, or (from `build`) a model without attentions.
+    Source:
+        Wang et al. 2020 (MiniLM), arXiv:2002.10957, there on the last layer alone; the layer map as in Jiao et
+        al. 2020 (TinyBERT), arXiv:1909.10351.
+    """
+
+    kind = "attention"
+    granularities = ("token",)
+
+    def _refusal(self, granularity: str) -> str:
+        return (
+            f'AttentionMatching compares attention between positions: granularity must be "token", got {granularity!r}.'
+            ' With two tokenizers, use RelationMatching at "word" granularity.'
+        )
+
+    def _attentions(self, states: States, whose: str) -> tuple[Tensor, ...]:
+        if not states.attentions or any(attention is None for attention in states.attentions):
+            raise ValueError(
+                f"{self.name}: the {whose} returned no attentions. Load it with "
+                'from_pretrained(..., attn_implementation="eager"), since the fused kernels never hold them; a model '
+                "without attention (an LSTM) can be matched by HiddenStateMatching or RelationMatching."
+            )
+        return states.attentions
+
+    def _available(self, states: States, whose: str) -> int:
+        return len(self._attentions(states, whose)) + 1
+
+    def _resolve(self, layer: int, available: int, whose: str) -> int:
+        resolved = super()._resolve(layer, available, whose)
+        if resolved == 0:
+            raise ValueError(
+                f"{self.name}: the {whose}'s layer {layer} is its embeddings, which attend to nothing. Choose 1 to "
+                f"{available - 1}."
+            )
+        return resolved
+
+    def _view(self, states: States, whose: str, layer: int, members: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """(batch, heads, queries, keys), 0 wherever one of the two is padding."""
+        mask = states.mask.bool()
+        both = mask[:, None, :, None] & mask[:, None, None, :]
+        return self._attentions(states, whose)[layer - 1].masked_fill(~both, 0).to(dtype)
+
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: _Meeting) -> dict[str, Tensor]:
+        if student.shape[1] != teacher.shape[1]:
+            student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
+        # (items, heads, keys)
+        ours, theirs = student.transpose(1, 2)[meeting.keep], teacher.transpose(1, 2)[meeting.keep]
+        seen = ours > 0
+        kl = _kl(_log_shares(theirs, seen), _log_shares(ours, seen))
+        return {"values": kl.mean(-1)}
+
+
+class RelationMatching(Matching):
+    """KL(teacher ‖ student) of how each position relates to the others, averaged over relation heads.
+
+    The relation of two positions is the scaled dot product of their hidden states, after a softmax over all positions
+    of the example that are not padding. No parameters, any two widths, and any two architectures. This is MiniLM's idea
+    on hidden states, where MiniLM takes queries, keys and values, which an LSTM does not have.
+
+    Args:
+        layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
+        weight: in the objective, >= 0.
+        granularity: "token" or "word".
+        name: what it is logged as, `loss_<name>`; None: "relation". In nats.
+        heads: into how many parts both models' states are split; divides all the widths. Many heads are better than
+            few: in a wide part each position relates to hardly any other than itself.
+    Raises:
+        ValueError: as `Matching`, "sequence" granularity, or (from `build`) a width that `heads` does not divide.
+    Source:
+        Wang et al. 2020 (MiniLM), arXiv:2002.10957; relation heads as in Wang et al. 2021 (MiniLMv2),
+        arXiv:2012.15828.
+    """
+
+    kind = "relation"
+    granularities = ("token", "word")
+
+    def __init__(
+        self,
+        layers: Mapping[int, int],
+        weight: float = 1.0,
+        granularity: str = "token",
+        name: str | None = None,
+        *,
+        heads: int = 16,
+    ) -> None:
+        super().__init__(layers, weight, granularity, name)
+        if heads < 1:
+            raise ValueError(f"heads must be at least 1, got {heads}.")
+        self.heads = heads
+
+    def _refusal(self, granularity: str) -> str:
+        return (
+            f'RelationMatching compares the relations within an example: granularity must be "token" or "word", got '
+            f'{granularity!r}. A "sequence" is one vector, whose only relation, to itself, is always 1.'
+        )
+
+    def _create(self, widths: list[tuple[int, int]], student: States, teacher: States) -> None:
+        for pair in widths:
+            if any(width % self.heads for width in pair):
+                common = math.gcd(*pair)
+                fits = [heads for heads in range(1, common + 1) if common % heads == 0]
+                raise ValueError(
+                    f"{self.name}: heads={self.heads} must divide the student's width {pair[0]} and the teacher's "
+                    f"{pair[1]}. Choose one of {', '.join(map(str, fits))}."
+                )
+
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: _Meeting) -> dict[str, Tensor]:
+        kl = _kl(self._log_relations(teacher, meeting.keep), self._log_relations(student, meeting.keep))
+        return {"values": kl.mean(1)[meeting.keep]}
+
+    def _log_relations(self, states: Tensor, keep: Tensor) -> Tensor:
+        """(batch, heads, units, units), each row a distribution over the units that are kept."""
+        parts = _normalise(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        scores = parts @ parts.transpose(-1, -2) / math.sqrt(parts.shape[-1])
+        return scores.masked_fill(~keep[:, None, None, :], _RULED_OUT).log_softmax(-1)
+
+
+class VariationalMatching(Matching):
+    """How badly the student's states predict the teacher's: a bound on their mutual information.
+
+    By default the teacher's state h_t is Gaussian around a linear map μ of the student's h_s, with a variance a
+    dimension that is learnt along (σ² = softplus(a) + 1e-3), so dimensions that the student cannot predict are given up
+    instead of dominating: ½ [log σ² + (h_t - μ(h_s))² / σ²], averaged over dimensions.
+
+    With `latent_size` it is a conditional VAE: h_t is encoded into q(z | h_t) = N(m, s²), decoded linearly from z, and
+    the student has to predict the code, p(z | h_s): [‖h_t - W m - b‖² + tr(W diag(s²) Wᵀ)] / 2σ² + ½ D log σ² +
+    β KL(q ‖ p), all ÷ D, the teacher's width, so that a weight means the same in both forms. This is the expectation in
+    closed form; nothing is sampled. β rises from 0 to 1 over the first fifth of training, and each latent dimension's
+    KL counts as at least 0.05 nats, since codes collapse otherwise. `kl` is logged, in nats, summed over the latent.
+
+    σ² starts at the teacher's variance, and the means at its mean, on the first batch.
+
+    Args:
+        layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
+        weight: in the objective, >= 0.
+        granularity: "token", "word" or "sequence".
+        name: what it is logged as, `loss_<name>`; None: "variational". In nats a dimension of the teacher, without the
+            constant ½ log 2π; may be negative.
+        latent_size: dimensions of z; None: no latent.
+    Raises:
+        ValueError: as `Matching`, or a `latent_size` below 1.
+    Source:
+        Ahn et al. 2019, arXiv:1904.05835; with a latent Sohn et al. 2015 (conditional VAE), free nats after Kingma et
+        al. 2016, arXiv:1606.04934, there a batch's mean, here an item's own.
+    """
+
+    kind = "variational"
+
+    def __init__(
+        self,
+        layers: Mapping[int, int],
+        weight: float = 1.0,
+        granularity: str = "token",
+        name: str | None = None,
+        *,
+        latent_size: int | None = None,
+    ) -> None:
+        super().__init__(layers, weight, granularity, name)
+        if latent_size is not None and latent_size < 1:
+            raise ValueError(f"latent_size must be at least 1, or None for no latent; got {latent_size}.")
+        self.latent_size = latent_size
+
+    def _create(self, widths: list[tuple[int, int]], student: States, teacher: States) -> None:
+        where = _like(student)
+        outputs = nn.ModuleList()
+        spreads = nn.ParameterList()
+        meeting, views = self._meet(student, teacher, 0.0)
+        for (student_width, teacher_width), (_, theirs) in zip(widths, views, strict=True):
+            states = _normalise(theirs[meeting.keep])
+            # One state has no variance; the LayerNorm makes 1 the mean over dimensions.
+            variance = states.var(0, correction=0) if len(states) > 1 else torch.ones_like(theirs[0, 0])
+            output = nn.Linear(self.latent_size or student_width, teacher_width, **where)
+            if len(states):
+                output.bias.copy_(states.mean(0))
+            outputs.append(output)
+            spreads.append(nn.Parameter(_inverse_variance(variance if self.latent_size is None else variance.mean())))
+        # μ, or the decoder W, b
+        self.outputs, self.spreads = outputs, spreads
+        if self.latent_size is not None:
+            self.encoders = nn.ModuleList(nn.Linear(theirs, 2 * self.latent_size, **where) for _, theirs in widths)
+            self.priors = nn.ModuleList(nn.Linear(ours, 2 * self.latent_size, **where) for ours, _ in widths)
+
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: _Meeting) -> dict[str, Tensor]:
+        ours, theirs = _normalise(student[meeting.keep]), _normalise(teacher[meeting.keep])
+        variance = _variance(self.spreads[number].to(ours.dtype))
+        output: Any = self.outputs[number]
+        if self.latent_size is None:
+            return {"values": 0.5 * (variance.log() + (theirs - _linear(output, ours)).square() / variance).mean(-1)}
+
+        mean, spread = _linear(self.encoders[number], theirs).chunk(2, -1)
+        prior_mean, prior_spread = _linear(self.priors[number], ours).chunk(2, -1)
+        code_variance, prior_variance = _variance(spread), _variance(prior_spread)
+        lost = (theirs - _linear(output, mean)).square().sum(-1)
+        blurred = code_variance @ output.weight.to(ours.dtype).square().sum(0)  # tr(W diag(s²) Wᵀ)
+        kl = _gaussian_kl(mean, code_variance, prior_mean, prior_variance)
+        width = theirs.shape[-1]
+        beta = min(meeting.progress / _WARM_UP, 1.0)
+        total = (lost + blurred) / (2 * variance) + 0.5 * width * variance.log()
+        return {"values": (total + beta * kl.clamp(min=_FREE_NATS).sum(-1)) / width, "kl": kl.sum(-1)}
+
+
+class AdversarialMatching(Matching):
+    """A discriminator learns to tell the teacher's states from the student's, which learn to pass for them.
+
+    Paired and relativistic: with d = D(h_t, c) - D(h_s, c) for the two states of one item and the teacher's logits c,
+    the discriminator minimises softplus(-d) + γ/2 (‖∇D(h_t)‖² + ‖∇D(h_s)‖²), the student w(p) (softplus(d) + λ MSE),
+    where w(p) = weight · (2 / (1 + e^(-10p)) - 1) lets the discriminator learn first. Neither part gives the other's
+    parameters a gradient, so one backward and one optimizer serve both; plain gradient reversal would saturate, since a
+    discriminator tells two networks apart at once. `d_accuracy`, the share of items with d > 0, is logged, and `mse`.
+
+    Where the widths differ, the student's states pass a linear map (no bias) to the teacher's width, learnt along. The
+    discriminators, one a pair of layers, are in `discriminators`.
+
+    Args:
+        layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
+        weight: of the student's part; the discriminators' own gradient does not depend on it, unless it is 0.
+        granularity: "token", "word" or "sequence"; logits a position are averaged as the states are. With a vocabulary
+            of logits the discriminators' first layer is large.
+        name: what it is logged as, `loss_<name>`; None: "adversarial". The sum of both parts, in nats, weight apart.
+        hidden_size: of the two-layer discriminators.
+        learning_rate: of the discriminators; None: the trainer's.
+        mse_weight: λ, >= 0.
+        gradient_penalty: γ, >= 0.
+    Raises:
+        ValueError: as `Matching`, settings out of range, or logits that do not fit the states.
+    Source:
+        Jolicoeur-Martineau 2018 (relativistic), arXiv:1807.00734; the penalty on both sides as in Huang et al. 2024
+        (R3GAN), arXiv:2501.05441, after Mescheder et al. 2018 (R1), arXiv:1801.04406; w(p) from Ganin et al. 2016,
+        arXiv:1505.07818.
+    """
+
+    kind = "adversarial"
+
+    def __init__(
+        self,
+        layers: Mapping[int, int],
+        weight: float = 1.0,
+        granularity: str = "token",
+        name: str | None = None,
+        *,
+        hidden_size: int = 256,
+        learning_rate: float | None = 2e-4,
+        mse_weight: float = 1.0,
+        gradient_penalty: float = 1.0,
+    ) -> None:
+        super().__init__(layers, weight, granularity, name)
+        if hidden_size < 1 or (learning_rate is not None and learning_rate <= 0):
+            raise ValueError(
+                "hidden_size must be at least 1 and learning_rate above 0 (None: the trainer's); got "
+                f"{hidden_size} and {learning_rate}."
+            )
+        if mse_weight < 0 or gradient_penalty < 0:
+            raise ValueError(
+                "mse_weight and gradient_penalty must not be negative, or they would drive the two apart; got "
+                f"{mse_weight} and {gradient_penalty}."
+            )
+        self.hidden_size = hidden_size
+        self.learning_rate = learning_rate
+        self.mse_weight = mse_weight
+        self.gradient_penalty = gradient_penalty
+
+    def _create(self, widths: list[tuple[int, int]], student: States, teacher: States) -> None:
+        self.classes = 0 if teacher.logits is None else teacher.logits.shape[-1]
+        self.projections = _projections(widths, student)
+        self.discriminators = nn.ModuleList(
+            _Discriminator(theirs, self.classes, self.hidden_size, student) for _, theirs in widths
+        )
+        self._said(self._meet(student, teacher, 0.0)[0], torch.float32)  # raises where they do not fit
+
+    def paced_parameters(self) -> Iterator[nn.Parameter]:
+        """The discriminators': the projections learn at the student's pace."""
+        return self.discriminators.parameters()
+
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: _Meeting) -> dict[str, Tensor]:
+        ours = _normalise(_project(self.projections[number], student[meeting.keep]))
+        theirs = _normalise(teacher[meeting.keep])
+        said = self._said(meeting, ours.dtype)
+        discriminator: Any = self.discriminators[number]
+
+        fixed = ours.detach()
+        real = discriminator(theirs, said)
+        difference = real - discriminator(fixed, said)
+        penalty = discriminator.steepness(theirs, said) + discriminator.steepness(fixed, said)
+        caught = F.softplus(-difference) + 0.5 * self.gradient_penalty * penalty
+        # The trainer multiplies all of this by `weight`, which is the student's part's alone: divided by it here, in
+        # the gradient and not in the value, the discriminator learns as fast at any weight.
+        caught = caught.detach() + (caught - caught.detach()) / (self.weight or 1.0)
+
+        frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+        fooled = F.softplus(real.detach() - functional_call(discriminator, frozen, (ours, said)))
+        mse = (ours - theirs).square().mean(-1)
+        ramp = 2 / (1 + math.exp(-10 * meeting.progress)) - 1
+        return {
+            "values": caught + ramp * (fooled + self.mse_weight * mse),
+            "d_accuracy": (difference > 0).to(ours.dtype),
+            "mse": mse,
+        }
+
+    def _said(self, meeting: _Meeting, dtype: torch.dtype) -> Tensor:
+        """(items, classes): the teacher's logits at each item; no classes where it has no logits."""
+        logits = meeting.teacher.logits
+        found = 0 if logits is None else logits.shape[-1]
+        if found != self.classes:
+            raise ValueError(
+                f"{self.name}: the discriminators were built for {self.classes} logits of the teacher (0: none), and "
+                f"now there are {found}. Pass its logits always or never."
+            )
+        batch, units = meeting.keep.shape
+        if logits is None:
+            return torch.zeros(int(meeting.keep.sum()), 0, dtype=dtype, device=meeting.keep.device)
+        # A class ruled out by -inf is as far out at -100, where arithmetic still works.
+        logits = logits.detach().to(dtype).clamp(-100.0, 100.0)
+        if logits.dim() == 2:
+            return logits.unsqueeze(1).expand(batch, units, -1)[meeting.keep]
+        mask = meeting.teacher.mask.bool()
+        if logits.shape[:2] != mask.shape:
+            raise ValueError(
+                f"{self.name}: the teacher's logits are {tuple(logits.shape)}, expected one row an example, or one at "
+                f"each of the positions {tuple(mask.shape)} of its states. Match the states that the logits are of "
+                "(in an encoder-decoder the decoder's)."
+            )
+        return _average(logits.masked_fill(~mask.unsqueeze(-1), 0), meeting.teacher_members)[meeting.keep]
+
+
+class _Discriminator(nn.Module):
+    """A two-layer MLP over states and logits; smooth, for the sake of the penalty on its slope."""
+
+    def __init__(self, width: int, classes: int, hidden_size: int, student: States) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width + classes, hidden_size, **_like(student))
+        self.outer = nn.Linear(hidden_size, 1, **_like(student))
+
+    def forward(self, states: Tensor, said: Tensor) -> Tensor:
+        """(items,), the score."""
+        return _linear(self.outer, F.silu(_linear(self.inner, torch.cat([states, said], -1)))).squeeze(-1)
+
+    def steepness(self, states: Tensor, said: Tensor) -> Tensor:
+        """(items,), ‖∇D‖² with respect to the states.
+
+        Written out, since two layers allow it: `autograd.grad` with `create_graph` would need a second backward, which
+        `torch.compile` and evaluation without gradients do not have.
+        """
+        before = _linear(self.inner, torch.cat([states, said], -1))
+        gate = before.sigmoid()
+        slope = gate * (1 + before * (1 - gate)) * self.outer.weight.to(before.dtype)  # (items, hidden)
+        return (slope @ self.inner.weight[:, : states.shape[-1]].to(before.dtype)).square().sum(-1)
+
+
+def _like(states: States) -> dict[str, Any]:
+    """Device and dtype of parameters for these states: never below float32, where small updates would be lost."""
+    hidden = states.hidden[0]
+    return {"device": hidden.device, "dtype": torch.promote_types(hidden.dtype, torch.float32)}
+
+
+def _projections(widths: list[tuple[int, int]], student: States) -> nn.ModuleList:
+    """A linear map for each pair whose widths differ, nothing for the others."""
+    return nn.ModuleList(
+        nn.Identity() if ours == theirs else nn.Linear(ours, theirs, bias=False, **_like(student))
+        for ours, theirs in widths
+    )
+
+
+def _project(projection: nn.Module, states: Tensor) -> Tensor:
+    return _linear(projection, states) if isinstance(projection, nn.Linear) else states
+
+
+def _linear(layer: Any, inputs: Tensor) -> Tensor:
+    """A linear layer in the dtype of its inputs, also where the parameters were cast (`bf16_full_eval`)."""
+    bias = layer.bias
+    return F.linear(inputs, layer.weight.to(inputs.dtype), None if bias is None else bias.to(inputs.dtype))
+
+
+def _average(states: Tensor, members: Tensor | None) -> Tensor:
+    """(batch, units, width): the mean of each unit's members, 0 where it has none.
+
+    A matrix product, since scattered sums differ from run to run on a GPU.
+    """
+    if members is None:
+        return states
+    shares = members.to(states.dtype)
+    return shares @ states / shares.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _normalise(states: Tensor) -> Tensor:
+    return F.layer_norm(states, states.shape[-1:])
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) in nats over the last dimension, p without gradient."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _log_shares(weights: Tensor, seen: Tensor) -> Tensor:
+    """The logarithm of weights, renormalised over those seen; `_RULED_OUT` elsewhere and at 0."""
+    positive = seen & (weights > 0)
+    logs = torch.where(positive, weights, 1.0).log().masked_fill(~positive, _RULED_OUT)
+    return logs - logs.logsumexp(-1, keepdim=True).clamp(min=_RULED_OUT / 2)
+
+
+def _variance(spread: Tensor) -> Tensor:
+    return F.softplus(spread) + _LEAST_VARIANCE
+
+
+def _inverse_variance(variance: Tensor) -> Tensor:
+    """What `_variance` makes this variance of, or twice the floor of where it is less than that."""
+    above = (variance - _LEAST_VARIANCE).clamp(min=_LEAST_VARIANCE)
+    return above + (-(-above).expm1()).log()  # log(e^above - 1) without overflow
+
+
+def _gaussian_kl(mean: Tensor, variance: Tensor, prior_mean: Tensor, prior_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) ‖ N(prior_mean, prior_variance)) in nats, elementwise."""
+    ratio = variance / prior_variance
+    return 0.5 * (ratio - 1 - ratio.log() + (mean - prior_mean).square() / prior_variance)
