@@ -120,6 +120,7 @@ class Bridge(nn.Module):
         mask = read.get("attention_mask")
         return (torch.ones_like(read["input_ids"]) if mask is None else mask) != 0, word_starts
 
+    @torch.compiler.disable  # the lesson changes at every step, and each would be compiled again
     def _compare(self, student: nn.Module, arguments: Any, output: Any) -> Any:
         if self._lesson is None:
             return None

@@ -1,0 +1,287 @@
+"""What `Trainer` does, it does with a teacher: adapters, search, compilation, precision, resuming, generation."""
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, GenerationConfig, TrainingArguments
+
+from hf_distill import (
+    DistillationTrainer,
+    LSTMStudentConfig,
+    LSTMStudentForSequenceClassification,
+    TeacherEnsemble,
+)
+from hf_distill.bridge import FILE, NAME
+from hf_distill.matching import AttentionMatching, HiddenStateMatching, RelationMatching, VariationalMatching
+from hf_distill.teacher import LiveTeacher
+from tests.cases import LAYERS, build, models, outcome, pad, position_labels
+from tests.conftest import collate, tiny_bert, tiny_rows
+from tests.test_trainer import arguments, assert_same, history, trained, weights
+
+
+def taught(tmp_path, student, teacher=None, **changes):
+    """A trainer of a student with a live teacher, not trained yet."""
+    keywords = {name: changes.pop(name) for name in ("matching", "compute_metrics", "model_init") if name in changes}
+    return DistillationTrainer(
+        student,
+        arguments(tmp_path, **changes),
+        teacher_model=teacher or tiny_bert(seed=1, num_labels=3),
+        train_dataset=tiny_rows(16, unlabelled=4),
+        eval_dataset=tiny_rows(8),
+        data_collator=collate,
+        **keywords,
+    )
+
+
+def test_hyperparameter_search_reads_weights_and_temperature_at_use(tmp_path):
+    trainer = taught(tmp_path, None, model_init=lambda: tiny_bert(num_labels=3), num_train_epochs=1)
+    seen = []
+
+    def space(trial: optuna.Trial) -> dict[str, float]:
+        return {
+            "soft_target_weight": trial.suggest_categorical("soft_target_weight", [0.1, 0.9]),
+            "temperature": trial.suggest_categorical("temperature", [1.0, 5.0]),
+        }
+
+    def objective(metrics: dict[str, float]) -> float:
+        first = trainer.state.log_history[0]
+        settings = (trainer.settings.soft_target_weight, trainer.settings.temperature)
+        seen.append((*settings, first["loss_soft"]))
+        assert first["loss"] == pytest.approx(0.5 * first["loss_hard"] + settings[0] * first["loss_soft"], abs=1e-5)
+        return metrics["eval_loss"]
+
+    sampler = optuna.samplers.GridSampler({"soft_target_weight": [0.1, 0.9], "temperature": [1.0, 5.0]})
+    trainer.hyperparameter_search(space, objective, n_trials=4, backend="optuna", sampler=sampler)
+    assert len({entry[:2] for entry in seen}) == 4
+    soft = {entry[1]: entry[2] for entry in seen}
+    assert soft[1.0] != pytest.approx(soft[5.0], rel=1e-3)
+
+
+def test_matchings_start_anew_in_each_trial(tmp_path):
+    trainer = taught(
+        tmp_path,
+        None,
+        model_init=lambda: tiny_bert(num_labels=3),
+        matching=[VariationalMatching(LAYERS, weight=0.5)],
+        num_train_epochs=1,
+    )
+    first = []
+    trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [0.05])},
+        lambda metrics: first.append(history(trainer, "loss_variational")[0]) or metrics["eval_loss"],
+        n_trials=2,
+        backend="optuna",
+    )
+    assert first[0] == first[1]
+
+
+def test_adapters_train_and_the_rest_stays(tmp_path):
+    base = tiny_bert(num_labels=3)
+    frozen = {name: value.clone() for name, value in base.state_dict().items()}
+    student = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], r=2))
+    trainer = taught(tmp_path, student, matching=[HiddenStateMatching(LAYERS)], save_strategy="epoch")
+    trainer.train()
+    after = {
+        name.replace("base_model.model.", "").replace(".base_layer", ""): v for name, v in student.state_dict().items()
+    }
+    assert all(torch.equal(after[name], value) for name, value in frozen.items() if "classifier" not in name)
+    saved = load_file(next(tmp_path.glob("checkpoint-*")) / "adapter_model.safetensors")
+    assert saved
+    assert all("lora" in name or "classifier" in name for name in saved)
+    assert any(value.abs().sum() > 0 for name, value in saved.items() if "lora_B" in name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("matching", [(), (HiddenStateMatching(LAYERS, weight=0.3),)])
+def test_compiled_student(tmp_path, matching):
+    plain = taught(tmp_path / "a", tiny_bert(num_labels=3), matching=matching)
+    compiled = taught(
+        tmp_path / "b", tiny_bert(num_labels=3), matching=matching, torch_compile=True, torch_compile_backend="eager"
+    )
+    plain.train()
+    compiled.train()
+    assert np.allclose(history(plain, "loss"), history(compiled, "loss"), atol=1e-5)
+
+
+def test_bf16_and_gradient_checkpointing(tmp_path):
+    plain = taught(tmp_path / "a", tiny_bert(num_labels=3))
+    plain.train()
+    half = taught(tmp_path / "b", tiny_bert(num_labels=3), bf16=True, matching=[RelationMatching(LAYERS, weight=0.0)])
+    half.train()
+    assert history(half, "loss")[0] == pytest.approx(history(plain, "loss")[0], rel=0.02)
+    assert all(value.dtype == torch.float32 for value in weights(half).values() if value.is_floating_point())
+    checkpointed = taught(tmp_path / "c", tiny_bert(num_labels=3), gradient_checkpointing=True)
+    checkpointed.train()
+    assert_same(weights(plain), weights(checkpointed), 1e-6)
+
+
+def test_bf16_teacher_under_a_float32_student(tmp_path):
+    exact = taught(tmp_path / "a", tiny_bert(num_labels=3))
+    exact.train()
+    teacher = tiny_bert(seed=1, num_labels=3).to(torch.bfloat16)
+    rough = taught(tmp_path / "b", tiny_bert(num_labels=3), teacher)
+    rough.train()
+    assert history(rough, "loss_soft") == pytest.approx(history(exact, "loss_soft"), rel=0.1, abs=1e-3)
+    assert teacher.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("mark", ["hf_device_map", "is_quantized"])
+def test_placed_teachers_are_never_moved(tmp_path, monkeypatch, mark):
+    teacher = tiny_bert(seed=1, num_labels=3)
+    setattr(teacher, mark, {"": "cpu"})
+
+    def refuse(*_, **__):
+        raise AssertionError("a quantised or placed teacher was moved")
+
+    monkeypatch.setattr(type(teacher), "to", refuse)
+    live = LiveTeacher(teacher, torch.device("cpu"))
+    batch = collate([row for row in tiny_rows(3)])
+    assert live(batch)["logits"].shape == (3, 3)
+
+
+def test_best_model_is_loaded_at_the_end(tmp_path):
+    trainer = taught(
+        tmp_path,
+        tiny_bert(num_labels=3),
+        matching=[HiddenStateMatching(LAYERS)],
+        compute_metrics=lambda made: {"accuracy": float((made.predictions.argmax(-1) == made.label_ids).mean())},
+        num_train_epochs=4,
+        learning_rate=0.5,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+    )
+    trainer.train()
+    losses = history(trainer, "eval_loss")
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
+    assert trainer.state.best_metric == min(losses)
+
+
+def test_projections_train_and_are_not_published(tmp_path):
+    """An LSTM student, narrower than its teacher: the projection learns, and nothing of it is in the saved student."""
+    student = LSTMStudentForSequenceClassification(
+        LSTMStudentConfig(vocab_size=50, embedding_size=8, hidden_size=6, num_labels=3, dropout=0.0)
+    )
+    trainer = taught(tmp_path / "out", student, matching=[HiddenStateMatching({0: 0, -1: -1})], num_train_epochs=3)
+    trainer.train()
+    bridge = getattr(student, NAME)
+    assert sum(parameter.numel() for parameter in bridge.parameters()) == (8 + 12) * 16
+    assert history(trainer, "loss_hidden_state")[-1] < history(trainer, "loss_hidden_state")[0]
+    trainer.save_model(str(tmp_path / "published"))
+    names = load_file(tmp_path / "published" / "model.safetensors").keys()
+    assert not [name for name in names if NAME in name]
+    assert not (tmp_path / "published" / FILE).exists()
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "published")
+    batch = collate([row for row in tiny_rows(3).remove_columns("labels")])
+    with torch.no_grad():
+        assert torch.allclose(loaded(**batch).logits, student.eval()(**batch).logits)
+
+
+def test_killed_run_with_projections_resumes_bitwise(tmp_path):
+    settings = {"optim": "adamw_torch", "save_strategy": "steps", "save_steps": 3, "batch": 2, "accumulation": 2}
+
+    def build_one():
+        student = LSTMStudentForSequenceClassification(
+            LSTMStudentConfig(vocab_size=50, embedding_size=8, hidden_size=6, num_labels=3, dropout=0.3)
+        )
+        return taught(tmp_path, student, matching=[VariationalMatching({-1: -1}, latent_size=3)], **settings)
+
+    torch.manual_seed(0)
+    whole = build_one()
+    whole.train()
+    torch.manual_seed(0)
+    resumed = build_one()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert_same(weights(whole), weights(resumed))
+    torch.manual_seed(0)
+    other = taught(tmp_path, tiny_bert(num_labels=3), matching=[HiddenStateMatching(LAYERS)], **settings)
+    with pytest.raises((ValueError, RuntimeError)):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_evaluation_gathers_no_inner_states(tmp_path):
+    trainer = taught(tmp_path, tiny_bert(num_labels=3), matching=[HiddenStateMatching(LAYERS)])
+    before = trainer.evaluate()
+    trainer.train()
+    predicted = trainer.predict(tiny_rows(8))
+    assert isinstance(predicted.predictions, np.ndarray)
+    assert predicted.predictions.shape == (8, 3)
+    assert (
+        before["eval_loss"]
+        != predicted.metrics["test_loss"]
+        == pytest.approx(trainer.evaluate()["eval_loss"], abs=1e-6)
+    )
+
+
+@pytest.mark.parametrize("teacher", [None, "ensemble"])
+def test_matching_needs_one_live_teacher(tmp_path, teacher):
+    model = None if teacher is None else TeacherEnsemble([tiny_bert(num_labels=3), tiny_bert(num_labels=3)])
+    rows = tiny_rows(8).add_column("teacher_logits", [[0.0, 1.0, 2.0]] * 8)
+    with pytest.raises(ValueError, match=r"one live teacher's, and there is (none|an ensemble)\. Pass teacher_model"):
+        DistillationTrainer(
+            tiny_bert(num_labels=3),
+            arguments(tmp_path),
+            teacher_model=model,
+            matching=[HiddenStateMatching(LAYERS)],
+            train_dataset=rows,
+            data_collator=collate,
+        )
+
+
+def test_two_matchings_of_one_name(tmp_path):
+    with pytest.raises(ValueError, match="Two matchings are called hidden_state: give each its own name"):
+        taught(tmp_path, tiny_bert(num_labels=3), matching=[HiddenStateMatching({0: 0}), HiddenStateMatching({1: 1})])
+
+
+def test_attention_of_a_model_that_returns_none(tmp_path):
+    trainer = taught(tmp_path, tiny_bert(num_labels=3), matching=[AttentionMatching({1: 1})])
+    with pytest.raises(ValueError, match="eager"):
+        trainer.train()
+    student, teacher = (tiny_bert(seed=seed, num_labels=3, attn_implementation="eager") for seed in (0, 1))
+    able = taught(tmp_path, student, teacher, matching=[AttentionMatching({1: 1, -1: -1})])
+    able.train()
+    assert history(able, "loss_attention")[0] > 0
+
+
+def test_generation_while_evaluating(tmp_path):
+    trainer = build("seq2seq", tmp_path, predict_with_generate=True, generation_max_length=9)
+    trainer.model.generation_config = GenerationConfig(
+        max_length=9, decoder_start_token_id=2, eos_token_id=2, pad_token_id=0, bos_token_id=1
+    )
+    told = []
+    trainer.compute_metrics = lambda made: told.append(made.predictions.shape) or {"one": 1.0}
+    generated = trainer.evaluate()
+    assert told[0][0] == 24
+    assert told[0][1] <= 9
+    quiet = build("seq2seq", tmp_path).evaluate()
+    assert generated["eval_loss"] == pytest.approx(quiet["eval_loss"], abs=1e-6)
+    assert generated["eval_loss_soft"] == pytest.approx(quiet["eval_loss_soft"], abs=1e-6)
+
+
+def test_cached_logits_a_position(tmp_path):
+    """A causal student learns the same from its teacher and from a column of the teacher's logits."""
+    student, teacher = models("causal", "single_label_classification")
+    rows = position_labels(tiny_rows(24, unlabelled=9), 50)
+    with torch.no_grad():
+        said = [teacher(torch.tensor([row["input_ids"]])).logits[0].tolist() for row in rows]
+    cached = rows.add_column("teacher_logits", said)
+    live = build("causal", tmp_path)
+    kept = DistillationTrainer(student, live.args, train_dataset=cached, data_collator=pad)
+    kept.train()
+    assert_same(outcome(live)["weights"], weights(kept), 1e-6)
+
+
+def test_plain_arguments_use_the_defaults(tmp_path):
+    trainer = trained(
+        tmp_path,
+        tiny_bert(num_labels=3),
+        tiny_rows(8),
+        cls=TrainingArguments,
+        trainer_arguments={"teacher_model": tiny_bert(seed=1, num_labels=3)},
+    )
+    first = trainer.state.log_history[0]
+    assert first["loss"] == pytest.approx(0.5 * first["loss_hard"] + 0.5 * first["loss_soft"], abs=1e-5)
