@@ -36,6 +36,7 @@ clean:
 	touch $@
 
 .venv/demo: .venv/base requirements-demo.txt
+	$(PIP) -e ".[onnx]"
 	$(PIP) --no-deps -r requirements-demo.txt
 	touch $@
 

@@ -45,6 +45,7 @@ TARGETS = {"torch_faster": 10.0, "onnx_int8_faster": 40.0, "onnx_int8_lighter": 
 SAME_LABEL = 0.995
 
 Logits = Callable[[dict[str, Tensor]], np.ndarray]
+Times = dict[str, dict[str, list[float]]]
 
 
 def models(student: str | None, teacher: str | None) -> dict[str, PreTrainedModel]:
@@ -52,7 +53,7 @@ def models(student: str | None, teacher: str | None) -> dict[str, PreTrainedMode
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()  # of the teacher's fresh head
     if student is None:
-        shape = LSTMStudentConfig(vocab_size=8000, embedding_size=128, hidden_size=128, num_labels=2, pad_token_id=0)
+        shape = LSTMStudentConfig(vocab_size=8000, embedding_size=128, hidden_size=128, pad_token_id=0)
         small: PreTrainedModel = LSTMStudentForSequenceClassification(shape)
     else:
         small = AutoModelForSequenceClassification.from_pretrained(student)
@@ -80,9 +81,9 @@ def one_text(model: PreTrainedModel, tokens: int) -> dict[str, Tensor]:
     return inputs
 
 
-def measure(runners: dict[str, dict[str, Logits]], inputs: dict[str, dict[str, Tensor]], calls: int) -> dict[str, Any]:
-    """Milliseconds of single calls, (calls,) by model and kind."""
-    times: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in kinds} for name, kinds in runners.items()}
+def measure(runners: dict[str, dict[str, Logits]], inputs: dict[str, dict[str, Tensor]], calls: int) -> Times:
+    """Milliseconds of single calls, by model and kind."""
+    times: Times = {name: {kind: [] for kind in kinds} for name, kinds in runners.items()}
     for _ in range(-(-calls // TURN)):
         for name, kinds in runners.items():
             for kind, logits in kinds.items():
@@ -113,6 +114,10 @@ def same_label(kinds: dict[str, Logits], texts: list[str], tokenizer: Any) -> di
     return {kind: round(float(np.concatenate(equal).mean()), 5) for kind, equal in kept.items()}
 
 
+def verdict(got: float, least: float) -> str:
+    return "reached" if got >= least else "MISSED"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--student", help="a folder or Hub id of a sequence classifier")
@@ -120,9 +125,7 @@ def main() -> None:
     parser.add_argument("--recipe", help="whose test texts to compare labels on; needs both folders")
     parser.add_argument("--tokens", type=int, default=25, help="length of the text")
     parser.add_argument("--calls", type=int, default=400)
-    parser.add_argument(
-        "--threads", type=int, help="of torch and of onnxruntime alike; torch's own choice if not given"
-    )
+    parser.add_argument("--threads", type=int, help="of torch and of onnxruntime; default: torch's choice")
     parser.add_argument("--output", type=Path, help="a JSON file for the results")
     options = parser.parse_args()
     if options.recipe and not (options.student and options.teacher):
@@ -133,6 +136,7 @@ def main() -> None:
 
     compared = models(options.student, options.teacher)
     results: dict[str, Any] = {}
+    texts: list[str] = []
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         runners, sizes = {}, {}
         for name, model in compared.items():
@@ -144,9 +148,8 @@ def main() -> None:
                 kind: weights_bytes(model) if file is None else files[file].stat().st_size
                 for kind, file in KINDS.items()
             }
-        times = measure(
-            runners, {name: one_text(model, options.tokens) for name, model in compared.items()}, options.calls
-        )
+        inputs = {name: one_text(model, options.tokens) for name, model in compared.items()}
+        times = measure(runners, inputs, options.calls)
         for name, model in compared.items():
             results[name] = {"parameters": count_parameters(model)}
             for kind in KINDS:
@@ -161,35 +164,36 @@ def main() -> None:
                     results[name][kind]["same_label"] = share
 
     yardstick = results["teacher"]["torch"]
+    slow, heavy = yardstick["p50_ms"], yardstick["bytes"]
     for name in compared:
         for kind in KINDS:
             row = results[name][kind]
-            row["faster"], row["lighter"] = yardstick["p50_ms"] / row["p50_ms"], yardstick["bytes"] / row["bytes"]
+            row["faster"], row["lighter"] = slow / row["p50_ms"], heavy / row["bytes"]
             label = f", same label {row['same_label']:.2%}" if "same_label" in row else ""
             print(
-                f"{name:8}{kind:13} p50 {row['p50_ms']:7.3f} ms, p95 {row['p95_ms']:7.3f} ms, {row['bytes'] / 1e6:6.2f} MB: "
-                f"{row['faster']:5.1f} times faster, {row['lighter']:5.1f} times lighter than the teacher in torch{label}"
+                f"{name:8}{kind:13} p50 {row['p50_ms']:7.3f} ms, p95 {row['p95_ms']:7.3f} ms, "
+                f"{row['bytes'] / 1e6:6.2f} MB; than the teacher in torch {row['faster']:5.1f} times faster, "
+                f"{row['lighter']:5.1f} times lighter{label}"
             )
-            row.update({key: float(f"{value:.4g}") for key, value in row.items() if isinstance(value, float)})
     rival = {kind: results["teacher"][kind]["p50_ms"] / results["student"][kind]["p50_ms"] for kind in KINDS}
-    print("student against teacher, kind by kind:", ", ".join(f"{kind} {times:.1f}" for kind, times in rival.items()))
+    print("than the teacher of the same kind:", ", ".join(f"{kind} {ratio:.1f}" for kind, ratio in rival.items()))
     for target, least in TARGETS.items():
         kind, _, what = target.rpartition("_")
         got = results["student"][kind][what]
-        print(f"{target}: {got:.1f}, at least {least:g} {'reached' if got >= least else 'MISSED'}")
+        print(f"{target}: {got:.1f} ({verdict(got, least)}: at least {least:g})")
     if options.recipe:
         got = results["student"]["onnx_int8"]["same_label"]
-        print(
-            f"same label in int8: {got:.2%}, at least {SAME_LABEL:.1%} {'reached' if got >= SAME_LABEL else 'MISSED'}"
-        )
+        print(f"same label in int8: {got:.2%} ({verdict(got, SAME_LABEL)}: at least {SAME_LABEL:.1%})")
     if options.output:
         record = {
             "command": "python benchmarks/latency.py",
-            "what": "one text on CPU; faster and lighter: times the teacher in torch, by p50 and bytes",
-            "trained": bool(options.student and options.teacher),
+            "what": "one text on CPU; faster and lighter: than the teacher in torch, by p50 and bytes",
+            # Names alone: a record tells nothing about the folders of a machine.
+            "student": Path(options.student).name if options.student else "fresh",
+            "teacher": Path(options.teacher).name if options.teacher else "fresh head",
             "tokens": options.tokens,
-            "calls": options.calls,
-            "test_texts": len(texts) if options.recipe else None,
+            "calls": len(times["student"]["torch"]),
+            "test_texts": len(texts),
             "cpus": os.cpu_count(),
             "threads": threads,
             "python": platform.python_version(),
@@ -198,11 +202,17 @@ def main() -> None:
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
             "targets": TARGETS | {"same_label_int8": SAME_LABEL},
-            "models": results,
-            "student_against_teacher": {kind: float(f"{ratio:.4g}") for kind, ratio in rival.items()},
+            "models": rounded(results),
+            "student_against_teacher": rounded(rival),
         }
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def rounded(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: rounded(value) for name, value in values.items()}
+    return float(f"{values:.4g}") if isinstance(values, float) else values
 
 
 if __name__ == "__main__":

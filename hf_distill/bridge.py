@@ -136,7 +136,7 @@ class Bridge(nn.Module):
         """Give every matching that has its own learning rate a parameter group of its own."""
         for matching in self.matchings:
             if matching.learning_rate is not None:
-                own = {id(parameter) for parameter in matching.parameters()}
+                own = {id(parameter) for parameter in matching.paced_parameters()}
                 moved = [p for group in optimizer.param_groups for p in group["params"] if id(p) in own]
                 for group in optimizer.param_groups:
                     group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]

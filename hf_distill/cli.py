@@ -25,7 +25,9 @@ def main(words: Sequence[str] | None = None) -> int:
         description="Any key of the recipe can follow as --key.inside VALUE, for instance --distill.temperature 4.",
     )
     run.add_argument("recipe", help="a YAML file, see examples/recipes/")
-    run.add_argument("--only", metavar="STEP", help="stop after teacher, cache, initialise, distill or controls")
+    run.add_argument(
+        "--only", metavar="STEP", help="stop after teacher, cache, initialise, distill, export or controls"
+    )
     push = commands.add_parser("push", help="publish a student's folder on the Hub")
     push.add_argument("folder", help="the student's folder, with its model card")
     push.add_argument("--repo-id", required=True, help="user/name on the Hub")
@@ -47,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
             logging.set_verbosity_error()
             run_recipe(Recipe.load(arguments.recipe, overrides), only=arguments.only)
-    except ValueError as error:
+    except (ValueError, OSError, ImportError) as error:  # OSError: no such file, model or data set, or no network
         sys.stderr.write(f"hf-distill: {error}\n")
         return 1
     return 0

@@ -96,11 +96,7 @@ class Matching(nn.Module):
     """Of `paced_parameters`, where it is not to be the trainer's."""
 
     def __init__(
-        self,
-        layers: Mapping[int, int],
-        weight: float = 1.0,
-        granularity: str = "token",
-        name: str | None = None,
+        self, layers: Mapping[int, int], weight: float = 1.0, granularity: str = "token", name: str | None = None
     ) -> None:
         super().__init__()
         numbers = [*layers, *layers.values()] if isinstance(layers, Mapping) else []
@@ -128,12 +124,7 @@ class Matching(nn.Module):
     # Meeting the models
 
     def build(
-        self,
-        student_widths: Sequence[int],
-        teacher_widths: Sequence[int],
-        *,
-        teacher: States,
-        student: States,
+        self, student_widths: Sequence[int], teacher_widths: Sequence[int], *, teacher: States, student: States
     ) -> None:
         """Resolve the layers and make the parameters, before there is an optimizer.
 
@@ -190,11 +181,7 @@ class Matching(nn.Module):
     # Items
 
     def counted(
-        self,
-        mask: Tensor,
-        word_starts: Tensor | None,
-        teacher_mask: Tensor,
-        teacher_word_starts: Tensor | None,
+        self, mask: Tensor, word_starts: Tensor | None, teacher_mask: Tensor, teacher_word_starts: Tensor | None
     ) -> Tensor:
         """How many items each example has, from the inputs alone.
 

@@ -76,6 +76,19 @@ class Compare:
 
 
 @dataclass
+class Export:
+    """What else than torch can run the student.
+
+    Attributes:
+        onnx: whether to write `student/onnx/`; needs the extra `onnx`.
+        int8: whether to write a file with 8-bit weights too.
+    """
+
+    onnx: bool = False
+    int8: bool = True
+
+
+@dataclass
 class Push:
     """Where the student goes on the Hub, with `hf-distill push`.
 
@@ -106,6 +119,7 @@ class Recipe:
         distill: training arguments with the fields of `Objective`, or a list of stages: each starts from the student
             that the last one left.
         compare: see `Compare`.
+        export: see `Export`.
         push: see `Push`.
         output_dir: where everything goes.
         seed: of the splits, the initialisation and the training.
@@ -118,6 +132,7 @@ class Recipe:
     student: Student = field(default_factory=Student)
     distill: dict[str, Any] | list[dict[str, Any]] = field(default_factory=dict)
     compare: Compare = field(default_factory=Compare)
+    export: Export = field(default_factory=Export)
     push: Push = field(default_factory=Push)
     seed: int = 0
 

@@ -1,6 +1,7 @@
-"""Running a recipe step by step: teacher → cache → initialise → distil → controls → compare."""
+"""Running a recipe step by step: teacher → cache → initialise → distil → export → controls → compare."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from hf_distill.arguments import DistillationArguments
 from hf_distill.cache import cache_teacher_outputs
 from hf_distill.controls import majority_class, tfidf_logistic_regression
 from hf_distill.data import PACKAGE, Splits, load, resolve, tokenise
+from hf_distill.export import export_onnx
 from hf_distill.measure import Reader, predict_logits
 from hf_distill.recipe import Recipe
 from hf_distill.report import Report, compare
@@ -34,7 +36,7 @@ from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, stu
 from hf_distill.tasks import IGNORE_INDEX, TASKS
 from hf_distill.trainer import DistillationTrainer
 
-STEPS = ("teacher", "cache", "initialise", "distill", "controls", "compare")
+STEPS = ("teacher", "cache", "initialise", "distill", "export", "controls", "compare")
 TRAINING_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
@@ -115,6 +117,11 @@ class _Run:
                     "student without a teacher is trained anyway, as a control."
                 )
         self.student_config()
+        missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+        if self.recipe.export.onnx and missing:
+            raise ValueError(
+                f"export.onnx: {' and '.join(missing)} not installed. Install hf-distill[onnx], or set it false."
+            )
 
     def student_config(self, tokenizer: Any = None) -> LSTMStudentConfig | TransformerStudentConfig:
         """The student's config; an LSTM's with the classes of the data and, where given, its tokenizer's tokens."""
@@ -210,8 +217,9 @@ class _Run:
         initialise = Hasher.hash([teacher, dataclasses.asdict(recipe.student)])
         distill = Hasher.hash([cache, initialise, recipe.stages, recipe.metrics[0], has_fast_bf16()])
         controls = Hasher.hash([distill, recipe.compare.controls])
-        report = Hasher.hash([controls, recipe.compare, recipe.teacher.floor, recipe.push])
-        return dict(zip(STEPS, (teacher, cache, initialise, distill, controls, report), strict=True))
+        export = Hasher.hash([distill, dataclasses.asdict(recipe.export)])
+        report = Hasher.hash([controls, export, recipe.compare, recipe.teacher.floor, recipe.push])
+        return dict(zip(STEPS, (teacher, cache, initialise, distill, export, controls, report), strict=True))
 
     def _step_teacher(self) -> None:
         """Fine-tune the teacher, or check that the given one loads."""
@@ -278,6 +286,12 @@ class _Run:
         rows = self.with_teacher_logits(self.tokenised("train", "unlabelled"))
         student, tokenizer = self.load(self.work / "initial")
         self.train_student("student", student, tokenizer, rows.remove_columns(_teacher_inputs(rows)))
+
+    def _step_export(self) -> None:
+        """Write the student for onnxruntime, where asked to."""
+        if self.recipe.export.onnx:
+            student, _ = self.load(self.folder / "student")
+            export_onnx(student, self.folder / "student", int8=self.recipe.export.int8)
 
     def _step_controls(self) -> None:
         """Train what the student must beat."""

@@ -11,7 +11,7 @@ LAYERS = (
     ("arguments", "tasks", "bootstrap", "controls"),
     ("data", "sampling", "teacher"),
     ("bridge", "cache", "measure", "plot", "terms"),
-    ("trainer",),
+    ("trainer", "export"),
     ("report",),
     ("hub",),
     ("recipe",),

@@ -81,6 +81,7 @@ def recipe(folder: Path, **changes) -> Path:
             {"num_train_epochs": 4, "learning_rate": 1.0e-2, "disable_tqdm": True},
         ],
         "compare": {"resamples": 200},
+        "export": {"onnx": True},
     }
     for name, value in changes.items():
         section, _, key = name.partition("__")
@@ -113,6 +114,8 @@ def test_the_layout_and_the_report(finished):
         "student/model.safetensors",
         "student/tokenizer.json",
         "student/modeling_lstm.py",
+        "student/onnx/model.onnx",
+        "student/onnx/model_quantized.onnx",
         "student/README.md",
         "baseline/model.safetensors",
         "report.json",
@@ -136,7 +139,15 @@ def test_the_layout_and_the_report(finished):
     assert {"value", "low", "high"} <= set(report["differences"]["gain_over_best_control"])
     assert report["run"]["rows"]["unlabelled"] > 100
     assert report["run"]["peak_memory_bytes"] > 1e8
-    assert set(report["run"]["seconds"]) == {"teacher", "cache", "initialise", "distill", "controls", "compare"}
+    assert set(report["run"]["seconds"]) == {
+        "teacher",
+        "cache",
+        "initialise",
+        "distill",
+        "export",
+        "controls",
+        "compare",
+    }
     # The floor was set out of reach: the report must say so.
     assert any("floor" in warning or "weak" in warning for warning in report["warnings"])
     assert not list(out.glob("**/checkpoint-*"))

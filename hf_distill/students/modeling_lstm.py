@@ -154,6 +154,22 @@ class LSTMState:
         self.hidden, self.cell = self.hidden.index_select(0, beam_idx), self.cell.index_select(0, beam_idx)
 
 
+def run(lstm: nn.LSTM, inputs: Tensor, initial: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """What `lstm(inputs, initial)` computes, dense, without the checks around it.
+
+    For one short text those checks take a third of the time: 0.27 of 0.77 ms, measured between two calls of a teacher.
+
+    Returns:
+        (batch, seq, hidden size) states, and the last hidden and cell, (1, batch, hidden size).
+    """
+    if initial is None:
+        zeros = inputs.new_zeros(1, inputs.shape[0], lstm.hidden_size)
+        initial = (zeros, zeros)
+    weights = cast(list[Tensor], [lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0])
+    # With biases, one layer, no dropout between layers, one direction, batch first.
+    return torch.lstm(inputs, initial, weights, True, 1, 0.0, lstm.training, False, True)
+
+
 class LSTMStudentLayer(nn.Module):
     """One LSTM layer that reads a compacted batch left to right and, if asked to, right to left."""
 
@@ -186,14 +202,14 @@ class LSTMStudentLayer(nn.Module):
             packed_states, final = self.forward_lstm(packed, initial)
             states, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=inputs.shape[1])
         else:
-            states, final = self.forward_lstm(inputs, initial)
+            states, *final = run(self.forward_lstm, inputs, initial)
         if self.backward_lstm is None:
-            return states, final
+            return states, (final[0], final[1])
         if layout is None:
-            backward_states = self.backward_lstm(inputs.flip(1))[0].flip(1)
+            backward_states = run(self.backward_lstm, inputs.flip(1))[0].flip(1)
         else:
-            backward_states = take(self.backward_lstm(take(inputs, layout.mirrored))[0], layout.mirrored)
-        return torch.cat([states, backward_states], dim=-1), final
+            backward_states = take(run(self.backward_lstm, take(inputs, layout.mirrored))[0], layout.mirrored)
+        return torch.cat([states, backward_states], dim=-1), (final[0], final[1])
 
 
 class LSTMStudentLayers(nn.ModuleList):
@@ -224,7 +240,7 @@ class LSTMStudentLayers(nn.ModuleList):
             initial = None
             if state is not None:
                 initial = (state.hidden[None, :, index].contiguous(), state.cell[None, :, index].contiguous())
-            dropped = F.dropout(all_states[-1], self.dropout, self.training)
+            dropped = F.dropout(all_states[-1], self.dropout) if self.training else all_states[-1]
             states, final = layer(dropped, layout, initial, keep_state)
             all_states.append(states)
             finals.append(final)
