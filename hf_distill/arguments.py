@@ -75,8 +75,11 @@ class Objective:
             raise ValueError(f"soft_target_beta of {self.soft_target_loss} must be {limit}, got {beta}")
         if self.labelled_fraction is not None and not 0 < self.labelled_fraction <= 1:
             raise ValueError(f"labelled_fraction must be above 0 and at most 1, got {self.labelled_fraction}")
-        if self.loss_chunk_size is not None and self.loss_chunk_size < 1:
-            raise ValueError(f"loss_chunk_size must be at least 1, got {self.loss_chunk_size}")
+        if self.loss_chunk_size is not None:
+            raise ValueError(
+                f"loss_chunk_size={self.loss_chunk_size}: losses of language models in chunks are not there yet, so it "
+                "would save no memory. Leave it None."
+            )
 
     def at(self, progress: float) -> "Weights":
         """The weights and the temperature at `progress` of the training, 0 at its start and 1 at its end."""

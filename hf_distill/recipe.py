@@ -95,6 +95,7 @@ class Push:
     Attributes:
         repo_id: `user/name`.
         private: whether others see it.
+        base_model: Hub id of the teacher, where `teacher.model` is a copy of it.
         license: of the student, an identifier of the Hub's list.
         language: of the texts, ISO codes.
         datasets: Hub ids of the data.
@@ -102,6 +103,7 @@ class Push:
 
     repo_id: str | None = None
     private: bool = True
+    base_model: str | None = None
     license: str | None = None
     language: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)

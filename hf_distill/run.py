@@ -369,11 +369,11 @@ class _Run:
             report,
             self.folder / "student",
             student_name=(push.repo_id or f"{self.recipe.student.kind} student of {_name(self.recipe.teacher.model)}"),
-            teacher=_name(self.recipe.teacher.model),
+            teacher=push.base_model or _local(self.recipe.teacher.model),
             teacher_revision=getattr(teacher.config, "_commit_hash", None),
             repo_id=push.repo_id,
             license=push.license,
-            language=push.language,
+            language=push.language or None,
             datasets=push.datasets or [_name(self.recipe.data.path)],
             method={"temperature": 2.0, "soft_target_loss": "forward_kl", **self.recipe.stages[-1]},
             carried=json.loads((self.work / "initial" / "carried.json").read_text()),
@@ -544,6 +544,11 @@ def _name(path: str) -> str:
     if path.startswith(PACKAGE):
         return path.removeprefix(PACKAGE).partition("/")[0]
     return Path(path).name if Path(path).exists() else path
+
+
+def _local(path: str) -> str:
+    """A Hub id as it is; anything else with a dot before it, so that nobody takes it for one."""
+    return f"./{_name(path)}" if path.startswith(PACKAGE) or Path(path).exists() else path
 
 
 def _contents(path: str) -> Any:

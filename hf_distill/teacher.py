@@ -204,6 +204,42 @@ def check_classes(student: Any, teacher: Any, task: Task) -> None:
         )
 
 
+def shared_tokens(student: Any, teacher: Any, tokenizer: Any, teacher_tokenizer: Any) -> int | None:
+    """How many tokens two models share that are given the same token ids; None where their tables are equally long.
+
+    Tables of one tokenizer may differ in rows that only pad them to a round number.
+
+    Args:
+        student: config.
+        teacher: config.
+        tokenizer: the student's, if known.
+        teacher_tokenizer: the teacher's, if known.
+    Raises:
+        ValueError: their tokens differ, or may differ: the teacher would silently read other words.
+    """
+    sizes = [config.get_text_config().vocab_size for config in (student, teacher)]
+    remedy = (
+        "Give the rows a teacher_input_ids column made with the teacher's tokenizer (and teacher_attention_mask), and "
+        "pass teacher_processing_class=... to pad it. If both do read the same tokens, pass their tokenizer as "
+        "processing_class and as teacher_processing_class."
+    )
+    if tokenizer is not None and teacher_tokenizer is not None:
+        vocabularies = tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+        if vocabularies[0] != vocabularies[1]:
+            differing = len(set(vocabularies[0].items()) ^ set(vocabularies[1].items()))
+            raise ValueError(
+                f"The tokenizers of student and teacher differ in {differing} tokens, and the rows hold only the "
+                f"student's input_ids. {remedy}"
+            )
+        return None if sizes[0] == sizes[1] else min(*sizes, max(vocabularies[0].values()) + 1)
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"The student knows {sizes[0]} tokens and the teacher {sizes[1]}, and the rows hold only the student's "
+            f"input_ids. {remedy}"
+        )
+    return None
+
+
 def _classes(config: Any) -> list[str]:
     return [config.id2label[number] for number in sorted(config.id2label)]
 

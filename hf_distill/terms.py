@@ -69,8 +69,16 @@ def soft_term(
         problem: see `tasks.problem_type`.
         settings: which loss.
         weights: the temperature at this step.
+    Raises:
+        ValueError: an output a position, and the teacher has other positions.
     """
     taught, labels = task.taught(inputs), task.labels(inputs)
+    lengths = {name: value.shape[1] for name, value in said.items() if value.shape[1] != logits.shape[1]}
+    if task.per_position and lengths:
+        raise ValueError(
+            f"The student has logits at {logits.shape[1]} positions and the teacher something else: {lengths}. With "
+            f"two tokenizers the positions of {task.name} do not line up; soft targets need one tokenizer for both."
+        )
     values = soft_loss(
         task.aligned(logits)[taught],
         {name: task.aligned(value)[taught] for name, value in said.items()},

@@ -19,7 +19,7 @@ from hf_distill.bridge import NAME, Bridge
 from hf_distill.matching import Matching
 from hf_distill.sampling import LabelledFractionSampler, labelled_rows
 from hf_distill.tasks import Task, any_tensor, batch_size, problem_type, task_of
-from hf_distill.teacher import LiveTeacher, TeacherEnsemble, check_classes, forward_arguments
+from hf_distill.teacher import LiveTeacher, TeacherEnsemble, check_classes, forward_arguments, shared_tokens
 from hf_distill.terms import Term, hard_term, soft_term
 
 logger = logging.get_logger(__name__)
@@ -46,8 +46,9 @@ class DistillationTrainer(Trainer):
         matching: modules of `hf_distill.matching`, which compare inner states of both models with their own weights.
         trainer_kwargs: `Trainer`'s own arguments, with `Trainer`'s own meaning.
     Raises:
-        ValueError: soft targets are wanted and there is no teacher; student and teacher have other classes; the model's
-            auxiliary loss or a `compute_loss_func` would have to be mixed in.
+        ValueError: soft targets are wanted and there is no teacher; student and teacher have other classes, or read
+            other tokens and the rows hold one reading; the model's auxiliary loss or a `compute_loss_func` would have
+            to be mixed in.
     Source:
         Hinton et al. 2015, arXiv:1503.02531.
     """
@@ -81,7 +82,7 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         self.task: Task = task_of(self.model)
-        self.teacher: Any = self._load_teacher(teacher_model)
+        self.teacher: Any = self._load_teacher(teacher_model, teacher_processing_class)
         self._student_arguments = forward_arguments(self.model)
         self._matching = tuple(matching)
         self._totals: dict[str, Tensor] = {}
@@ -96,12 +97,23 @@ class DistillationTrainer(Trainer):
         """The settings in force: the arguments where they are distillation arguments, the defaults elsewhere."""
         return self.args if isinstance(self.args, Objective) else Objective()
 
-    def _load_teacher(self, teacher: Any) -> LiveTeacher | None:
+    def _load_teacher(self, teacher: Any, teacher_processing_class: Any) -> LiveTeacher | None:
+        self._comparable = True  # whether both speak of the same classes
+        self._shared_tokens: int | None = None
         if teacher is None:
             return None
         if isinstance(teacher, str | Path):
             teacher = self.task.auto_class.from_pretrained(teacher)
-        check_classes(self.model.config, teacher.config, self.task)
+        try:
+            check_classes(self.model.config, teacher.config, self.task)
+        except ValueError:
+            if self.settings.wants_soft_targets:
+                raise
+            self._comparable = False
+        names = columns.column_names([self.train_dataset, self.eval_dataset])
+        if columns.PREFIX + "input_ids" not in names:
+            tokenizers = (self.processing_class, teacher_processing_class)
+            self._shared_tokens = shared_tokens(self.model.config, teacher.config, *tokenizers)
         return LiveTeacher(teacher, self.args.device)
 
     def _check_settings(self) -> None:
@@ -295,7 +307,10 @@ class DistillationTrainer(Trainer):
         if hard is not None:
             terms["hard"] = hard
         if weights.soft > 0:
-            terms["soft"] = soft_term(self.task, logits, inputs, said, problem, self.settings, weights)
+            # Rows of a vocabulary table that only pad it stand for no token, and the other table may lack them.
+            same = slice(self._shared_tokens) if self.task.per_position else slice(None)
+            said = {name: value[..., same] if name == columns.LOGITS else value for name, value in said.items()}
+            terms["soft"] = soft_term(self.task, logits[..., same], inputs, said, problem, self.settings, weights)
         for name, items in outputs.get(NAME, {}).items():
             terms[name] = Term(items["values"], items["rows"], items["logged"])
         return terms, logits
@@ -386,7 +401,9 @@ class DistillationTrainer(Trainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **kwargs)
         inputs = self._prepare_inputs(inputs)
         weights = self.settings.at(progress=1.0)
-        can_listen = self.teacher is not None or any(name in inputs for name in columns.SOFT_TARGETS)
+        can_listen = self._comparable and (
+            self.teacher is not None or any(name in inputs for name in columns.SOFT_TARGETS)
+        )
         with torch.no_grad():
             heard = dataclasses.replace(weights, soft=float(can_listen))
             terms, logits = self._terms(model, inputs, heard, evaluating=True)

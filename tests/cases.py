@@ -52,6 +52,14 @@ CASES: dict[str, dict[str, Any]] = {
     "hidden states of a causal model": {"task": "causal", "matching": lambda: [HiddenStateMatching(LAYERS)]},
 }
 
+# The rest of the grid of tasks and losses, for one process.
+GRID: dict[str, dict[str, Any]] = {
+    f"{task} {name}": {"task": task, "loss": name}
+    for task in ("token", "seq2seq", "causal")
+    for name in LOSSES
+    if name not in ("bernoulli_kl", "forward_kl")
+}
+
 
 def float_labels(rows: Any, problem: str) -> Any:
     """The rows with labels of another problem, every fifth missing."""
@@ -143,7 +151,7 @@ def build(name: str, folder: Path, batch: int = 8, accumulation: int = 1, **chan
         accumulation: micro-batches a step.
         changes: of the arguments.
     """
-    case = CASES[name]
+    case = (CASES | GRID)[name]
     task, problem = case.get("task", "sequence"), case.get("problem", SINGLE)
     rows = tiny_rows(24, unlabelled=9)
     if problem != SINGLE:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.cases import CASES, build, outcome, pad
+from tests.cases import CASES, GRID, build, outcome, pad
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,11 @@ def test_accumulation(tmp_path, whole, name, accumulation):
         name, tmp_path, batch=8 // accumulation, accumulation=accumulation, per_device_eval_batch_size=accumulation + 1
     )
     assert_same(whole(name), outcome(trainer))
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_accumulation_for_every_task_and_loss(tmp_path, whole, name):
+    assert_same(whole(name), outcome(build(name, tmp_path, batch=2, accumulation=4)))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -160,6 +160,7 @@ def test_the_card_tells_the_report(finished):
     result = next(result for result in card.data.eval_results if result.metric_type == "accuracy")
     assert result.metric_value == report["models"]["student"]["quality"]["accuracy"]["value"]
     assert str(finished) not in str(card)
+    assert card.data.base_model is None  # a folder is nobody's model on the Hub
 
 
 @pytest.mark.slow

@@ -275,6 +275,45 @@ def test_cached_logits_a_position(tmp_path):
     assert_same(outcome(live)["weights"], weights(kept), 1e-6)
 
 
+def test_cached_top_k_of_a_causal_teacher(tmp_path):
+    """With all classes among the top k nothing is lost; with fewer, training runs on the rest's log-sum-exp."""
+    student, teacher = models("causal", "single_label_classification")
+    rows = position_labels(tiny_rows(24, unlabelled=9), 50)
+    live = build("causal", tmp_path, temperature=1.0)
+    first = {}
+    for k in (50, 8):
+        made = {"teacher_top_k_logits": [], "teacher_top_k_ids": [], "teacher_tail": []}
+        with torch.no_grad():
+            for row in rows:
+                logits = teacher(torch.tensor([row["input_ids"]])).logits[0]
+                order = logits.argsort(dim=-1, descending=True)
+                rest = logits.gather(-1, order[:, k:])
+                made["teacher_top_k_logits"].append(logits.gather(-1, order[:, :k]).tolist())
+                made["teacher_top_k_ids"].append(order[:, :k].tolist())
+                made["teacher_tail"].append(rest.logsumexp(-1).tolist() if k < 50 else [-1e30] * len(logits))
+        cached = rows
+        for name, values in made.items():
+            cached = cached.add_column(name, values)
+        student, _ = models("causal", "single_label_classification")
+        trainer = DistillationTrainer(student, live.args, train_dataset=cached, data_collator=pad)
+        trainer.train()
+        first[k] = history(trainer, "loss_soft")
+    live.train()
+    assert np.allclose(first[50], history(live, "loss_soft"), atol=1e-5)
+    assert 0 < first[8][0] < first[50][0]  # merging classes can only lose divergence
+
+
+def test_positions_that_do_not_line_up(tmp_path):
+    student, teacher = models("token", "single_label_classification")
+    rows = position_labels(tiny_rows(8), 4)
+    both = rows.add_column("teacher_input_ids", [[*row["input_ids"], 5] for row in rows])
+    trainer = DistillationTrainer(
+        student, arguments(tmp_path), teacher_model=teacher, train_dataset=both, data_collator=pad
+    )
+    with pytest.raises(ValueError, match="With two tokenizers the positions of token-classification do not line up"):
+        trainer.train()
+
+
 def test_plain_arguments_use_the_defaults(tmp_path):
     trainer = trained(
         tmp_path,
