@@ -1,5 +1,6 @@
 """A teacher's outputs as a data set on disk: computed once, shard by shard, and checked before they are used."""
 
+import functools
 import hashlib
 import json
 import os
@@ -93,7 +94,8 @@ def cache_teacher_outputs(
     output_dir.mkdir(parents=True, exist_ok=True)
     _write(output_dir / PROVENANCE, json.dumps(provenance, indent=2))
 
-    collate = data_collator or _DefaultCollator(teacher)
+    pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
+    collate = data_collator or functools.partial(_pad, pad_id=pad_id)
     shards = range(0, len(dataset), shard_size)
     paths = [output_dir / f"shard-{number:05d}.arrow" for number in range(len(shards))]
     with tqdm(total=len(dataset), desc="Teacher", unit=" rows") as progress:
@@ -195,7 +197,8 @@ def _logits(
     answers: list[torch.Tensor] = []
     for indices in _batches(order, batch_size):
         batch = {
-            name: value.to(teacher.device) for name, value in collate([rows[int(index)] for index in indices]).items()
+            name: value.to(teacher.device)
+            for name, value in collate([teacher.inputs_from(rows[int(index)]) for index in indices]).items()
         }
         with torch.autocast(teacher.device.type, torch.bfloat16, enabled=bf16):
             logits = teacher(batch)["logits"].float().cpu()
@@ -216,22 +219,14 @@ def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield order[start : start + size]
 
 
-class _DefaultCollator:
-    """Pads what the teacher reads on the right, with the teacher's pad id, and masks it."""
-
-    def __init__(self, teacher: LiveTeacher) -> None:
-        self.teacher = teacher
-        self.pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        inputs = [self.teacher.inputs_from(row) for row in rows]
-        longest = max(len(row["input_ids"]) for row in inputs)
-        padded = {}
-        for name in inputs[0].keys() | {"attention_mask"}:
-            fill = self.pad_id if name == "input_ids" else 0
-            values = [list(row.get(name, [1] * len(row["input_ids"]))) for row in inputs]
-            padded[name] = torch.tensor([value + [fill] * (longest - len(value)) for value in values])
-        return padded
+def _pad(rows: list[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+    longest = max(len(row["input_ids"]) for row in rows)
+    padded = {}
+    for name in rows[0].keys() | {"attention_mask"}:
+        fill = pad_id if name == "input_ids" else 0
+        values = [list(row.get(name, [1] * len(row["input_ids"]))) for row in rows]
+        padded[name] = torch.tensor([value + [fill] * (longest - len(value)) for value in values])
+    return padded
 
 
 def _write_shard(path: Path, logits: torch.Tensor, hashes: np.ndarray) -> None:

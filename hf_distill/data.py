@@ -44,7 +44,7 @@ class Data:
     text: str | list[str] = "text"
     label: str = "label"
     name: str | None = None
-    labels: list[str] | None = None
+    labels: list[str | int] | None = None
     minimum: dict[str, float] = field(default_factory=dict)
     train: str = "train"
     test: str | int | float = "test"
@@ -118,7 +118,7 @@ def load(data: Data, seed: int = 0) -> Splits:
     if data.train not in source:
         raise ValueError(f"data.train: {data.path} has no split {data.train!r}, it has {', '.join(source)}.")
     counts: dict[str, int] = defaultdict(int)
-    classes = data.labels or _classes(source[data.train], data)
+    classes = [str(label) for label in data.labels or _classes(source[data.train], data)]
     if len(classes) < 2:
         raise ValueError(f"data.labels: expected at least two classes, got {classes} from the column {data.label!r}.")
 

@@ -270,6 +270,31 @@ def _milliseconds(reader: Reader, inputs: Mapping[str, Tensor]) -> float:
     return (time.perf_counter() - began) * 1000
 
 
+def predict_classes(model: PreTrainedModel, dataset: Dataset, tokenizer: Any) -> np.ndarray:
+    """The class that a model gives each row: (examples,) int."""
+    reader = Reader(model, dataset, tokenizer)
+    with reader.ready():
+        return predict_logits(reader, dataset, name="model").argmax(axis=-1)
+
+
+def has_fast_bf16() -> bool:
+    """Whether bfloat16 is fast here: on an accelerator that supports it, or a processor with instructions for it."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    # What torch's own compiler asks; the public list of capabilities is missing before torch 2.13.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held so far, in bytes; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """What a speed depends on: the kind of processor, threads, versions; nothing that names this machine or its user.
 
@@ -288,12 +313,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         described["accelerator"] = torch.cuda.get_device_name(device)
         described["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated(device)
-    if sys.platform != "win32":
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        # Of the whole process, with all compared models in it. macOS counts bytes, Linux KiB.
-        described["peak_memory_bytes"] = peak if sys.platform == "darwin" else peak * 1024
+    if peak_memory():
+        described["peak_memory_bytes"] = peak_memory()
     return described
 
 

@@ -5,9 +5,7 @@ import importlib.util
 import json
 import math
 import os
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +27,7 @@ from hf_distill.cache import cache_teacher_outputs
 from hf_distill.controls import majority_class, tfidf_logistic_regression
 from hf_distill.data import PACKAGE, Splits, load, resolve, tokenise
 from hf_distill.export import export_onnx
-from hf_distill.measure import Reader, predict_logits
+from hf_distill.measure import has_fast_bf16, peak_memory, predict_classes
 from hf_distill.recipe import Recipe
 from hf_distill.report import Report, compare
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
@@ -95,6 +93,12 @@ class _Run:
 
     def check(self) -> None:
         """Raise a ValueError for whatever would fail later."""
+        foreign = [name for name in ("teacher", "cache", "student", "baseline") if (self.folder / name).exists()]
+        if foreign and not self.work.exists():
+            raise ValueError(
+                f"output_dir: {self.folder} has {', '.join(foreign)} already, not from a run of a recipe. They would "
+                "be replaced: choose another output_dir, or move them."
+            )
         for name in self.recipe.metrics:
             metrics.load(name)
         config = AutoConfig.from_pretrained(self.teacher_path)
@@ -317,14 +321,14 @@ class _Run:
         )
         rows = rows.remove_columns([*_teacher_inputs(rows), columns.LOGITS])
         test = self.tokenised("test")
-        own = predict(self.load(self.folder / "baseline")[0], rows, tokenizer)
+        own = predict_classes(self.load(self.folder / "baseline")[0], rows, tokenizer)
         for name, answers in (("self_training", own), ("teacher_hard_labels", probabilities.argmax(axis=-1))):
             known = np.array(rows["labels"])
             kept = answers if name == "teacher_hard_labels" else np.where(known == IGNORE_INDEX, answers, known)
             labelled = rows.remove_columns("labels").add_column("labels", kept.astype(np.int64))
             student, _ = self.load(self.work / "initial")
             self.train_student(name, student, tokenizer, labelled, without_teacher=True)
-            predictions[name] = predict(student, test.remove_columns(_teacher_inputs(test)), tokenizer)
+            predictions[name] = predict_classes(student, test.remove_columns(_teacher_inputs(test)), tokenizer)
         self._write_json("controls.json", {name: np.asarray(made).tolist() for name, made in predictions.items()})
 
     def _step_compare(self) -> None:
@@ -512,27 +516,6 @@ class _Run:
         temporary = self.work / f"{name}.part"
         temporary.write_text(json.dumps(content))
         os.replace(temporary, self.work / name)
-
-
-def predict(model: PreTrainedModel, rows: datasets.Dataset, tokenizer: Any) -> np.ndarray:
-    """The class that a model gives each row: (rows,) int."""
-    reader = Reader(model, rows, tokenizer)
-    with reader.ready():
-        return predict_logits(reader, rows, name="control").argmax(axis=-1)
-
-
-def has_fast_bf16() -> bool:
-    """Whether bfloat16 is fast here: on an accelerator that supports it, or a processor with instructions for it."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    # What torch's own compiler asks; the public capability list is missing before torch 2.13.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _teacher_inputs(rows: datasets.Dataset) -> list[str]:

@@ -70,15 +70,16 @@ class Task:
         Args:
             inputs: a collated batch.
         Returns:
-            bool, shaped as `labelled`: every example; in tagging every word's first piece (`word_starts`, and where the
-            batch has no such column the labelled positions); in language models every position with a target.
+            bool, shaped as `labelled`: every example; in tagging every word's first piece (where `word_starts` is 1;
+            where the batch has no such column, the labelled positions); in language models every position with a
+            target.
         Raises:
             ValueError: a batch of an output a position has neither labels nor `word_starts`.
         """
         if not self.per_position:
             return torch.ones(batch_size(inputs), dtype=torch.bool, device=any_tensor(inputs).device)
         if "word_starts" in inputs:
-            return inputs["word_starts"].bool()
+            return inputs["word_starts"] == 1
         labelled = self.labelled(inputs)
         if labelled is None:
             raise ValueError(

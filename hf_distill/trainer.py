@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 from transformers.utils import logging
 
@@ -103,6 +104,11 @@ class DistillationTrainer(Trainer):
         if teacher is None:
             return None
         if isinstance(teacher, str | Path):
+            if is_deepspeed_zero3_enabled():
+                raise ValueError(
+                    f"teacher_model={str(teacher)!r} would be cut into pieces by ZeRO-3, since it would be loaded "
+                    "after the training arguments were made. Load it yourself before making them, and pass the model."
+                )
             teacher = self.task.auto_class.from_pretrained(teacher)
         try:
             check_classes(self.model.config, teacher.config, self.task)

@@ -257,6 +257,38 @@ def test_bad_input_stops_before_any_step(finished, capsys, words, message):
 
 
 @pytest.mark.slow
+def test_a_trained_teacher_and_a_transformer_student(finished, tmp_path):
+    """The teacher is used as it is; the student is cut from it and reads with its tokenizer."""
+    (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
+    path = recipe(
+        tmp_path,
+        teacher={"model": str(finished / "out" / "teacher")},
+        student={"kind": "transformer", "vocab_size": None, "config": {"num_hidden_layers": 1}},
+        compare={"controls": False, "resamples": 100},
+        distill={"num_train_epochs": 2, "disable_tqdm": True},
+    )
+    assert main(["run", str(path)]) == 0
+    out = tmp_path / "out"
+    assert not (out / "teacher").exists()
+    report = json.loads((out / "report.json").read_text())
+    assert report["models"]["student"]["quality"]["accuracy"]["value"] > 0.8
+    config = json.loads((out / "student" / "config.json").read_text())
+    assert (config["model_type"], config["num_hidden_layers"]) == ("bert", 1)
+    assert not list((out / "student").glob("*.py"))
+
+
+@pytest.mark.slow
+def test_folders_of_something_else_are_not_replaced(finished, tmp_path, capsys):
+    (tmp_path / "out" / "student").mkdir(parents=True)
+    (tmp_path / "out" / "student" / "thesis.tex").write_text("years of work")
+    (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
+    (tmp_path / "teacher").symlink_to(finished / "teacher")
+    assert main(["run", str(recipe(tmp_path))]) == 1
+    assert "has student already, not from a run of a recipe" in capsys.readouterr().err
+    assert (tmp_path / "out" / "student" / "thesis.tex").exists()
+
+
+@pytest.mark.slow
 def test_distill_without_listening_is_refused(finished, capsys):
     path = recipe(finished, distill={"soft_target_weight": 0.0})
     assert main(["run", str(path)]) == 1

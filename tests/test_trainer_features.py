@@ -142,6 +142,12 @@ def test_placed_teachers_are_never_moved(tmp_path, monkeypatch, mark):
     assert live(batch)["logits"].shape == (3, 3)
 
 
+def test_teacher_by_name_is_refused_under_zero_3(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_distill.trainer.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match=r"would be cut into pieces by ZeRO-3.*pass the model"):
+        taught(tmp_path, tiny_bert(num_labels=3), "user/teacher")
+
+
 def test_best_model_is_loaded_at_the_end(tmp_path):
     trainer = taught(
         tmp_path,
