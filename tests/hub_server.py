@@ -55,21 +55,25 @@ class Repository:
         for commit in self.commits:
             if commit.oid == revision:
                 return commit
-        raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        raise RefusedError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
 
 @dataclass
 class Fault:
-    """What the next `times` matching requests get: `status`, or a cut connection where that is None."""
+    """What the next `times` matching requests get: `status`, or a cut connection where that is None.
+
+    `late`: the connection is cut after the request was done, so that only its answer is lost.
+    """
 
     method: str
     path: re.Pattern[str]
     status: int | None
     times: int
     message: str
+    late: bool
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer that is not 200."""
 
     def __init__(self, status: int, code: str = "", message: str = "", body: dict[str, Any] | None = None) -> None:
@@ -117,12 +121,20 @@ class Hub:
             "NO_PROXY": "127.0.0.1",
         }
 
-    def plant(self, method: str, path: str, status: int | None, times: int = 1, message: str = "planted") -> None:
-        """The next `times` requests with this method, whose path the expression is found in, fail."""
-        self._faults.append(Fault(method, re.compile(path), status, times, message))
+    def plant(
+        self,
+        method: str,
+        path: str,
+        status: int | None,
+        times: int = 1,
+        message: str = "planted",
+        late: bool = False,
+    ) -> None:
+        """The next `times` requests with this method, whose path the expression is found in, fail; see `Fault`."""
+        self._faults.append(Fault(method, re.compile(path), status, times, message, late))
 
-    def clear_faults(self) -> None:
-        self._faults.clear()
+    def unused_faults(self) -> list[Fault]:
+        return [fault for fault in self._faults if fault.times > 0]
 
     def fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
@@ -169,38 +181,43 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer()
 
-    do_HEAD = do_POST = do_PUT = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def answer(self) -> None:
         address = urlsplit(self.path)
         self.query = parse_qs(address.query)
         self.hub.requests.append((self.command, address.path))
         fault = self.hub.fault(self.command, address.path)
-        if fault is not None and fault.status is None:
-            # Before the body is read: the client is still sending.
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+        if fault is not None and fault.status is None and not fault.late:
+            self.cut()  # before the body is read: the client is still sending
             return
         self.body = self.read_body()
         try:
             if fault is not None and fault.status is not None:
-                raise Refused(fault.status, "", fault.message)
+                raise RefusedError(fault.status, "", fault.message)
             with self.hub.lock:
                 found = self.find(address.path)()
-        except Refused as refused:
-            headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
+            if fault is not None:
+                self.cut()
+                return
+        except RefusedError as refused:
+            headers = {"X-Error-Code": refused.code, "X-Error-Message": " ".join(refused.message.split())}
             body = refused.body or {"error": refused.message}
             self.send(refused.status, json.dumps(body).encode(), {name: text for name, text in headers.items() if text})
         else:
             if found is not None:
                 self.send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
 
+    def cut(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
     def find(self, path: str) -> Callable[[], Any]:
         for method, pattern, name in ROUTES:
             match = pattern.fullmatch(path) if method in (self.command, "ANY") else None
             if match is not None:
                 return lambda: getattr(self, name)(*(unquote(part or "") for part in match.groups()))
-        raise Refused(404, "", f"no such endpoint: {self.command} {path}")
+        raise RefusedError(404, "", f"no such endpoint: {self.command} {path}")
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -224,12 +241,12 @@ class Handler(BaseHTTPRequestHandler):
         """A repository that this client may see; for one that it may not, the Hub answers as if there were none."""
         found = self.hub.repositories.get((kind, repo_id))
         if found is None or (found.private and "Authorization" not in self.headers):
-            raise Refused(404 if "Authorization" in self.headers else 401, "RepoNotFound", "Repository not found")
+            raise RefusedError(404 if "Authorization" in self.headers else 401, "RepoNotFound", "Repository not found")
         return found
 
     def writable(self, kind: str, repo_id: str) -> Repository:
         if "Authorization" not in self.headers:
-            raise Refused(401, "", "Invalid username or password.")
+            raise RefusedError(401, "", "Invalid username or password.")
         return self.repository(kind, repo_id)
 
     # Repositories
@@ -243,20 +260,22 @@ class Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self.body)
         kind, repo_id = wanted.get("type", "model"), f"{wanted.get('organization') or USER}/{wanted['name']}"
         if "Authorization" not in self.headers:
-            raise Refused(401, "", "Invalid username or password.")
+            raise RefusedError(401, "", "Invalid username or password.")
         url = f"{self.hub.endpoint}/{'' if kind == 'model' else kind + 's/'}{repo_id}"
         if (kind, repo_id) in self.hub.repositories:
-            raise Refused(409, "", "You already created this repo", {"error": "You already created it", "url": url})
+            raise RefusedError(
+                409, "", "You already created this repo", {"error": "You already created it", "url": url}
+            )
         private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
         self.hub.repositories[kind, repo_id] = Repository(private)
         return {"url": url, "name": repo_id, "id": repo_id}
 
     @route("POST", "/api/validate-yaml")
     def validate_yaml(self) -> dict[str, Any]:
-        """Only that there is a block of metadata; the real Hub also looks into it."""
-        good = json.loads(self.body)["content"].startswith("---\n")
-        if not good:
-            raise Refused(400, "", "", {"errors": [{"message": "no metadata"}], "warnings": []})
+        """Of all that the real Hub looks at, only whether the licence is one word."""
+        if re.search(r"^license: \S+ ", json.loads(self.body)["content"], re.M):
+            wrong = {"errors": [{"message": '"license" must be one of the known ones'}], "warnings": []}
+            raise RefusedError(400, body=wrong)
         return {"errors": [], "warnings": []}
 
     @route("GET", r"/api/KIND/REPO(?:/revision/{})?")
@@ -307,7 +326,7 @@ class Handler(BaseHTTPRequestHandler):
     @route("PUT", "/lfs/{}")
     def lfs_put(self, oid: str) -> dict[str, Any]:
         if hashlib.sha256(self.body).hexdigest() != oid:
-            raise Refused(400, "", "the content has another sha256")
+            raise RefusedError(400, "", "the content has another sha256")
         self.hub.blobs[oid] = self.body
         return {}
 
@@ -321,18 +340,18 @@ class Handler(BaseHTTPRequestHandler):
             if key == "header":
                 title = value["summary"]
                 if value.get("parentCommit", repository.commits[-1].oid) != repository.commits[-1].oid:
-                    raise Refused(412, "", "A commit has happened since. Please refresh and try again.")
+                    raise RefusedError(412, "", "A commit has happened since. Please refresh and try again.")
             elif key == "file":
                 files[value["path"]] = File(base64.b64decode(value["content"]), lfs=False)
             elif key == "lfsFile":
                 if value["oid"] not in self.hub.blobs:
-                    raise Refused(400, "", f"{value['path']} was not uploaded")
+                    raise RefusedError(400, "", f"{value['path']} was not uploaded")
                 files[value["path"]] = File(self.hub.blobs[value["oid"]], lfs=True)
             elif key in ("deletedFile", "deletedFolder"):
                 gone = value["path"].rstrip("/")
                 files = {path: file for path, file in files.items() if path != gone and not path.startswith(gone + "/")}
             else:
-                raise Refused(400, "", f"unknown operation {key}")
+                raise RefusedError(400, "", f"unknown operation {key}")
         seen = f"{repo_id} {len(repository.commits)} {title}"
         repository.commits.append(Commit(hashlib.sha1(seen.encode()).hexdigest(), title, files))
         oid = repository.commits[-1].oid
@@ -346,7 +365,7 @@ class Handler(BaseHTTPRequestHandler):
         start = f"{folder.rstrip('/')}/" if folder else ""
         inside = {path[len(start) :]: file for path, file in files.items() if path.startswith(start)}
         if start and not inside:
-            raise Refused(404, "EntryNotFound", f"{folder} does not exist")
+            raise RefusedError(404, "EntryNotFound", f"{folder} does not exist")
         recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
         parents = {str(parent) for path in inside for parent in Path(path).parents if str(parent) != "."}
         folders = [parent for parent in parents if recursive or "/" not in parent]
@@ -370,7 +389,7 @@ class Handler(BaseHTTPRequestHandler):
     def resolve(self, prefix: str, repo_id: str, revision: str, path: str) -> None:
         commit = self.repository(kind_of(prefix), repo_id).at(revision)
         if path not in commit.files:
-            raise Refused(404, "EntryNotFound", f"{path} is not in {repo_id}")
+            raise RefusedError(404, "EntryNotFound", f"{path} is not in {repo_id}")
         file = commit.files[path]
         headers = {"ETag": f'"{file.oid}"', "X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
         if file.lfs:

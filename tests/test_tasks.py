@@ -1,0 +1,61 @@
+"""Which head a model has, and which items of a batch count."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_distill import LSTMStudentConfig, LSTMStudentForCausalLM, LSTMStudentForTokenClassification
+from hf_distill.tasks import TASKS, hard_loss, problem_type, task_of
+from tests.cases import models
+from tests.conftest import tiny_bert
+
+
+def test_the_task_is_read_off_the_class():
+    config = LSTMStudentConfig(vocab_size=9, hidden_size=4, embedding_size=4, pad_token_id=0)
+    found = [task_of(models(task, "regression")[0]).name for task in ("sequence", "token", "seq2seq", "causal")]
+    assert found == list(TASKS)
+    assert task_of(LSTMStudentForTokenClassification(config)).name == "token-classification"
+    assert task_of(LSTMStudentForCausalLM(config)).name == "text-generation"
+    with pytest.raises(ValueError, match="Linear has no head that can be distilled: expected a class whose name ends"):
+        task_of(nn.Linear(1, 1))
+
+
+def test_labelled_items():
+    nan = float("nan")
+    classify, tag, generate = (
+        TASKS[name] for name in ("text-classification", "token-classification", "text-generation")
+    )
+    assert classify.labelled({"labels": torch.tensor([0, -100, 2])}).tolist() == [True, False, True]
+    assert classify.labelled({"labels": torch.tensor([0.5, nan, -100.0])}).tolist() == [True, False, False]
+    several = torch.tensor([[1.0, 0.0], [nan, 1.0], [-100.0, -100.0]])
+    assert classify.labelled({"labels": several}).tolist() == [True, False, False]
+    assert classify.labelled({"input_ids": several}) is None
+    assert tag.labelled({"labels": torch.tensor([[1, -100]])}).tolist() == [[True, False]]
+    assert generate.labelled({"labels": torch.tensor([[1, -100, 2]])}).tolist() == [[False, True]]
+
+
+def test_taught_items():
+    tag = TASKS["token-classification"]
+    ids = torch.ones(2, 3, dtype=torch.long)
+    assert TASKS["text-classification"].taught({"input_ids": ids}).tolist() == [True, True]
+    starts = torch.tensor([[-100, 1, 0], [1, 1, -100]])
+    assert tag.taught({"input_ids": ids, "word_starts": starts}).tolist() == [[False, True, False], [True, True, False]]
+    with pytest.raises(ValueError, match="does not say which positions the teacher should be heard at"):
+        tag.taught({"input_ids": ids})
+
+
+def test_problem_types_follow_transformers():
+    assert problem_type(tiny_bert(num_labels=1).config, None) == "regression"
+    assert problem_type(tiny_bert(num_labels=3).config, torch.tensor([1])) == "single_label_classification"
+    assert problem_type(tiny_bert(num_labels=3).config, torch.tensor([[1.0, 0, 0]])) == "multi_label_classification"
+    assert problem_type(tiny_bert(num_labels=3, problem_type="regression").config, torch.tensor([1])) == "regression"
+
+
+@pytest.mark.parametrize("kind", ["single_label_classification", "multi_label_classification", "regression"])
+def test_hard_loss_is_the_models_own(kind):
+    """Its mean is what a model of transformers returns for the same labels."""
+    model = tiny_bert(num_labels=3, problem_type=kind)
+    ids = torch.randint(3, 50, (5, 4))
+    labels = torch.randint(0, 3, (5,)) if kind.startswith("single") else torch.rand(5, 3).round()
+    output = model(ids, labels=labels)
+    assert torch.allclose(hard_loss(output.logits, labels, kind).mean(), output.loss, atol=1e-6)
