@@ -162,7 +162,9 @@ class _Run:
             steps: optimizer steps in all; None: by `num_train_epochs`.
             evaluate_every: steps between validations; None: an epoch.
         """
-        settings = TRAINING_DEFAULTS | {"seed": self.recipe.seed} | settings
+        # Both decide on the order of the rows.
+        order = {"train_sampling_strategy": "random"} if settings.get("labelled_fraction") else {}
+        settings = TRAINING_DEFAULTS | {"seed": self.recipe.seed} | order | settings
         per_step = settings["per_device_train_batch_size"] * settings.get("gradient_accumulation_steps", 1)
         epoch = math.ceil(rows / (per_step * int(os.environ.get("WORLD_SIZE", "1"))))
         if steps is not None:

@@ -7,8 +7,8 @@ import hf_distill
 
 PACKAGE = Path(hf_distill.__file__).parent
 LAYERS = (
-    ("losses", "matching", "metrics", "students", "columns"),
-    ("arguments", "tasks", "bootstrap", "controls"),
+    ("losses", "inner_states", "metrics", "students", "columns"),
+    ("arguments", "matching", "tasks", "bootstrap", "controls"),
     ("data", "sampling", "teacher"),
     ("bridge", "cache", "measure", "plot", "terms"),
     ("trainer", "export"),
