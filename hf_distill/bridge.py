@@ -70,10 +70,16 @@ class Bridge(nn.Module):
     def attach(self, student: nn.Module) -> None:
         """Become a part of a student, one that `save_pretrained` leaves out."""
         setattr(student, NAME, self)
-        student.register_forward_hook(self._compare)
-        ignored = set(getattr(student, "_keys_to_ignore_on_save", None) or ())
+        self._hook = student.register_forward_hook(self._compare)
+        self._kept = getattr(student, "_keys_to_ignore_on_save", None)
         own = {f"{NAME}.{name}" for name in self.state_dict()}
-        student._keys_to_ignore_on_save = ignored | own  # type: ignore[assignment]
+        student._keys_to_ignore_on_save = {*(self._kept or ()), *own}  # type: ignore[assignment]
+
+    def detach(self, student: nn.Module) -> None:
+        """Leave the student as it was before `attach`."""
+        self._hook.remove()
+        delattr(student, NAME)
+        student._keys_to_ignore_on_save = self._kept  # type: ignore[assignment]
 
     def teach(self, inputs: Mapping[str, Any], said: Any, teacher_inputs: Mapping[str, Any], progress: float) -> None:
         """What the student's next forward is compared with.

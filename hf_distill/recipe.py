@@ -12,9 +12,21 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from hf_distill.arguments import DistillationArguments
 from hf_distill.data import Data
+from hf_distill.matching import (
+    AdversarialMatching,
+    AttentionMatching,
+    HiddenStateMatching,
+    Matching,
+    RelationMatching,
+    VariationalMatching,
+)
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig
 from hf_distill.tasks import TASKS
 
+MATCHINGS: dict[str, Any] = {
+    each.kind: each
+    for each in (HiddenStateMatching, AttentionMatching, RelationMatching, VariationalMatching, AdversarialMatching)
+}
 STUDENTS: dict[str, Any] = {"lstm": LSTMStudentConfig, "transformer": TransformerStudentConfig}
 
 
@@ -179,6 +191,28 @@ class Recipe:
         """The stages of the distillation, one or more."""
         return self.distill if isinstance(self.distill, list) else [self.distill]
 
+    def matchings(self, stage: dict[str, Any]) -> list[Matching]:
+        """The matchings of a stage, new ones.
+
+        Raises:
+            ValueError: an unknown kind, or arguments that do not fit it.
+        """
+        made = []
+        for settings in stage.get("matching", []):
+            kind, rest = settings.get("kind"), {name: value for name, value in settings.items() if name != "kind"}
+            if kind not in MATCHINGS:
+                raise ValueError(f"distill.matching: unknown kind {kind!r}.{nearest(str(kind), MATCHINGS)}")
+            try:
+                made.append(MATCHINGS[kind](**rest))
+            except TypeError as error:
+                raise ValueError(f"distill.matching, {kind}: {error}") from error
+            if self.student.vocab_size is not None and made[-1].granularity != "sequence":
+                raise ValueError(
+                    f'distill.matching, {kind}: granularity="{made[-1].granularity}" needs one tokenizer for both, and '
+                    "the student has its own. Set granularity: sequence, or student.vocab_size: null."
+                )
+        return made
+
     @property
     def metrics(self) -> Sequence[str]:
         """The report's metrics, the one that selects the models first."""
@@ -195,9 +229,11 @@ class Recipe:
         if not self.stages:
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
         arguments = {argument.name for argument in dataclasses.fields(DistillationArguments)}
+        for stage in self.stages:
+            self.matchings(stage)
         for stage in (*self.stages, self.teacher.fine_tune or {}):
             for name in stage:
-                if name not in arguments:
+                if name not in arguments and not (name == "matching" and stage in self.stages):
                     raise ValueError(f"distill or teacher.fine_tune: unknown key {name!r}.{nearest(name, arguments)}")
         if self.student.kind == "transformer" and not self.student.from_teacher:
             raise ValueError(

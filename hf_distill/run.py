@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from hf_distill.cache import cache_teacher_outputs
 from hf_distill.controls import majority_class, tfidf_logistic_regression
 from hf_distill.data import PACKAGE, Splits, load, resolve, tokenise
 from hf_distill.export import export_onnx
+from hf_distill.matching import Matching
 from hf_distill.measure import has_fast_bf16, peak_memory, predict_classes
 from hf_distill.recipe import Recipe
 from hf_distill.report import Report, compare
@@ -115,10 +116,10 @@ class _Run:
             self.arguments(self.recipe.teacher.fine_tune, "teacher", rows=len(self.splits.train))
         for stage in self.recipe.stages:
             arguments = self.arguments(stage, "distill", rows=len(self.splits.train))
-            if not arguments.wants_soft_targets:
+            if not arguments.wants_soft_targets and not stage.get("matching"):
                 raise ValueError(
-                    "distill: soft_target_weight is 0, so the student would not hear its teacher. Set it above 0; the "
-                    "student without a teacher is trained anyway, as a control."
+                    "distill: soft_target_weight is 0 and there is no matching, so the student would not hear its "
+                    "teacher. The student without a teacher is trained anyway, as a control."
                 )
         self.student_config()
         missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
@@ -165,6 +166,7 @@ class _Run:
         # Both decide on the order of the rows.
         order = {"train_sampling_strategy": "random"} if settings.get("labelled_fraction") else {}
         settings = TRAINING_DEFAULTS | {"seed": self.recipe.seed} | order | settings
+        settings.pop("matching", None)
         per_step = settings["per_device_train_batch_size"] * settings.get("gradient_accumulation_steps", 1)
         epoch = math.ceil(rows / (per_step * int(os.environ.get("WORLD_SIZE", "1"))))
         if steps is not None:
@@ -291,7 +293,7 @@ class _Run:
         """Train the student on the labels and on what the teacher said."""
         rows = self.with_teacher_logits(self.tokenised("train", "unlabelled"))
         student, tokenizer = self.load(self.work / "initial")
-        self.train_student("student", student, tokenizer, rows.remove_columns(_teacher_inputs(rows)))
+        self.train_student("student", student, tokenizer, rows)
 
     def _step_export(self) -> None:
         """Write the student for onnxruntime, where asked to."""
@@ -401,6 +403,7 @@ class _Run:
         train: datasets.Dataset,
         validation: datasets.Dataset,
         step: str,
+        matching: Sequence[Matching] = (),
     ) -> None:
         """Train a model in place, from the last checkpoint of a killed run if it was the same run."""
         folder = Path(str(arguments.output_dir))
@@ -409,9 +412,13 @@ class _Run:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             mark.write_text(self.fingerprints[step])
+        teacher, teacher_tokenizer = self.teacher() if matching else (None, None)
         trainer = DistillationTrainer(
             model,
             arguments,
+            teacher_model=teacher,
+            teacher_processing_class=teacher_tokenizer,
+            matching=matching,
             train_dataset=train,
             eval_dataset=validation,
             processing_class=tokenizer,
@@ -426,7 +433,6 @@ class _Run:
     ) -> None:
         """Train a student through all stages, or a control for as many steps, and save the two that are kept."""
         validation = self.tokenised("validation")
-        validation = validation.remove_columns(_teacher_inputs(validation))
         step = "controls" if without_teacher else "distill"
         distilled_rows = len(self.splits.train) + len(self.splits.unlabelled)
         for number, stage in enumerate(self.recipe.stages):
@@ -443,7 +449,10 @@ class _Run:
                 evaluate_every=int(planned.eval_steps or planned.max_steps),
             )
             set_seed(arguments.seed)
-            self.train(student, tokenizer, arguments, rows, validation, step)
+            matching = [] if without_teacher else self.recipe.matchings(stage)
+            read = rows if matching else rows.remove_columns(_teacher_inputs(rows))
+            judged = validation if matching else validation.remove_columns(_teacher_inputs(validation))
+            self.train(student, tokenizer, arguments, read, judged, step, matching)
         if name in ("student", "baseline"):
             with self.replacing(name) as folder:
                 student.save_pretrained(folder)

@@ -86,6 +86,7 @@ class DistillationTrainer(Trainer):
         self.teacher: Any = self._load_teacher(teacher_model, teacher_processing_class)
         self._student_arguments = forward_arguments(self.model)
         self._matching = tuple(matching)
+        self._bridge: Bridge | None = None  # the matchings, while they are parts of the student
         self._totals: dict[str, Tensor] = {}
         self._steps_in_totals = 0
         self._evaluated: dict[str, Tensor] = {}
@@ -211,9 +212,14 @@ class DistillationTrainer(Trainer):
             matched = self._bridge.counts(inputs, self.teacher.inputs_from(inputs))
         return torch.stack([none if labelled is None else labelled.sum(), heard, *matched])
 
-    @property
-    def _bridge(self) -> Bridge | None:
-        return getattr(self.accelerator.unwrap_model(self.model), NAME, None)
+    def train(self, *arguments: Any, **kwargs: Any) -> Any:
+        """`Trainer`'s training; the matchings are parts of the student until its end and no longer."""
+        try:
+            return super().train(*arguments, **kwargs)
+        finally:
+            if self._distils and self._bridge is not None:
+                self._bridge.detach(self.model)
+                self._bridge = None
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Put the matchings into the student, before it is wrapped and before its optimizer is made."""
@@ -235,6 +241,7 @@ class DistillationTrainer(Trainer):
             torch.manual_seed(self.args.seed)
             built.build(self.model, self.teacher, inputs, self._student_inputs(inputs))
         built.attach(self.model)
+        self._bridge = built
 
     def create_optimizer(self, *arguments: Any, **kwargs: Any) -> Any:
         """`Trainer`'s optimizer; a matching with its own learning rate gets a parameter group of its own."""

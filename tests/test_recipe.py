@@ -48,6 +48,12 @@ def test_overrides(tmp_path):
         (["--task", "text-clasification"], r"Did you mean text-classification\?"),
         (["--task", "translation"], "recipes know text-classification, got 'translation'"),
         (["--distill", "[]"], "got an empty list"),
+        (
+            ["--distill", "{matching: [{kind: hiden_state}]}"],
+            r"unknown kind 'hiden_state'\. Did you mean hidden_state\?",
+        ),
+        (["--distill", "{matching: [{kind: relation, layer: 1}]}"], "distill.matching, relation: .*layer"),
+        (["--distill", "{matching: [{kind: relation, layers: {1: 1}}]}"], 'granularity="token" needs one tokenizer'),
         (["seed", "1"], "Expected --key.of.the.recipe VALUE, got 'seed'"),
         (["--seed"], "--seed needs a value"),
         (["--data", "x"], "data: expected keys and values, got 'x'"),

@@ -77,7 +77,13 @@ def recipe(folder: Path, **changes) -> Path:
         },
         "student": {"vocab_size": 120, "config": {"embedding_size": 8, "hidden_size": 8}},
         "distill": [
-            {"num_train_epochs": 2, "soft_target_loss": "logit_mse", "disable_tqdm": True},
+            {
+                "num_train_epochs": 2,
+                "hard_label_weight": 0.0,
+                "soft_target_weight": 0.0,
+                "matching": [{"kind": "hidden_state", "layers": {-1: -1}, "granularity": "sequence"}],
+                "disable_tqdm": True,
+            },
             {"num_train_epochs": 4, "learning_rate": 1.0e-2, "disable_tqdm": True},
         ],
         "compare": {"resamples": 200},
@@ -292,4 +298,4 @@ def test_folders_of_something_else_are_not_replaced(finished, tmp_path, capsys):
 def test_distill_without_listening_is_refused(finished, capsys):
     path = recipe(finished, distill={"soft_target_weight": 0.0})
     assert main(["run", str(path)]) == 1
-    assert "the student would not hear its teacher" in capsys.readouterr().err
+    assert "so the student would not hear its teacher" in capsys.readouterr().err

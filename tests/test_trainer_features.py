@@ -172,10 +172,15 @@ def test_projections_train_and_are_not_published(tmp_path):
     student = LSTMStudentForSequenceClassification(
         LSTMStudentConfig(vocab_size=50, embedding_size=8, hidden_size=6, num_labels=3, dropout=0.0)
     )
-    trainer = taught(tmp_path / "out", student, matching=[HiddenStateMatching({0: 0, -1: -1})], num_train_epochs=3)
+    parameters = student.num_parameters()
+    matching = [HiddenStateMatching({0: 0, -1: -1})]
+    trainer = taught(tmp_path / "out", student, matching=matching, num_train_epochs=3, save_strategy="epoch")
     trainer.train()
-    bridge = getattr(student, NAME)
-    assert sum(parameter.numel() for parameter in bridge.parameters()) == (8 + 12) * 16
+    checkpoint = next((tmp_path / "out").glob("checkpoint-*"))
+    assert sum(value.numel() for value in load_file(checkpoint / FILE).values()) == (8 + 12) * 16
+    assert not [name for name in load_file(checkpoint / "model.safetensors") if NAME in name]
+    assert student.num_parameters() == parameters
+    assert not hasattr(student, NAME)
     assert history(trainer, "loss_hidden_state")[-1] < history(trainer, "loss_hidden_state")[0]
     trainer.save_model(str(tmp_path / "published"))
     names = load_file(tmp_path / "published" / "model.safetensors").keys()

@@ -165,6 +165,10 @@ def run(lstm: nn.LSTM, inputs: Tensor, initial: tuple[Tensor, Tensor] | None = N
     if initial is None:
         zeros = inputs.new_zeros(1, inputs.shape[0], lstm.hidden_size)
         initial = (zeros, zeros)
+    if hasattr(lstm, "_hf_hook"):
+        # accelerate offloads weights, and fetches them only when the module itself is called.
+        states, final = lstm(inputs, initial)
+        return states, *final
     weights = cast(list[Tensor], [lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0])
     # With biases, one layer, no dropout between layers, one direction, batch first.
     return torch.lstm(inputs, initial, weights, True, 1, 0.0, lstm.training, False, True)
@@ -617,6 +621,7 @@ class LSTMStudentForSeq2SeqLM(LSTMStudentLanguageModel):
         inputs_embeds: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
         encoder_outputs: BaseModelOutputWithPooling | None = None,
         cache_params: LSTMState | None = None,
         use_cache: bool | None = None,
@@ -630,6 +635,7 @@ class LSTMStudentForSeq2SeqLM(LSTMStudentLanguageModel):
         Args:
             decoder_input_ids: (batch, target). None: made from the labels.
             decoder_attention_mask: (batch, target), or longer when reading on. Needed only for padding on the left.
+            decoder_inputs_embeds: (batch, target, embedding_size), in place of decoder_input_ids.
             encoder_outputs: what `get_encoder()` returned for this source, in place of input_ids.
             cache_params: the decoder's state to read on from; the target tokens it has read are not given again.
             use_cache: whether to return the decoder's state after this batch.
@@ -639,7 +645,7 @@ class LSTMStudentForSeq2SeqLM(LSTMStudentLanguageModel):
 
         The other arguments are those of `LSTMStudentModel`.
         """
-        if decoder_input_ids is None:
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
             if labels is None:
                 raise ValueError("Give decoder_input_ids or labels: the decoder has nothing to read. Or `generate`.")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -662,10 +668,11 @@ class LSTMStudentForSeq2SeqLM(LSTMStudentLanguageModel):
             )
             cache_params = LSTMState(hidden, cell)
         elif decoder_attention_mask is not None:
-            decoder_attention_mask = decoder_attention_mask[:, -decoder_input_ids.shape[1] :]
+            new_tokens = decoder_input_ids if decoder_inputs_embeds is None else decoder_inputs_embeds
+            decoder_attention_mask = decoder_attention_mask[:, -cast(Tensor, new_tokens).shape[1] :]
         keep_state = bool(use_cache)
         layout = PaddingLayout.from_mask(decoder_attention_mask, may_wait=keep_state)
-        embedded = self.lstm.embed(decoder_input_ids, None, layout)
+        embedded = self.lstm.embed(decoder_input_ids, decoder_inputs_embeds, layout)
         all_states, state = self.decoder(embedded, layout, cache_params, keep_state)
         hidden_states = restore(all_states if output_hidden_states else all_states[-1:], layout)
         states = self.dropout(hidden_states[-1])
