@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
+from transformers import PreTrainedModel, Seq2SeqTrainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 from transformers.utils import logging
@@ -18,6 +18,7 @@ from hf_distill import columns
 from hf_distill.arguments import Objective, Weights
 from hf_distill.bridge import NAME, Bridge
 from hf_distill.matching import Matching
+from hf_distill.publishing import PublishingTrainer
 from hf_distill.sampling import LabelledFractionSampler, labelled_rows
 from hf_distill.tasks import Task, any_tensor, batch_size, problem_type, task_of
 from hf_distill.teacher import LiveTeacher, TeacherEnsemble, check_classes, forward_arguments, shared_tokens
@@ -26,7 +27,7 @@ from hf_distill.terms import Term, hard_term, soft_term
 logger = logging.get_logger(__name__)
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(PublishingTrainer):
     """`transformers.Trainer` whose student also learns from a teacher.
 
     The objective of an optimizer step is `hard_label_weight * hard + soft_target_weight * soft`, each part a mean over
@@ -374,6 +375,12 @@ class DistillationTrainer(Trainer):
         checkpoint = Path(output_dir or str(self.args.output_dir)).name.startswith(PREFIX_CHECKPOINT_DIR)
         if self._distils and self._bridge is not None and checkpoint and self.args.should_save:
             self._bridge.save(str(output_dir))
+
+    def settings_for_card(self) -> dict[str, Any]:
+        """The settings of the objective, for the draft of the model card."""
+        if not self._distils:
+            return {}
+        return {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Objective)}
 
     # Evaluation
 

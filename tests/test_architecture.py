@@ -7,7 +7,7 @@ import hf_distill
 
 PACKAGE = Path(hf_distill.__file__).parent
 LAYERS = (
-    ("losses", "inner_states", "metrics", "students", "columns"),
+    ("losses", "inner_states", "metrics", "students", "columns", "publishing"),
     ("arguments", "matching", "tasks", "bootstrap", "controls"),
     ("data", "sampling", "teacher"),
     ("bridge", "cache", "measure", "plot", "terms"),

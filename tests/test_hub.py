@@ -5,8 +5,10 @@ import re
 from dataclasses import replace
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError
 
 from hf_distill import hub
 from hf_distill.report import Report
@@ -242,3 +244,39 @@ def test_an_unfinished_folder_is_refused_before_anything_is_made(folder, api):
     with pytest.raises(ValueError, match=r"model\.safetensors, README\.md is missing"):
         hub.push(folder, "me/s")
     assert api.made == []
+
+
+def answered(status, **headers):
+    response = httpx2.Response(status, headers=headers, request=httpx2.Request("POST", "https://hub/api/commit"))
+    return HfHubHTTPError("five\nlines", response=response)
+
+
+def wrapped(error):
+    """As huggingface_hub hands on the error of one file."""
+    failed = RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+    failed.__cause__ = error
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (answered(401), r"me/s: the Hub answered 401: the token is missing, wrong or expired\. Log in .*HF_TOKEN\."),
+        (answered(403, **{"X-Error-Message": "No"}), r"me/s: the Hub answered 403 \(No\): the token may not .*\."),
+        (answered(418), r"me/s: the Hub answered 418\."),
+        (answered(503), r"me/s: the Hub answered 503: an error of the Hub, .*"),
+        (wrapped(answered(429)), r"me/s: the Hub answered 429: too many requests\. .*"),
+        (httpx2.ReadError("cut\noff"), r"me/s: the connection to the Hub failed \(cut off\)\. Push again: .*"),
+        (wrapped(httpx2.ReadError("")), r"me/s: the connection to the Hub failed \(ReadError\)\. Push again: .*"),
+    ],
+)
+def test_a_refused_push_is_told_in_one_line(report, folder, api, monkeypatch, error, line):
+    def create_commit(self, *arguments, **settings):
+        raise error
+
+    render(report, folder)
+    (folder / "model.safetensors").write_text("x")
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    with pytest.raises(OSError, match="me/s") as caught:
+        hub.push(folder, "me/s")
+    assert re.fullmatch(line, str(caught.value))

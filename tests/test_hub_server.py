@@ -6,6 +6,7 @@ A client reads its environment when it imports huggingface_hub, so every client 
 import contextlib
 import io
 import json
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -119,17 +120,26 @@ def trainer(folder: Path, **changes: Any) -> DistillationTrainer:
     )
 
 
-def train_and_push(folder: Path, repo_id: str, strategy: str) -> list[list[float]]:
+def train_and_push(folder: Path, repo_id: str, strategy: str, wait: bool = True, **changes: Any) -> list[list[float]]:
     waits = WaitForPush()
     waits.trainer = teaches = trainer(
-        folder, push_to_hub=True, hub_model_id=repo_id, hub_strategy=strategy, hub_always_push=True
+        folder, push_to_hub=True, hub_model_id=repo_id, hub_strategy=strategy, hub_always_push=True, **changes
     )
-    if strategy != "end":
+    if wait and strategy != "end":
         teaches.add_callback(waits)
     teaches.train()
     teaches.push_to_hub()
     with torch.no_grad():
         return teaches.model.eval()(**tokenizer()(TEXTS, padding=True, return_tensors="pt")).logits.tolist()
+
+
+def warnings_of_training(folder: Path, repo_id: str) -> str:
+    heard = io.StringIO()
+    handler = logging.StreamHandler(heard)
+    logging.getLogger("hf_distill.publishing").addHandler(handler)
+    train_and_push(folder / "student", repo_id, "every_save", wait=False)
+    logging.getLogger("hf_distill.publishing").removeHandler(handler)
+    return heard.getvalue()
 
 
 def resume(folder: Path, repo_id: str) -> tuple[int, bool]:
@@ -366,11 +376,34 @@ def test_training_goes_on_from_the_last_checkpoint_on_the_hub(client, published,
     assert client(resume, tmp_path, "me/checkpoint") == (4, True)
 
 
-@pytest.mark.xfail(strict=True, reason="Trainer's commits during training leave the student's code out")
 def test_what_is_published_during_training_loads(hub, published, tmp_path):
     commit = next(commit for commit in hub.commits("me/every_save") if commit.title == "Training in progress, step 2")
     (loaded,) = load_elsewhere(hub, tmp_path, ("me/every_save", commit.oid))
     assert not isinstance(loaded, str), loaded
+
+
+def test_every_save_is_published_with_its_own_weights(hub, client, tmp_path):
+    client(train_and_push, tmp_path / "all", "me/all", "all_checkpoints", wait=False, save_steps=1)
+    saves = [commit for commit in hub.commits("me/all") if "checkpoint" not in commit.title]
+    assert [commit.title for commit in saves[:-1]] == [f"Training in progress, step {step}" for step in (1, 2, 3, 4)]
+    for step, commit in enumerate(saves[:-1], 1):
+        weights = (tmp_path / "all" / f"checkpoint-{step}" / "model.safetensors").read_bytes()
+        assert commit.files["model.safetensors"].content == weights
+
+
+def test_a_failed_push_during_training_is_told(hub, client, tmp_path):
+    hub.plant("POST", "/me/warned/commit/", 401)
+    said = client(warnings_of_training, tmp_path, "me/warned")
+    assert said.startswith("A push during training failed: ")
+    assert "401" in said
+    assert hub.commits("me/warned")[-1].title == "End of training"
+
+
+def test_a_trainers_card_tells_the_objective(hub, published):
+    card = hub.files("me/end")["README.md"].decode()
+    assert "\n- soft_target_weight: 0.5\n" in card
+    assert "This model is a student trained from scratch on" in card
+    assert "[](" not in card
 
 
 # The server itself

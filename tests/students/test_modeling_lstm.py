@@ -544,6 +544,32 @@ class TestSeq2SeqLM:
         with pytest.raises(ValueError, match=f"needs {name} in its configuration"):
             built(LSTMStudentForSeq2SeqLM, **{name: None})
 
+    @pytest.mark.parametrize("side", ["right", "left", "holes"])
+    def test_decoder_inputs_embeds(self, side):
+        model = built(LSTMStudentForSeq2SeqLM)
+        source = torch.stack(sentences([4, 4, 4]))
+        ids, mask = padded(sentences([4, 2, 6], seed=7), side, extra=1)
+        expected = model(source, decoder_input_ids=ids, decoder_attention_mask=mask, use_cache=True)
+        embedded = model(
+            source,
+            decoder_inputs_embeds=model.get_input_embeddings()(ids),
+            decoder_attention_mask=mask,
+            labels=ids,
+            use_cache=True,
+        )
+        torch.testing.assert_close(embedded.logits, expected.logits)
+        # Read on: the mask is of all target tokens, the embeddings of the new ones only.
+        longer = torch.cat([mask, mask.new_ones(3, 1)], dim=1)
+        new = torch.tensor([[5], [6], [7]])
+        embedded_on, expected_on = (
+            model(source, decoder_attention_mask=longer, cache_params=outputs.cache_params, **inputs)
+            for outputs, inputs in (
+                (embedded, {"decoder_inputs_embeds": model.get_input_embeddings()(new)}),
+                (expected, {"decoder_input_ids": new}),
+            )
+        )
+        torch.testing.assert_close(embedded_on.logits, expected_on.logits)
+
     def test_needs_a_target(self):
         with pytest.raises(ValueError, match="Give decoder_input_ids or labels"):
             built(LSTMStudentForSeq2SeqLM)(torch.stack(sentences([3])))
@@ -658,6 +684,17 @@ class TestSaveAndLoad:
         assert torch.equal(first_output(again, ids, mask), first_output(model, ids, mask))
         assert len(AutoTokenizer.from_pretrained(tmp_path)) == VOCAB
         assert (tmp_path / "modeling_lstm.py").exists() and (tmp_path / "configuration_lstm.py").exists()
+
+    @pytest.mark.parametrize("auto_class", HEADS)
+    def test_weights_on_disk(self, auto_class, tmp_path):
+        model = built(HEADS[auto_class])
+        ids, mask = padded(sentences([3, 7, 5]), "left")
+        model.save_pretrained(tmp_path)
+        offloaded = auto_class.from_pretrained(tmp_path, device_map={"": "disk"}, offload_folder=tmp_path / "offload")
+        assert all(parameter.is_meta for parameter in offloaded.parameters())
+        assert torch.equal(first_output(offloaded, ids, mask), first_output(model, ids, mask))
+        if model.can_generate():
+            assert torch.equal(generated(offloaded, ids, mask), generated(model, ids, mask))
 
     def test_encoder_goes_into_a_head(self, tmp_path):
         encoder = built(LSTMStudentModel)
