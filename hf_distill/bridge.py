@@ -122,7 +122,7 @@ class Bridge(nn.Module):
         if self.task.name == "translation":
             return inputs["labels"] != IGNORE_INDEX, None
         own = read is not inputs and columns.teacher_inputs(inputs)
-        word_starts = inputs.get(columns.PREFIX + columns.WORD_STARTS if own else columns.WORD_STARTS)
+        word_starts = inputs.get(columns.TEACHER_WORD_STARTS if own else columns.WORD_STARTS)
         mask = read.get("attention_mask")
         return (torch.ones_like(read["input_ids"]) if mask is None else mask) != 0, word_starts
 

@@ -13,8 +13,11 @@ TOP_K_IDS = "teacher_top_k_ids"
 TAIL = "teacher_tail"
 HIDDEN = "teacher_hidden_"
 SOFT_TARGETS = (LOGITS, TOP_K_LOGITS, TOP_K_IDS, TAIL)
-WORD_STARTS = "word_starts"
 PREFIX = "teacher_"
+WORD_STARTS = "word_starts"
+TEACHER_WORD_STARTS = PREFIX + WORD_STARTS
+
+IGNORED = -100  # in a column of word starts: special tokens and padding
 
 
 def is_output(name: str) -> bool:
@@ -36,7 +39,7 @@ def teacher_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name.removeprefix(PREFIX): value
         for name, value in batch.items()
-        if name.startswith(PREFIX) and not is_output(name)
+        if name.startswith(PREFIX) and not is_output(name) and name != TEACHER_WORD_STARTS
     }
 
 
@@ -80,7 +83,7 @@ class TeacherColumnsCollator:
         if inputs[0]:
             batch |= {PREFIX + name: value for name, value in self._pad_inputs(inputs).items()}
         for name in names:
-            if is_output(name) or name == WORD_STARTS:
+            if is_output(name) or name in (WORD_STARTS, TEACHER_WORD_STARTS):
                 batch[name] = self._stack([row[name] for row in rows], name, batch)
         return batch
 
@@ -97,15 +100,21 @@ class TeacherColumnsCollator:
         }
 
     def _stack(self, values: list[Any], name: str, batch: dict[str, Any]) -> Tensor:
+        """One column of a batch; a column with a row a position takes the length and the side of what it belongs to."""
         tensors = [torch.as_tensor(value) for value in values]
-        lengths = {len(tensor) for tensor in tensors if tensor.dim() > 0}
-        ragged_side = tensors[0].dim() > 1 or name in (WORD_STARTS, TAIL, TOP_K_IDS, TOP_K_LOGITS)
-        if not ragged_side or tensors[0].dim() == 0:
+        of_positions = tensors[0].dim() > 1 or name in (WORD_STARTS, TEACHER_WORD_STARTS, TAIL, TOP_K_IDS, TOP_K_LOGITS)
+        if not of_positions or tensors[0].dim() == 0:
             return torch.stack(tensors)
-        target = batch["labels"] if "labels" in batch and batch["labels"].dim() > 1 else batch["input_ids"]
-        length = max(max(lengths), target.shape[1])
-        padding_side = getattr(getattr(self.collator, "tokenizer", None), "padding_side", "right")
-        return torch.stack([_pad_to(tensor, length, padding_side) for tensor in tensors])
+        if name == TEACHER_WORD_STARTS:
+            positions, tokenizer = batch[PREFIX + "input_ids"], self.processing_class
+        else:
+            labels = batch.get("labels")
+            positions = labels if labels is not None and labels.dim() > 1 else batch["input_ids"]
+            tokenizer = getattr(self.collator, "tokenizer", None)
+        length = max(*(len(tensor) for tensor in tensors), positions.shape[1])
+        side = getattr(tokenizer, "padding_side", "right")
+        fill = IGNORED if name in (WORD_STARTS, TEACHER_WORD_STARTS) else 0
+        return torch.stack([_pad_to(tensor, length, side, fill) for tensor in tensors])
 
     def _check_rows(self, originals: list[Any], batch: dict[str, Any]) -> None:
         if originals[0] is None or "input_ids" not in batch:
@@ -127,9 +136,9 @@ def _contains(padded: list[int], row: list[int]) -> bool:
     return padded[: len(row)] == row or padded[len(padded) - len(row) :] == row
 
 
-def _pad_to(tensor: Tensor, length: int, side: str) -> Tensor:
+def _pad_to(tensor: Tensor, length: int, side: str, fill: int) -> Tensor:
     missing = length - len(tensor)
-    padding = tensor.new_zeros((missing, *tensor.shape[1:]))
+    padding = tensor.new_full((missing, *tensor.shape[1:]), fill)
     return torch.cat([padding, tensor] if side == "left" else [tensor, padding])
 
 

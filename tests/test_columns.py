@@ -62,6 +62,17 @@ def test_a_column_a_position_takes_the_side_and_length_of_the_student(tokenizers
     assert batch["teacher_logits"].shape == (2, 3, 1)
 
 
+def test_word_starts_follow_their_own_side(tokenizers):
+    student, teacher = tokenizers
+    made = rows(1, 2)
+    for row in made:
+        row["word_starts"] = [1] * len(row["input_ids"])
+        row["teacher_word_starts"] = [-100, 1, 0, 1][: len(row["teacher_input_ids"])]
+    batch = TeacherColumnsCollator(DataCollatorWithPadding(student), teacher)(made)
+    assert batch["word_starts"].tolist() == [[-100, 1], [1, 1]]
+    assert batch["teacher_word_starts"].tolist() == [[-100, 1, -100, -100], [-100, 1, 0, 1]]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -214,6 +214,47 @@ def test_killed_run_with_projections_resumes_bitwise(tmp_path):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
+@pytest.mark.parametrize("granularity", ["word", "sequence"])
+def test_two_tokenizers_meet_at_words_or_texts(tmp_path, granularity):
+    """An LSTM student of 20 tokens and a BERT of 50: one piece a word against two, and the cut of a step is nothing."""
+    rows = tiny_rows(16, unlabelled=4)
+    both = rows.map(
+        lambda row: {
+            "input_ids": [token % 20 for token in row["input_ids"]],
+            "word_starts": [-100] + [1] * (len(row["input_ids"]) - 1),
+            "teacher_input_ids": [token for token in row["input_ids"] for _ in (0, 1)],
+            "teacher_attention_mask": [1] * 2 * len(row["input_ids"]),
+            "teacher_word_starts": [-100, -100] + [1, 0] * (len(row["input_ids"]) - 1),
+        }
+    )
+    made = []
+    for batch, accumulation in ((8, 1), (2, 4)):
+        torch.manual_seed(0)
+        config = LSTMStudentConfig(vocab_size=20, embedding_size=8, hidden_size=6, num_labels=3, dropout=0.0)
+        trainer = DistillationTrainer(
+            LSTMStudentForSequenceClassification(config).double(),
+            arguments(tmp_path, batch=batch, accumulation=accumulation, num_train_epochs=10),
+            teacher_model=tiny_bert(seed=1, num_labels=3).double(),
+            matching=[each({-1: -1}, granularity=granularity) for each in (HiddenStateMatching, VariationalMatching)],
+            train_dataset=both,
+            data_collator=collate,
+        )
+        trainer.train()
+        made.append(trainer)
+    assert_same(*(weights(trainer) for trainer in made), 1e-8)
+    losses = history(made[0], "loss_hidden_state")
+    assert sum(losses[-2:]) < sum(losses[:2])  # an epoch has two steps
+    with pytest.raises(ValueError, match='granularity="token" compares position by position'):
+        DistillationTrainer(
+            made[0].model,
+            made[0].args,
+            teacher_model=tiny_bert(seed=1, num_labels=3).double(),
+            matching=[HiddenStateMatching({-1: -1})],
+            train_dataset=both,
+            data_collator=collate,
+        ).train()
+
+
 def test_evaluation_gathers_no_inner_states(tmp_path):
     trainer = taught(tmp_path, tiny_bert(num_labels=3), matching=[HiddenStateMatching(LAYERS)])
     before = trainer.evaluate()
