@@ -47,7 +47,6 @@ MATCHINGS = {
 TRANSFORMER_MATCHINGS = {
     "none": lambda: [],
     "attention": lambda: [AttentionMatching(LAST, weight=0.3)],
-    "hidden states": lambda: [HiddenStateMatching(LAST, weight=0.3)],
 }
 
 

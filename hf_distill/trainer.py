@@ -155,7 +155,9 @@ class DistillationTrainer(PublishingTrainer):
         super()._set_signature_columns_if_needed()
         if self._distils:
             names = columns.column_names([self.train_dataset, self.eval_dataset])
-            wanted = {name for name in names if columns.is_teacher_column(name)} | {*columns.SOFT_TARGETS}
+            wanted = {name for name in names if columns.is_teacher_column(name)}
+            # A streamed data set may not know its columns beforehand.
+            wanted |= {*columns.SOFT_TARGETS, columns.WORD_STARTS, columns.TEACHER_WORD_STARTS}
             if self.teacher is not None:
                 # A BERT teacher reads token_type_ids that a student drops.
                 wanted |= self.teacher.arguments | {columns.PREFIX + name for name in self.teacher.arguments}
