@@ -230,7 +230,7 @@ def _pad(rows: list[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
 
 
 def _write_shard(path: Path, logits: torch.Tensor, hashes: np.ndarray) -> None:
-    temporary = path.with_suffix(".part")
+    temporary = path.with_suffix(f".{os.getpid()}.part")
     value = datasets.Value("float16" if logits.dtype == torch.float16 else "float32")
     features = datasets.Features(
         {columns.LOGITS: datasets.Sequence(value, length=logits.shape[-1]), ROW_HASH: datasets.Value("int64")}
@@ -243,6 +243,6 @@ def _write_shard(path: Path, logits: torch.Tensor, hashes: np.ndarray) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".part")
+    temporary = path.with_suffix(f".{os.getpid()}.part")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -118,7 +118,7 @@ def load(data: Data, seed: int = 0) -> Splits:
     if data.train not in source:
         raise ValueError(f"data.train: {data.path} has no split {data.train!r}, it has {', '.join(source)}.")
     counts: dict[str, int] = defaultdict(int)
-    classes = [str(label) for label in data.labels or _classes(source[data.train], data)]
+    classes = [_label_name(label) for label in data.labels or _classes(source[data.train], data)]
     if len(classes) < 2:
         raise ValueError(f"data.labels: expected at least two classes, got {classes} from the column {data.label!r}.")
 
@@ -134,6 +134,11 @@ def load(data: Data, seed: int = 0) -> Splits:
                 )
             rows = _rows(source[split], data, classes, seen, counts)
             held[part] = [row for row in rows if row["label"] != IGNORE_INDEX]
+    if {"test", "validation"} <= held.keys():
+        tested = {_group(row) for row in held["test"]}
+        kept = [row for row in held["validation"] if _group(row) not in tested]
+        counts["near-duplicates of held-out rows, left out"] += len(held["validation"]) - len(kept)
+        held["validation"] = kept
     rows = _rows(source[data.train], data, classes, seen, counts)
     if data.unlabelled is not None:
         if data.unlabelled not in source:
@@ -238,7 +243,12 @@ def _classes(dataset: datasets.Dataset, data: Data) -> list[str]:
     feature = dataset.features[data.label]
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
-    return [str(value) for value in sorted(value for value in dataset.unique(data.label) if value is not None)]
+    return [_label_name(value) for value in sorted(value for value in dataset.unique(data.label) if value is not None)]
+
+
+def _label_name(value: Any) -> str:
+    # One empty cell makes a whole csv column of whole numbers into floats.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _check_columns(dataset: datasets.Dataset, names: Sequence[str], key: str) -> None:
@@ -268,7 +278,7 @@ def _rows(
         else:
             seen.add(key)
             value = row.get(data.label)
-            name = names[value] if names is not None and value is not None and value >= 0 else str(value)
+            name = names[value] if names is not None and value is not None and value >= 0 else _label_name(value)
             sure = all((row[column] or 0) >= least for column, least in data.minimum.items())
             rows.append({"texts": texts, "label": numbers.get(name, IGNORE_INDEX) if sure else IGNORE_INDEX})
     return rows

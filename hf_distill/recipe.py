@@ -232,6 +232,8 @@ class Recipe:
         for stage in self.stages:
             self.matchings(stage)
         for stage in (*self.stages, self.teacher.fine_tune or {}):
+            if "output_dir" in stage:
+                raise ValueError("distill or teacher.fine_tune: output_dir belongs at the recipe's top level.")
             for name in stage:
                 if name not in arguments and not (name == "matching" and stage in self.stages):
                     raise ValueError(f"distill or teacher.fine_tune: unknown key {name!r}.{nearest(name, arguments)}")

@@ -1,4 +1,4 @@
-"""Running a recipe step by step: teacher → cache → initialise → distil → export → controls → compare."""
+"""Running a recipe step by step: teacher → cache → initialise → distil → controls → export → compare."""
 
 import dataclasses
 import importlib.util
@@ -19,7 +19,6 @@ import torch
 from datasets.fingerprint import Hasher
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding, EvalPrediction, PreTrainedModel, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_distill import columns, hub, metrics
 from hf_distill.arguments import DistillationArguments
@@ -35,7 +34,14 @@ from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, stu
 from hf_distill.tasks import IGNORE_INDEX, TASKS
 from hf_distill.trainer import DistillationTrainer
 
-STEPS = ("teacher", "cache", "initialise", "distill", "export", "controls", "compare")
+STEPS = ("teacher", "cache", "initialise", "distill", "controls", "export", "compare")
+RESULTS = {
+    "cache": ("cache/provenance.json",),
+    "initialise": (".work/initial/carried.json",),
+    "distill": ("student/model.safetensors",),
+    "controls": ("baseline/model.safetensors",),
+    "compare": ("report.json", "student/README.md"),
+}
 TRAINING_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
@@ -99,6 +105,10 @@ class _Run:
             raise ValueError(
                 f"output_dir: {self.folder} has {', '.join(foreign)} already, not from a run of a recipe. They would "
                 "be replaced: choose another output_dir, or move them."
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "A recipe runs in one process, on all devices that it sees; for several processes use the trainer."
             )
         for name in self.recipe.metrics:
             metrics.load(name)
@@ -168,7 +178,7 @@ class _Run:
         settings = TRAINING_DEFAULTS | {"seed": self.recipe.seed} | order | settings
         settings.pop("matching", None)
         per_step = settings["per_device_train_batch_size"] * settings.get("gradient_accumulation_steps", 1)
-        epoch = math.ceil(rows / (per_step * int(os.environ.get("WORLD_SIZE", "1"))))
+        epoch = math.ceil(rows / (per_step * max(1, torch.cuda.device_count())))
         if steps is not None:
             settings["max_steps"] = steps
         elif settings.get("max_steps", -1) <= 0:
@@ -195,9 +205,14 @@ class _Run:
     def step(self, name: str) -> None:
         """Run one step unless it is done."""
         fingerprint = self.fingerprints[name]
-        if self.done.get(name, {}).get("fingerprint") == fingerprint:
+        results = {**RESULTS, "teacher": ("teacher/model.safetensors",) if self.recipe.teacher.fine_tune else ()}
+        there = all((self.folder / result).exists() for result in results.get(name, ()))
+        if there and self.done.get(name, {}).get("fingerprint") == fingerprint:
             self.console.print(f"[dim]{name}: done before, in {self.done[name]['seconds']:.0f} s[/dim]")
             return
+        for later in STEPS[STEPS.index(name) :]:
+            self.done.pop(later, None)  # from here on, results of another run may be replaced in parts
+        self._write_json("steps.json", self.done)
         self.console.rule(f"{name}")
         start = time.perf_counter()
         getattr(self, f"_step_{name}")()
@@ -219,15 +234,16 @@ class _Run:
             self.splits.test,
             self.splits.fidelity,
         )
-        data = Hasher.hash([part.to_dict() for part in parts])
-        teacher = Hasher.hash([_contents(self.teacher_path), recipe.teacher, recipe.seed, data])
-        cache = Hasher.hash([teacher, self.bf16])
+        data = Hasher.hash([self.splits.classes, *(part.to_dict() for part in parts)])
+        teacher = Hasher.hash([_contents(self.teacher_path), recipe.teacher, recipe.seed, data, recipe.metrics[0]])
+        shared = recipe.student.max_length if recipe.student.vocab_size is None else None  # the teacher reads the same
+        cache = Hasher.hash([teacher, self.bf16, shared])
         initialise = Hasher.hash([teacher, dataclasses.asdict(recipe.student)])
         distill = Hasher.hash([cache, initialise, recipe.stages, recipe.metrics[0], has_fast_bf16()])
         controls = Hasher.hash([distill, recipe.compare.controls])
         export = Hasher.hash([distill, dataclasses.asdict(recipe.export)])
         report = Hasher.hash([controls, export, recipe.compare, recipe.teacher.floor, recipe.push])
-        return dict(zip(STEPS, (teacher, cache, initialise, distill, export, controls, report), strict=True))
+        return dict(zip(STEPS, (teacher, cache, initialise, distill, controls, export, report), strict=True))
 
     def _step_teacher(self) -> None:
         """Fine-tune the teacher, or check that the given one loads."""
@@ -425,7 +441,9 @@ class _Run:
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=self.compute_metrics,
         )
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) or False)
+        # Written last: a checkpoint without it was being saved when the run was killed.
+        whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime_ns)
+        trainer.train(resume_from_checkpoint=str(whole[-1].parent) if whole else False)
         shutil.rmtree(folder)
 
     def train_student(

@@ -76,8 +76,8 @@ def soft_term(
     lengths = {name: value.shape[1] for name, value in said.items() if value.shape[1] != logits.shape[1]}
     if task.per_position and lengths:
         raise ValueError(
-            f"The student has logits at {logits.shape[1]} positions and the teacher something else: {lengths}. With "
-            f"two tokenizers the positions of {task.name} do not line up; soft targets need one tokenizer for both."
+            f"The student has logits at {logits.shape[1]} positions and the teacher something else: {lengths}. Cache "
+            "the teacher's outputs for the tokens that the student reads."
         )
     values = soft_loss(
         task.aligned(logits)[taught],

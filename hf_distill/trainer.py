@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ from hf_distill.teacher import LiveTeacher, TeacherEnsemble, check_classes, forw
 from hf_distill.terms import Term, hard_term, soft_term
 
 logger = logging.get_logger(__name__)
+
+TWO_READINGS = (
+    "The rows hold teacher_input_ids: with two tokenizers the positions of {} do not line up, and the teacher's "
+    "outputs at a position are about other words. Use one tokenizer for both, or soft_target_weight=0 with a matching of "
+    'granularity="word".'
+)
 
 
 class DistillationTrainer(PublishingTrainer):
@@ -134,6 +140,8 @@ class DistillationTrainer(PublishingTrainer):
                 "with a teacher_logits column (cache_teacher_outputs makes it), or set soft_target_weight=0 and "
                 "hard_label_weight=1 for a student without a teacher."
             )
+        if self.teacher is not None and self.settings.wants_soft_targets and self._two_readings(names):
+            raise ValueError(TWO_READINGS.format(self.task.name))
         if self._matching and (self.teacher is None or len(self.teacher.members) > 1):
             raise ValueError(
                 "matching compares the student's inner states with one live teacher's, and there is "
@@ -155,7 +163,7 @@ class DistillationTrainer(PublishingTrainer):
         super()._set_signature_columns_if_needed()
         if self._distils:
             names = columns.column_names([self.train_dataset, self.eval_dataset])
-            wanted = {name for name in names if columns.is_teacher_column(name)}
+            wanted = {name for name in names if columns.is_output(name)}
             # A streamed data set may not know its columns beforehand.
             wanted |= {*columns.SOFT_TARGETS, columns.WORD_STARTS, columns.TEACHER_WORD_STARTS}
             if self.teacher is not None:
@@ -331,13 +339,23 @@ class DistillationTrainer(PublishingTrainer):
             terms[name] = Term(items["values"], items["rows"], items["logged"])
         return terms, logits
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """`Trainer`'s, and what a decoder reads: both models make it of labels, which neither is given."""
+        inputs = super()._prepare_inputs(inputs)
+        labels, decoder = inputs.get("labels"), inputs.get("decoder_input_ids")
+        if self._distils and self.task.name == "translation" and labels is not None and decoder is None:
+            student = self.accelerator.unwrap_model(self.model)
+            inputs["decoder_input_ids"] = student.prepare_decoder_input_ids_from_labels(labels=labels)
+        return inputs
+
     def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What the student reads: never the labels, since its own loss is a mean over the wrong items."""
-        kept = {name: value for name, value in inputs.items() if name in self._student_arguments and name != "labels"}
-        if self.task.name == "translation" and "decoder_input_ids" not in kept:
-            student = self.accelerator.unwrap_model(self.model)
-            kept["decoder_input_ids"] = student.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
-        return kept
+        return {name: value for name, value in inputs.items() if name in self._student_arguments and name != "labels"}
+
+    def _two_readings(self, names: Container[str]) -> bool:
+        """Whether the teacher reads other tokens, so that its outputs at a position are not about the student's."""
+        two = columns.PREFIX + "input_ids" in names and not any(name in names for name in columns.SOFT_TARGETS)
+        return two and self.task.per_position
 
     def _problem_type(self, labels: Tensor | None) -> str:
         if self.task.per_position:
@@ -351,6 +369,8 @@ class DistillationTrainer(PublishingTrainer):
     def _ask_teacher(self, inputs: Mapping[str, Any], bridge: Bridge | None) -> dict[str, Tensor]:
         """The soft targets: the cached columns where the batch has some, else what the live teacher says now."""
         said = {name: inputs[name] for name in columns.SOFT_TARGETS if name in inputs}
+        if self.teacher is not None and not said and bridge is None and self._two_readings(inputs):
+            raise ValueError(TWO_READINGS.format(self.task.name))
         if self.teacher is not None and (not said or bridge is not None):
             with self.accelerator.autocast():
                 answer = self.teacher(inputs, **({} if bridge is None else bridge.needs))
@@ -423,12 +443,22 @@ class DistillationTrainer(PublishingTrainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **kwargs)
         inputs = self._prepare_inputs(inputs)
         weights = self.settings.at(progress=1.0)
+        unlabelled = self.task.per_position and inputs.get("labels") is None
         can_listen = self._comparable and (
-            self.teacher is not None or any(name in inputs for name in columns.SOFT_TARGETS)
+            (self.teacher is not None and not self._two_readings(inputs) and not unlabelled)
+            or any(name in inputs for name in columns.SOFT_TARGETS)
         )
-        with torch.no_grad():
-            heard = dataclasses.replace(weights, soft=float(can_listen))
-            terms, logits = self._terms(model, inputs, heard, evaluating=True)
+        terms: dict[str, Term] = {}
+        logits = None
+        if not (unlabelled and self.task.name == "translation"):
+            with torch.no_grad():
+                heard = dataclasses.replace(weights, soft=float(can_listen))
+                terms, logits = self._terms(model, inputs, heard, evaluating=True)
+        elif not getattr(self.args, "predict_with_generate", False):
+            raise ValueError(
+                "A batch without labels gives the decoder nothing to read: set predict_with_generate=True to let the "
+                "student write, or add labels."
+            )
         loss = None
         for name in ("soft", "hard"):
             if name not in terms:
@@ -437,7 +467,7 @@ class DistillationTrainer(PublishingTrainer):
             sums, counts = self.accelerator.gather_for_metrics((sums, counts))
             total = torch.stack([sums.double().sum(), counts.double().sum()])
             self._evaluated[name] = self._evaluated.get(name, torch.zeros_like(total)) + total
-            loss = terms[name].values.mean() if len(terms[name].values) else logits.new_zeros(())
+            loss = terms[name].values.sum() / max(1, len(terms[name].values))
         if prediction_loss_only:
             return loss, None, None
         if getattr(self.args, "predict_with_generate", False):
@@ -445,7 +475,7 @@ class DistillationTrainer(PublishingTrainer):
             asked = {name: value for name, value in self._student_inputs(inputs).items() if "decoder" not in name}
             _, generated, _ = super().prediction_step(model, asked, False, ignore_keys, **kwargs)
             return loss, generated, inputs.get("labels")
-        return loss, logits.detach(), inputs.get("labels")
+        return loss, None if logits is None else logits.detach(), inputs.get("labels")
 
 
 class Seq2SeqDistillationTrainer(DistillationTrainer, Seq2SeqTrainer):

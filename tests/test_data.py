@@ -101,6 +101,26 @@ def test_named_test_split_wins_over_training_rows(tmp_path):
     assert splits.counts["near-duplicates of held-out rows, left out"] == 1
 
 
+def test_named_splits_share_no_near_duplicates(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder / "train.csv", many(60))
+    write(folder / "test.csv", [("A great oak 10!", "good", 1.0), ("a poor oak", "bad", 1.0)])
+    write(folder / "validation.csv", [("a great oak 9", "good", 1.0), ("a fair oak", "bad", 1.0)])
+    splits = load(Data(str(folder), test="test", validation="validation"))
+    assert splits.validation["text"][:] == ["a fair oak"]
+    assert splits.counts["near-duplicates of held-out rows, left out"] == 1
+
+
+@pytest.mark.parametrize("labels", [None, [0, 1]])
+def test_whole_numbers_with_gaps(tmp_path, labels):
+    """An empty cell makes pandas read whole numbers as floats; the classes are whole numbers all the same."""
+    rows = [(text, "" if number % 10 == 0 else number % 2, 1.0) for number, (text, _, _) in enumerate(many())]
+    splits = load(Data(write(tmp_path / "a.csv", rows), labels=labels, test=20))
+    assert splits.classes == ["0", "1"]
+    assert splits.counts["unlabelled"] == 20
+
+
 def test_pairs(tmp_path):
     path = write(tmp_path / "a.csv", [(f"{t} one", f"{t} two", label) for t, label, _ in many()], ("a", "b", "label"))
     splits = load(Data(path, text=["a", "b"], test=20))

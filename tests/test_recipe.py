@@ -54,6 +54,7 @@ def test_overrides(tmp_path):
         ),
         (["--distill", "{matching: [{kind: relation, layer: 1}]}"], "distill.matching, relation: .*layer"),
         (["--distill", "{matching: [{kind: relation, layers: {1: 1}}]}"], 'granularity="token" needs one tokenizer'),
+        (["--distill.output_dir", "x"], "output_dir belongs at the recipe's top level"),
         (["seed", "1"], "Expected --key.of.the.recipe VALUE, got 'seed'"),
         (["--seed"], "--seed needs a value"),
         (["--data", "x"], "data: expected keys and values, got 'x'"),

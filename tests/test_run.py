@@ -217,6 +217,28 @@ def test_what_is_done_is_skipped(finished, capsys):
 
 
 @pytest.mark.slow
+def test_results_that_are_gone_or_replaced_are_made_again(finished, tmp_path):
+    """A step is done where its result is there and nothing before it ran since."""
+    (tmp_path / "teacher").symlink_to(finished / "teacher")
+    (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
+    quick = {"num_train_epochs": 1, "disable_tqdm": True}
+    path = str(recipe(tmp_path, compare={"controls": False, "resamples": 100}, distill=quick))
+    student = tmp_path / "out" / "student"
+    assert main(["run", path]) == 0
+    before = load_file(student / "model.safetensors")
+    assert main(["run", path, "--distill.temperature", "5", "--only", "distill"]) == 0
+    assert not (student / "README.md").exists()
+    assert main(["run", path]) == 0
+    assert (student / "README.md").exists()
+    assert (student / "onnx" / "model.onnx").exists()
+    after = load_file(student / "model.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    (student / "model.safetensors").unlink()
+    assert main(["run", path]) == 0
+    assert (student / "model.safetensors").exists()
+
+
+@pytest.mark.slow
 def test_killed_run_ends_like_the_one_that_was_not(finished, tmp_path):
     """SIGKILL in the middle of the distillation; the next run goes on from the checkpoint and gives the same bits."""
     (tmp_path / "teacher").symlink_to(finished / "teacher")

@@ -1,5 +1,6 @@
 """What `Trainer` does, it does with a teacher: adapters, search, compilation, precision, resuming, generation."""
 
+import datasets
 import numpy as np
 import optuna
 import pytest
@@ -359,11 +360,64 @@ def test_positions_that_do_not_line_up(tmp_path):
     student, teacher = models("token", "single_label_classification")
     rows = position_labels(tiny_rows(8), 4)
     both = rows.add_column("teacher_input_ids", [[*row["input_ids"], 5] for row in rows])
-    trainer = DistillationTrainer(
-        student, arguments(tmp_path), teacher_model=teacher, train_dataset=both, data_collator=pad
+    refused = pytest.raises(
+        ValueError, match="with two tokenizers the positions of token-classification do not line up"
     )
-    with pytest.raises(ValueError, match="With two tokenizers the positions of token-classification do not line up"):
-        trainer.train()
+    with refused:
+        DistillationTrainer(student, arguments(tmp_path), teacher_model=teacher, train_dataset=both, data_collator=pad)
+    streamed = DistillationTrainer(
+        student,
+        arguments(tmp_path, max_steps=1, remove_unused_columns=False),
+        teacher_model=teacher,
+        train_dataset=datasets.IterableDataset.from_generator(lambda: iter(both)),
+        data_collator=pad,
+    )
+    with refused:
+        streamed.train()
+    alone = {"soft_target_weight": 0.0, "hard_label_weight": 1.0}
+    states_only = DistillationTrainer(
+        student,
+        arguments(tmp_path, **alone),
+        teacher_model=teacher,
+        matching=[HiddenStateMatching(LAYERS, granularity="sequence")],
+        train_dataset=both,
+        eval_dataset=both,
+        data_collator=pad,
+    )
+    states_only.train()
+    assert "eval_loss_soft" not in states_only.evaluate()
+
+
+@pytest.mark.parametrize("with_decoder_ids", [False, True])
+def test_the_teacher_of_a_translation_is_forced_by_the_target(tmp_path, with_decoder_ids):
+    """Whether the collator makes decoder_input_ids or not, the soft loss is that of both models reading the target."""
+    student, teacher = models("seq2seq", "single_label_classification")
+    rows = position_labels(tiny_rows(8), 50)
+    row = next(row for row in rows if -100 not in row["labels"])
+    source, labels = torch.tensor([row["input_ids"]]), torch.tensor([[*row["labels"], 2]])
+    batch = {"input_ids": source, "attention_mask": torch.ones_like(source), "labels": labels}
+    if with_decoder_ids:
+        batch["decoder_input_ids"] = student.prepare_decoder_input_ids_from_labels(labels=labels)
+    trainer = build("seq2seq", tmp_path, temperature=1.0)
+    trainer.data_collator = lambda _: dict(batch)
+    with torch.no_grad():
+        q, p = (model(input_ids=source, labels=labels).logits.log_softmax(-1) for model in (student, teacher))
+    expected = (p.exp() * (p - q)).sum(-1).mean().item()
+    one = datasets.Dataset.from_dict({"input_ids": source.tolist()})
+    assert trainer.evaluate(one)["eval_loss_soft"] == pytest.approx(expected, abs=1e-8)
+
+
+def test_prediction_without_labels(tmp_path):
+    """A translation without a target can be written, and a causal model can read on its own."""
+    rows = tiny_rows(4).remove_columns("labels")
+    writes = build("seq2seq", tmp_path, predict_with_generate=True, generation_max_length=5)
+    writes.model.generation_config = GenerationConfig(
+        max_length=5, decoder_start_token_id=2, eos_token_id=2, pad_token_id=0, bos_token_id=1
+    )
+    assert writes.predict(rows).predictions.shape == (4, 5)
+    with pytest.raises(ValueError, match="set predict_with_generate=True to let the student write"):
+        build("seq2seq", tmp_path).predict(rows)
+    assert build("causal", tmp_path).predict(rows).predictions.shape[0] == 4
 
 
 def test_plain_arguments_use_the_defaults(tmp_path):
