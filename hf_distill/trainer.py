@@ -27,8 +27,8 @@ from hf_distill.terms import Term, hard_term, soft_term
 logger = logging.get_logger(__name__)
 
 TWO_READINGS = (
-    "The rows hold teacher_input_ids: with two tokenizers the positions of {} do not line up, and the teacher's "
-    "outputs at a position are about other words. Use one tokenizer for both, or soft_target_weight=0 with a matching of "
+    "The rows hold teacher_input_ids: with two tokenizers the positions of {} do not line up, and its outputs "
+    "there are about other words. Use one tokenizer for both, or soft_target_weight=0 with a matching of "
     'granularity="word".'
 )
 
