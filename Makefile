@@ -25,6 +25,7 @@ format: .venv/dev
 bench: .venv/demo
 	$(BIN)/python benchmarks/lstm_step.py --output benchmarks/results/lstm_step.json
 	$(BIN)/python benchmarks/trainer_overhead.py --output benchmarks/results/trainer_overhead.json
+	$(BIN)/python benchmarks/latency.py --output benchmarks/results/latency.json
 
 clean:
 	rm -rf .venv outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
