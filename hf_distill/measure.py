@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from hf_distill import columns
-from hf_distill.teacher import TeacherEnsemble, evaluating, forward_arguments
+from hf_distill.teacher import TeacherEnsemble, evaluating, forward_arguments, is_placed
 
 BLOCK = 8  # texts that one model reads before it is the next one's turn
 WARM_UP = 3
@@ -123,8 +123,7 @@ class Reader:
         with ExitStack() as stack:
             for member in self.members:
                 stack.enter_context(evaluating(member))
-                placed = getattr(member, "hf_device_map", None) or getattr(member, "is_quantized", False)
-                if device is not None and not placed:
+                if device is not None and not is_placed(member):
                     stack.callback(member.to, next(member.parameters()).device)
                     member.to(device)
             stack.enter_context(torch.inference_mode())

@@ -319,9 +319,8 @@ class _Run:
 
     def _step_controls(self) -> None:
         """Train what the student must beat."""
-        labelled = self.tokenised("train").remove_columns(_teacher_inputs(self.tokenised("train")))
         student, tokenizer = self.load(self.work / "initial")
-        self.train_student("baseline", student, tokenizer, labelled, without_teacher=True)
+        self.train_student("baseline", student, tokenizer, self.tokenised("train"), without_teacher=True)
         if not self.recipe.compare.controls:
             return
         predictions: dict[str, Any] = {
@@ -339,7 +338,7 @@ class _Run:
         predictions["tfidf_on_teacher_soft_labels"] = tfidf_logistic_regression(
             texts["train"] + texts["unlabelled"], None, *bag, soft_labels=probabilities
         )
-        rows = rows.remove_columns([*_teacher_inputs(rows), columns.LOGITS])
+        rows = rows.remove_columns(columns.LOGITS)
         test = self.tokenised("test")
         own = predict_classes(self.load(self.folder / "baseline")[0], rows, tokenizer)
         for name, answers in (("self_training", own), ("teacher_hard_labels", probabilities.argmax(axis=-1))):
@@ -348,7 +347,7 @@ class _Run:
             labelled = rows.remove_columns("labels").add_column("labels", kept.astype(np.int64))
             student, _ = self.load(self.work / "initial")
             self.train_student(name, student, tokenizer, labelled, without_teacher=True)
-            predictions[name] = predict_classes(student, test.remove_columns(_teacher_inputs(test)), tokenizer)
+            predictions[name] = predict_classes(student, test, tokenizer)
         self._write_json("controls.json", {name: np.asarray(made).tolist() for name, made in predictions.items()})
 
     def _step_compare(self) -> None:

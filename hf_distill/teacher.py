@@ -27,6 +27,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def is_placed(model: Any) -> bool:
+    """Whether a model is quantised or was placed by a device map, and so must stay where it is."""
+    return bool(getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False))
+
+
 def forward_arguments(model: nn.Module) -> set[str]:
     """The names that a model's forward takes, read from the class since accelerate patches instances."""
     return set(inspect.signature(type(base_model(model)).forward).parameters) - {"self"}
@@ -98,8 +103,7 @@ class LiveTeacher:
         self.members = model.models if isinstance(model, TeacherEnsemble) else [model]
         self.arguments = set.intersection(*(forward_arguments(member) for member in self.members))
         for member in self.members:
-            placed = getattr(member, "hf_device_map", None) or getattr(member, "is_quantized", False)
-            if not placed:
+            if not is_placed(member):
                 member.to(device)  # type: ignore[arg-type]
 
     def inputs_from(self, batch: Mapping[str, Any]) -> dict[str, Any]:
