@@ -43,6 +43,27 @@ def teacher_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def words_read(row: Mapping[str, Any]) -> int:
+    """How many words of a row the teacher reads: those that start in `teacher_word_starts`, else in `word_starts`, else
+    the labelled positions.
+
+    Raises:
+        ValueError: a row with none of the three.
+
+    >>> words_read({"word_starts": [-100, 1, 0, 1, -100]})
+    2
+    """
+    for name in (TEACHER_WORD_STARTS, WORD_STARTS):
+        if name in row:
+            return sum(int(mark) == 1 for mark in row[name])
+    if "labels" not in row:
+        raise ValueError(
+            f"Nothing says where words start: expected {TEACHER_WORD_STARTS}, {WORD_STARTS} (1 a word's first piece, 0 "
+            f"further pieces, -100 special tokens) or labels, got {sorted(row)}."
+        )
+    return sum(int(label) != IGNORED for label in row["labels"])
+
+
 class TeacherColumnsCollator:
     """Any collator, with the teacher's columns taken out before it and put back after it.
 
@@ -54,14 +75,16 @@ class TeacherColumnsCollator:
         processing_class: the teacher's tokenizer, which pads `teacher_input_ids` and its companions. None: they are
             padded on the right with `pad_id`.
         pad_id: the teacher's pad token id.
+        of_words: whether cached outputs are one row a word, for tagging, rather than one a position.
     Raises:
-        ValueError: rows changed inside the collator.
+        ValueError: rows changed inside the collator, or cached outputs of other words than a row has.
     """
 
-    def __init__(self, collator: Any, processing_class: Any = None, pad_id: int = 0) -> None:
+    def __init__(self, collator: Any, processing_class: Any = None, pad_id: int = 0, of_words: bool = False) -> None:
         self.collator = collator
         self.processing_class = processing_class
         self.pad_id = pad_id
+        self.of_words = of_words
         self._checked = False
 
     def __getattr__(self, name: str) -> Any:
@@ -83,7 +106,9 @@ class TeacherColumnsCollator:
         if inputs[0]:
             batch |= {PREFIX + name: value for name, value in self._pad_inputs(inputs).items()}
         for name in names:
-            if is_output(name) or name in (WORD_STARTS, TEACHER_WORD_STARTS):
+            if self.of_words and name in SOFT_TARGETS:
+                batch[name] = self._stack_words(rows, name)
+            elif is_output(name) or name in (WORD_STARTS, TEACHER_WORD_STARTS):
                 batch[name] = self._stack([row[name] for row in rows], name, batch)
         return batch
 
@@ -105,8 +130,8 @@ class TeacherColumnsCollator:
         of_positions = tensors[0].dim() > 1 or name in (WORD_STARTS, TEACHER_WORD_STARTS, TAIL, TOP_K_IDS, TOP_K_LOGITS)
         if not of_positions or tensors[0].dim() == 0:
             return torch.stack(tensors)
-        if name == TEACHER_WORD_STARTS:
-            positions, tokenizer = batch[PREFIX + "input_ids"], self.processing_class
+        if name == TEACHER_WORD_STARTS:  # with cached outputs there may be no inputs of the teacher to line up with
+            positions, tokenizer = batch.get(PREFIX + "input_ids", torch.empty(1, 0)), self.processing_class
         else:
             labels = batch.get("labels")
             positions = labels if labels is not None and labels.dim() > 1 else batch["input_ids"]
@@ -115,6 +140,15 @@ class TeacherColumnsCollator:
         side = getattr(tokenizer, "padding_side", "right")
         fill = IGNORED if name in (WORD_STARTS, TEACHER_WORD_STARTS) else 0
         return torch.stack([_pad_to(tensor, length, side, fill) for tensor in tensors])
+
+    def _stack_words(self, rows: list[dict[str, Any]], name: str) -> Tensor:
+        for row in rows:
+            if len(row[name]) != (words := words_read(row)):
+                raise ValueError(
+                    f"{name} has {len(row[name])} rows for a sentence of which the teacher reads {words} words: "
+                    "for tagging a cache holds one row a word. Make it with cache_teacher_outputs on these very rows."
+                )
+        return pad_sequence([torch.as_tensor(row[name]) for row in rows], batch_first=True)
 
     def _check_rows(self, originals: list[Any], batch: dict[str, Any]) -> None:
         if originals[0] is None or "input_ids" not in batch:

@@ -14,6 +14,8 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+from hf_distill.columns import TEACHER_WORD_STARTS, WORD_STARTS
+
 IGNORE_INDEX = -100
 
 
@@ -64,6 +66,11 @@ class Task:
             present &= ~labels.isnan()
         return present if self.per_position or present.dim() == 1 else present.all(dim=-1)
 
+    @property
+    def of_words(self) -> bool:
+        """Whether an item is a word, read at its first piece, so that two tokenizers can be aligned."""
+        return self.name == "token-classification"
+
     def taught(self, inputs: Mapping[str, Any]) -> Tensor:
         """Which items a teacher is listened to at.
 
@@ -71,15 +78,50 @@ class Task:
             inputs: a collated batch.
         Returns:
             bool, shaped as `labelled`: every example; in tagging every word's first piece (where `word_starts` is 1;
-            where the batch has no such column, the labelled positions); in language models every position with a
-            target.
+            where the batch has no such column, the labelled positions), as far as the teacher read the sentence too;
+            in language models every position with a target.
         Raises:
             ValueError: a batch of an output a position has neither labels nor `word_starts`.
         """
         if not self.per_position:
             return torch.ones(batch_size(inputs), dtype=torch.bool, device=any_tensor(inputs).device)
-        if "word_starts" in inputs:
-            return inputs["word_starts"] == 1
+        own = self._items(inputs)
+        theirs = inputs.get(TEACHER_WORD_STARTS) if self.of_words else None
+        return own if theirs is None else _first(own, (theirs == 1).sum(dim=-1))
+
+    def answers(self, value: Tensor, inputs: Mapping[str, Any], cached: bool) -> Tensor:
+        """What the teacher said of the items of `taught`, in their order.
+
+        Args:
+            value: (batch, classes), (batch, teacher's length, classes), or for cached tags (batch, words, classes).
+            inputs: the batch.
+            cached: whether `value` is a cached column.
+        Returns:
+            (items, classes)
+        Raises:
+            ValueError: an output a position, and the teacher has other positions.
+        """
+        taught = self.taught(inputs)
+        if not self.per_position:
+            return value[taught]
+        value = self.aligned(value)
+        if self.of_words and cached:
+            heard = torch.arange(value.shape[1], device=value.device) < taught.sum(dim=-1, keepdim=True)
+        elif self.of_words and TEACHER_WORD_STARTS in inputs:
+            heard = _first(inputs[TEACHER_WORD_STARTS] == 1, taught.sum(dim=-1))
+        else:
+            heard = taught
+        if heard.shape != value.shape[:2] or not torch.equal(heard.sum(dim=-1), taught.sum(dim=-1)):
+            raise ValueError(
+                f"The student has {tuple(taught.shape)} positions and the teacher something else: "
+                f"{tuple(value.shape[:2])}. Cache the teacher's outputs for the tokens that the student reads (for "
+                "tagging: one row a word, for the same words)."
+            )
+        return value[heard]
+
+    def _items(self, inputs: Mapping[str, Any]) -> Tensor:
+        if self.of_words and WORD_STARTS in inputs:
+            return inputs[WORD_STARTS] == 1
         labelled = self.labelled(inputs)
         if labelled is None:
             raise ValueError(
@@ -87,6 +129,11 @@ class Task:
                 "Add `labels` (their -100 positions are left out) or, for tagging, `word_starts`."
             )
         return labelled
+
+
+def _first(marks: Tensor, number: Tensor) -> Tensor:
+    """The first `number` marked positions of each row."""
+    return marks & (marks.cumsum(dim=-1) <= number.unsqueeze(-1))
 
 
 TASKS = {

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_distill import columns
 from hf_distill.arguments import Objective, Weights
 from hf_distill.tasks import Task, hard_loss
 from hf_distill.teacher import soft_loss
@@ -73,15 +74,10 @@ def soft_term(
         ValueError: an output a position, and the teacher has other positions.
     """
     taught, labels = task.taught(inputs), task.labels(inputs)
-    lengths = {name: value.shape[1] for name, value in said.items() if value.shape[1] != logits.shape[1]}
-    if task.per_position and lengths:
-        raise ValueError(
-            f"The student has logits at {logits.shape[1]} positions and the teacher something else: {lengths}. Cache "
-            "the teacher's outputs for the tokens that the student reads."
-        )
+    cached = any(name in inputs for name in columns.SOFT_TARGETS)
     values = soft_loss(
         task.aligned(logits)[taught],
-        {name: task.aligned(value)[taught] for name, value in said.items()},
+        {name: task.answers(value, inputs, cached) for name, value in said.items()},
         loss=settings.soft_target_loss,
         problem=problem,
         temperature=weights.temperature,

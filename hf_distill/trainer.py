@@ -28,8 +28,8 @@ logger = logging.get_logger(__name__)
 
 TWO_READINGS = (
     "The rows hold teacher_input_ids: with two tokenizers the positions of {} do not line up, and its outputs "
-    "there are about other words. Use one tokenizer for both, or soft_target_weight=0 with a matching of "
-    'granularity="word".'
+    "there are about other words. Use one tokenizer for both, for tagging the columns word_starts and "
+    'teacher_word_starts, or soft_target_weight=0 with a matching of granularity="word".'
 )
 
 
@@ -99,7 +99,9 @@ class DistillationTrainer(PublishingTrainer):
         self._evaluated: dict[str, Tensor] = {}
         self._check_settings()
         pad_id = getattr(getattr(self.teacher, "model", self.model).config, "pad_token_id", None)
-        self.data_collator = columns.TeacherColumnsCollator(self.data_collator, teacher_processing_class, pad_id or 0)
+        self.data_collator = columns.TeacherColumnsCollator(
+            self.data_collator, teacher_processing_class, pad_id or 0, of_words=self.task.of_words
+        )
 
     @property
     def settings(self) -> Objective:
@@ -353,9 +355,10 @@ class DistillationTrainer(PublishingTrainer):
         return {name: value for name, value in inputs.items() if name in self._student_arguments and name != "labels"}
 
     def _two_readings(self, names: Container[str]) -> bool:
-        """Whether the teacher reads other tokens, so that its outputs at a position are not about the student's."""
+        """Whether the teacher reads other tokens and nothing says which of them belong to the student's."""
         two = columns.PREFIX + "input_ids" in names and not any(name in names for name in columns.SOFT_TARGETS)
-        return two and self.task.per_position
+        aligned = self.task.of_words and columns.WORD_STARTS in names and columns.TEACHER_WORD_STARTS in names
+        return two and self.task.per_position and not aligned
 
     def _problem_type(self, labels: Tensor | None) -> str:
         if self.task.per_position:

@@ -13,9 +13,11 @@ from hf_distill import (
     DistillationTrainer,
     LSTMStudentConfig,
     LSTMStudentForSequenceClassification,
+    LSTMStudentForTokenClassification,
     TeacherEnsemble,
 )
 from hf_distill.bridge import FILE, NAME
+from hf_distill.losses import forward_kl
 from hf_distill.matching import AttentionMatching, HiddenStateMatching, RelationMatching, VariationalMatching
 from hf_distill.teacher import LiveTeacher
 from tests.cases import LAYERS, build, models, outcome, pad, position_labels
@@ -254,6 +256,81 @@ def test_two_tokenizers_meet_at_words_or_texts(tmp_path, granularity):
             train_dataset=both,
             data_collator=collate,
         ).train()
+
+
+def tagged_twice(unlabelled=4):
+    """Sentences read by a student of one piece a word, and by a teacher of two pieces a word that sees fewer words of
+    every third sentence and more of every fourth."""
+    generator = np.random.default_rng(3)
+    made = []
+    for number, row in enumerate(tiny_rows(16)):
+        words = row["input_ids"][: max(2, len(row["input_ids"]) - 1)]
+        read = words[:-1] if number % 3 == 0 else [*words, 5] if number % 4 == 0 else words
+        labels = generator.integers(0, 4, len(words)).tolist() if number >= unlabelled else [-100] * len(words)
+        made.append(
+            {
+                "input_ids": [2, *(token % 20 for token in words)],
+                "attention_mask": [1] * (len(words) + 1),
+                "word_starts": [-100] + [1] * len(words),
+                "labels": [-100, *labels],
+                "teacher_input_ids": [2, *(token for token in read for _ in (0, 1)), 3],
+                "teacher_attention_mask": [1] * (2 * len(read) + 2),
+                "teacher_word_starts": [-100, *([1, 0] * len(read)), -100],
+            }
+        )
+    return datasets.Dataset.from_list(made)
+
+
+def test_tagging_with_two_tokenizers_meets_at_first_pieces(tmp_path):
+    """Soft targets word by word, the cut of a step is nothing, and a cache of one row a word says the same."""
+    rows = tagged_twice()
+    _, teacher = models("token", "single_label_classification")
+    config = LSTMStudentConfig(vocab_size=20, embedding_size=8, hidden_size=6, num_labels=4, dropout=0.0)
+
+    def said(row):
+        ids = torch.tensor([row["teacher_input_ids"]])
+        starts = torch.tensor(row["teacher_word_starts"]) == 1
+        with torch.no_grad():
+            return {"teacher_logits": teacher(ids).logits[0, starts].tolist()}
+
+    made = {}
+    for name, batch, accumulation in (("live", 8, 1), ("cut", 2, 4), ("cached", 8, 1)):
+        torch.manual_seed(0)
+        trainer = DistillationTrainer(
+            LSTMStudentForTokenClassification(config).double(),
+            arguments(tmp_path, batch=batch, accumulation=accumulation),
+            teacher_model=None if name == "cached" else teacher,
+            train_dataset=rows.map(said) if name == "cached" else rows,
+            eval_dataset=rows,
+            data_collator=pad,
+        )
+        if name == "live":
+            shared = torch.stack(
+                [
+                    forward_kl(
+                        trainer.model(input_ids=torch.tensor([row["input_ids"]])).logits[0, 1 + word],
+                        torch.tensor(said(row)["teacher_logits"][word], dtype=torch.float64),
+                        trainer.args.temperature,
+                    )
+                    for row in rows
+                    for word in range(min(row["word_starts"].count(1), row["teacher_word_starts"].count(1)))
+                ]
+            )
+            evaluated = trainer.evaluate()["eval_loss_soft"]
+            assert evaluated == pytest.approx(shared.mean().item(), rel=1e-6)
+        trainer.train()
+        made[name] = trainer
+    assert_same(weights(made["live"]), weights(made["cut"]), 1e-8)
+    assert_same(weights(made["live"]), weights(made["cached"]), 1e-5)  # the column is in float32
+
+
+def test_a_cache_of_other_words(tmp_path):
+    rows = tagged_twice().map(lambda row: {"teacher_logits": [[0.0] * 4] * (row["teacher_word_starts"].count(1) + 1)})
+    config = LSTMStudentConfig(vocab_size=20, embedding_size=8, hidden_size=6, num_labels=4)
+    student = LSTMStudentForTokenClassification(config)
+    trainer = DistillationTrainer(student, arguments(tmp_path), train_dataset=rows, data_collator=pad)
+    with pytest.raises(ValueError, match=r"a sentence of which the teacher reads \d+ words: .* holds one row a word"):
+        trainer.train()
 
 
 def test_evaluation_gathers_no_inner_states(tmp_path):
