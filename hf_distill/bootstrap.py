@@ -1,14 +1,54 @@
 """Intervals by resampling the test examples, the same draws for every model so that differences are paired."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import evaluate
 import numpy as np
+from scipy.sparse import csr_matrix
 
+from hf_distill.additive import ADDITIVE, OF_ROWS, Additive, Items
 from hf_distill.metrics import OfflineMetric
 
 RESAMPLES = 2000
 CHUNK = 2_000_000  # values held at once
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with what it came to on every resample; of two with the same draws, difference and ratio are paired.
+
+    Attributes:
+        value: on the examples as they are.
+        drawn: (resamples,)
+        values: where `value` is the mean over several seeds, theirs.
+    """
+
+    value: float
+    drawn: np.ndarray
+    values: tuple[float, ...] = ()
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """The difference."""
+        return Estimate(self.value - other.value, self.drawn - other.drawn)
+
+    def __truediv__(self, other: "Estimate") -> "Estimate":
+        """The ratio; without resamples, so without an interval, where the divisor is not above 0 on all of them."""
+        drawn = self.drawn / other.drawn if (other.drawn > 0).all() else np.empty(0)
+        return Estimate(self.value / other.value, drawn)
+
+    @property
+    def missing(self) -> "Estimate":
+        """What a share leaves of 1: the error."""
+        return Estimate(1 - self.value, 1 - self.drawn, tuple(1 - value for value in self.values))
+
+    def summary(self) -> dict[str, Any]:
+        """`value`, with `low` and `high` of its 95 % interval and the seeds' `values` where there are any."""
+        result: dict[str, Any] = {"value": self.value}
+        if len(self.drawn):
+            result |= dict(zip(("low", "high"), interval(self.drawn), strict=True))
+        return result | ({"values": list(self.values)} if self.values else {})
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -34,54 +74,102 @@ def draws(examples: int, resamples: int, seed: int, width: int = 1) -> Iterator[
         yield generator.integers(examples, size=(min(chunk, resamples - start), examples))
 
 
-def resampled(
+def resampled_totals(counts: csr_matrix, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """What the counts of the drawn examples add up to.
+
+    Args:
+        counts: (examples, width).
+        resamples: how many.
+        seed: see `draws`.
+    Yields:
+        (chunk, width)
+    """
+    examples, width = counts.shape
+    transposed = counts.T.tocsr()
+    for rows in draws(examples, resamples, seed, width=width):
+        chunk = len(rows)
+        cells = (rows * chunk + np.arange(chunk)[:, None]).ravel()
+        times = np.bincount(cells, minlength=examples * chunk).reshape(examples, chunk).astype(np.float64)
+        yield (transposed @ times).T
+
+
+def estimate(
     metric: evaluate.EvaluationModule,
     predictions: np.ndarray,
     references: np.ndarray,
+    items: Items | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> np.ndarray:
-    """A metric on resampled examples.
+) -> Estimate:
+    """A metric, and its value on resampled examples: an example is drawn with all its items.
 
     Args:
-        metric: its value is read by `value_of`.
-        predictions: (examples,) or (examples, classes).
+        metric: of ours, or one that `evaluate` loaded.
+        predictions: (items,) or (items, classes), every one counted.
         references: likewise.
+        items: the examples they belong to. None: each item is an example.
         resamples: how many.
         seed: the same seed and number of examples give the same draws.
-    Returns:
-        (resamples,)
+    Raises:
+        ValueError: see `value_of`.
     """
-    if metric.name in FROM_CONFUSION and isinstance(metric, OfflineMetric) and references.ndim == 1:
-        # scikit-learn takes about 1 ms a call; counting the pairs of true and predicted class does all at once.
-        classes = int(max(predictions.max(), references.max())) + 1
-        cells = references.astype(np.int64) * classes + predictions.astype(np.int64)
-        values = []
-        for rows in draws(len(references), resamples, seed, width=classes**2):
-            offsets = np.arange(len(rows))[:, None] * classes**2
-            counts = np.bincount((cells[rows] + offsets).ravel(), minlength=len(rows) * classes**2)
-            values.append(FROM_CONFUSION[metric.name](counts.reshape(-1, classes, classes).astype(float)))
-        return np.concatenate(values)
-    return np.array(
-        [
-            value_of(metric, predictions[row], references[row])
-            for rows in draws(len(references), resamples, seed)
-            for row in rows
-        ]
+    items = items or Items.one_an_example(len(references))
+    value = value_of(metric, predictions, references, items)
+    additive = _additive(metric, references)
+    if additive is not None:
+        totals = resampled_totals(additive.counts(predictions, references, items), resamples, seed)
+        return Estimate(value, np.concatenate([additive.value(part) for part in totals]))
+    ends = np.cumsum(items.counts)
+    places = [np.arange(end - count, end) for end, count in zip(ends, items.counts, strict=True)]
+    values = []
+    for rows in draws(items.examples, resamples, seed):
+        for row in rows:
+            chosen = np.concatenate([places[example] for example in row])
+            values.append(value_of(metric, predictions[chosen], references[chosen]))
+    return Estimate(value, np.array(values))
+
+
+def over_seeds(estimates: Sequence[Estimate], seed: int = 0) -> Estimate:
+    """The mean over several trainings, resampled over examples and seeds at once.
+
+    Few seeds drawn with replacement vary less than seeds do, by (n - 1)/n in variance, which is made good here (Rao and
+    Wu 1988, doi:10.1080/01621459.1988.10478591). With two or three the interval is a rough one all the same.
+
+    Args:
+        estimates: one a seed, on the same draws of examples.
+        seed: of the draws of seeds; the same for two models pairs them seed by seed.
+    """
+    if len(estimates) == 1:
+        return estimates[0]
+    drawn = np.stack([one.drawn for one in estimates], axis=1)  # (resamples, seeds)
+    mean = drawn.mean(axis=1, keepdims=True)
+    wider = mean + (drawn - mean) * np.sqrt(len(estimates) / (len(estimates) - 1))
+    picks = np.random.default_rng(seed).integers(len(estimates), size=drawn.shape)
+    return Estimate(
+        value=float(np.mean([one.value for one in estimates])),
+        drawn=np.take_along_axis(wider, picks, axis=1).mean(axis=1),
+        values=tuple(one.value for one in estimates),
     )
 
 
-def value_of(metric: evaluate.EvaluationModule, predictions: np.ndarray, references: np.ndarray) -> float:
+def value_of(
+    metric: evaluate.EvaluationModule, predictions: np.ndarray, references: np.ndarray, items: Items | None = None
+) -> float:
     """The one number of a metric.
 
     Args:
         metric: of ours, or one that `evaluate` loaded.
-        predictions: (examples, ...), every one counted.
+        predictions: (items, ...), every one counted.
         references: likewise.
+        items: the examples they belong to. None: each item is an example.
     Raises:
         ValueError: a metric with several numbers, none under its own name.
     """
+    additive = _additive(metric, references)
+    if additive is not None:
+        counts = additive.counts(predictions, references, items or Items.one_an_example(len(references)))
+        return float(additive.value(np.asarray(counts.sum(axis=0)))[0])
     if isinstance(metric, OfflineMetric):
         return float(metric.score(predictions, references))
     result = metric.compute(predictions=predictions, references=references) or {}
@@ -93,44 +181,7 @@ def value_of(metric: evaluate.EvaluationModule, predictions: np.ndarray, referen
     return float(result.get(metric.name, next(iter(result.values()))))
 
 
-# Each takes (resamples, true class, predicted class) counts and returns (resamples,); a quotient 0/0 is 0, as in
-# scikit-learn, whose functions remain the definition: the tests hold these to them.
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
-
-
-def _accuracy(counts: np.ndarray) -> np.ndarray:
-    return np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2))
-
-
-def _f1_by_class(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    hits = np.diagonal(counts, axis1=1, axis2=2)
-    named = counts.sum(axis=1) + counts.sum(axis=2)
-    return _divide(2 * hits, named), named > 0
-
-
-def _f1(counts: np.ndarray) -> np.ndarray:
-    return _f1_by_class(counts)[0][:, 1] if counts.shape[1] > 1 else np.zeros(len(counts))
-
-
-def _macro_f1(counts: np.ndarray) -> np.ndarray:
-    scores, present = _f1_by_class(counts)
-    return scores.sum(axis=1) / present.sum(axis=1)
-
-
-def _matthews_correlation(counts: np.ndarray) -> np.ndarray:
-    true, said, hits = counts.sum(axis=2), counts.sum(axis=1), np.trace(counts, axis1=1, axis2=2)
-    total = true.sum(axis=1)
-    covariance = hits * total - (true * said).sum(axis=1)
-    spread = np.sqrt((total**2 - (said**2).sum(axis=1)) * (total**2 - (true**2).sum(axis=1)))
-    return _divide(covariance, spread)
-
-
-FROM_CONFUSION: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
-    "matthews_correlation": _matthews_correlation,
-}
+def _additive(metric: evaluate.EvaluationModule, references: np.ndarray) -> Additive | None:
+    if not isinstance(metric, OfflineMetric):
+        return None
+    return (ADDITIVE if references.ndim == 1 else OF_ROWS).get(metric.name)

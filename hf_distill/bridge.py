@@ -19,6 +19,29 @@ NAME = "kd_bridge"
 FILE = "_kd_bridge.safetensors"
 
 
+def check_cached_states(matchings: Sequence[Matching], names: set[str]) -> None:
+    """Raise where matchings compare with states of a teacher that are not among the columns.
+
+    Args:
+        matchings: that have no live teacher.
+        names: of the columns.
+    Raises:
+        ValueError: a layer is missing, or is counted from the end of layers that nobody knows the number of.
+    """
+    layers = sorted({layer for matching in matchings for layer in matching.layers.values()})
+    missing = [layer for layer in layers if f"{columns.HIDDEN}{layer}" not in names]
+    if missing:
+        there = sorted(
+            int(name.removeprefix(columns.HIDDEN))
+            for name in names
+            if name.startswith(columns.HIDDEN) and name.removeprefix(columns.HIDDEN).isdigit()
+        )
+        raise ValueError(
+            f"matching compares with the teacher's layers {missing}, and the cache holds {there}. Name cached layers "
+            "by their number from 0 (the embeddings), cache them by hidden_layers=..., or pass teacher_model=..."
+        )
+
+
 class Bridge(nn.Module):
     """Matchings as a part of the student that is never saved with it.
 
@@ -49,19 +72,22 @@ class Bridge(nn.Module):
         )
 
     def build(
-        self, student: Any, teacher: LiveTeacher, inputs: Mapping[str, Any], student_inputs: dict[str, Any]
+        self, student: Any, teacher: LiveTeacher | None, inputs: Mapping[str, Any], student_inputs: dict[str, Any]
     ) -> None:
         """Make the projections: a few rows show how wide the states of both models are.
 
         Args:
             student: on its device.
-            teacher: ready to be asked.
+            teacher: ready to be asked; None: its states are columns of the batch.
             inputs: a small real batch.
             student_inputs: the part of it that the student reads.
         """
         with evaluating(student), torch.no_grad():
             own = self.states(student(**student_inputs, **self.needs), inputs, inputs)
-        other = self.states(teacher(inputs, **self.needs), inputs, teacher.inputs_from(inputs))
+        if teacher is None:
+            other = self.states(self.remembered(inputs), inputs, columns.teacher_inputs(inputs) or inputs)
+        else:
+            other = self.states(teacher(inputs, **self.needs), inputs, teacher.inputs_from(inputs))
         own_widths, other_widths = ([state.shape[-1] for state in states.hidden] for states in (own, other))
         for matching in self.matchings:
             matching.build(own_widths, other_widths, student=own, teacher=other)
@@ -97,6 +123,23 @@ class Bridge(nn.Module):
         student, teacher = (self._places(inputs, read) for read in (inputs, teacher_inputs))
         return [matching.counted(*student, *teacher).sum() for matching in self.matchings]
 
+    def remembered(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What a batch holds of the teacher's output: layers that were not cached are empty.
+
+        Args:
+            inputs: the whole batch, with columns `teacher_hidden_<layer>`.
+        """
+        cached = {
+            int(name.removeprefix(columns.HIDDEN)): state
+            for name, state in inputs.items()
+            if name.startswith(columns.HIDDEN)
+        }
+        some = next(iter(cached.values()))
+        of = "decoder_" if self.task.name == "translation" else ""
+        hidden = tuple(cached.get(layer, some[..., :0]) for layer in range(max(cached) + 1))
+        # In tagging the cached logits are of words, and the states of positions.
+        return {f"{of}hidden_states": hidden, "logits": None if self.task.of_words else inputs.get(columns.LOGITS)}
+
     def states(self, output: Any, inputs: Mapping[str, Any], read: Mapping[str, Any]) -> States:
         """What a model did on a batch, on the student's device.
 
@@ -114,7 +157,7 @@ class Bridge(nn.Module):
             mask=mask,
             attentions=None if attentions is None else tuple(state.to(device) for state in attentions),
             word_starts=word_starts,
-            logits=output["logits"].to(device),
+            logits=None if output["logits"] is None else output["logits"].to(device),
         )
 
     def _places(self, inputs: Mapping[str, Any], read: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:

@@ -1,31 +1,40 @@
 """A teacher's outputs as a data set on disk: computed once, shard by shard, and checked before they are used."""
 
+import errno
 import functools
-import hashlib
-import json
+import itertools
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
-import transformers
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from hf_distill import columns
+from hf_distill.answers import MARKS, Asker, marks, pad
+from hf_distill.cached_columns import BYTES, Layout, Values, table
+from hf_distill.provenance import check, provenance, row_hashes, rows_record, write
 from hf_distill.tasks import TASKS
 from hf_distill.teacher import LiveTeacher, TeacherEnsemble
 
+logger = logging.get_logger(__name__)
+
 ROW_HASH = "row_hash"
-PROVENANCE = "provenance.json"
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
+WINDOW = 64  # batches that are sorted by length together, and held in memory together
 
 
 def cache_teacher_outputs(
-    dataset: datasets.Dataset,
+    dataset: datasets.Dataset | datasets.IterableDataset,
     teacher_model: PreTrainedModel | TeacherEnsemble | str | Path,
     *,
     task: str,
@@ -33,7 +42,9 @@ def cache_teacher_outputs(
     top_k: int | None = None,
     temperature: float = 1.0,
     dtype: str = "float16",
+    hidden_layers: Sequence[int] = (),
     data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+    teacher_processing_class: Any = None,
     batch_size: int = 64,
     shard_size: int = 16_384,
     bf16: bool = False,
@@ -41,208 +52,425 @@ def cache_teacher_outputs(
 ) -> datasets.Dataset:
     """Ask a teacher once about every row, and keep its answers beside the rows.
 
-    Rows are sorted by length inside each shard, so little padding is computed. A shard is written under another name
-    and renamed when it is whole: a killed pass loses at most the shard it was writing, and the next call goes on from
-    there.
+    Rows are sorted by length, 64 batches at a time, so little padding is computed. A shard is written under another
+    name and renamed when it is whole: a killed pass loses at most the shard it was writing, and the next call goes on
+    from there. Under `accelerate launch` the processes share the shards; each gets the whole result.
+
+    `teacher_logits` (or the top-k columns) hold one row an example for classification; one a word for tagging (where
+    `teacher_word_starts` is 1, else `word_starts`, else at the labelled positions); one a target position for
+    translation (of `teacher_labels`, else `labels`); one a token for text generation (position t is about t + 1).
 
     Args:
-        dataset: tokenised rows. A teacher with its own tokenizer reads `teacher_input_ids` and its companions.
+        dataset: tokenised rows. A teacher with its own tokenizer reads `teacher_input_ids` and its companions. A stream
+            (`IterableDataset`) is read once; its shards keep the rows too.
         teacher_model: a model, an ensemble, or a Hub id or folder.
-        task: `text-classification`.
-        output_dir: where the shards are, or will be.
-        top_k: classes to keep a row, for language models; not for classification.
-        temperature: of the tail of a top-k cache; dense logits are kept as they are and can be tempered later.
-        dtype: `float16` or `float32` on disk. Training from a float32 cache equals training live.
-        data_collator: makes the teacher's batches. None: `input_ids` are padded on the right with the teacher's pad id,
-            or 0 if it has none, and masked.
+        task: a name in `tasks.TASKS`.
+        output_dir: where the shards are, or will be; the same for all processes.
+        top_k: tokens to keep a position, for translation and text generation, with their ids in the narrowest type and
+            the log-sum-exp of all others. None: all logits.
+        temperature: of that tail, which cannot be tempered later: training must use the same. Dense logits can.
+        dtype: on disk: `float32`, `float16`, `bfloat16` (kept as bytes) or `int8` (with a scale an item). Training from
+            a float32 cache equals training live.
+        hidden_layers: whose states are kept at every position, as `teacher_hidden_<layer>`; 0 is the embeddings. A
+            translation's are those of the decoder.
+        data_collator: makes the teacher's batches; it may pad and nothing else. None: padded on the right with the
+            teacher's pad id, or 0 if it has none, and masked.
+        teacher_processing_class: the teacher's tokenizer, whose hash is kept and compared.
         batch_size: rows a forward.
         shard_size: rows a file.
         bf16: whether the teacher computes in bfloat16; for hardware that is fast at it.
         device: where the teacher runs; None: an accelerator if there is one.
     Returns:
-        The same rows in the same order, with the column `teacher_logits`, memory-mapped.
+        The same rows in the same order with the teacher's columns, memory-mapped.
     Raises:
-        ValueError: another teacher, other rows or other options made what is in `output_dir`; the teacher returns NaN;
-            a column of that name is there already.
+        ValueError: another teacher, other rows or other options made what is in `output_dir` (rows in another order
+            are matched); the teacher returns NaN; rows without tokens; columns of these names are there already;
+            options that do not fit.
+        OSError: the disk is full. What was finished is kept.
     """
-    _check_options(dataset, task, top_k, temperature, dtype)
+    layout = Layout(top_k, temperature, dtype, tuple(hidden_layers))
+    _check_options(task, layout, batch_size, shard_size)
+    names, dataset = _column_names(dataset)
+    _check_columns(names, task, layout)
+    crew = _Crew.assembled(device)
     loaded: Any = teacher_model
     if isinstance(teacher_model, str | Path):
         loaded = TASKS[task].auto_class.from_pretrained(teacher_model)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    teacher = LiveTeacher(loaded, device)
+    teacher = LiveTeacher(loaded, crew.device)
+    classes = _check_teacher(teacher, task, layout)
+
     output_dir = Path(output_dir)
-    hashes = row_hashes(dataset)
-    provenance = {
-        "teacher": {
-            "name": _public_name(teacher),
-            "revision": getattr(teacher.model.config, "_commit_hash", None),
-            "weights": weights_hash(teacher),
-        },
-        "rows": {"number": len(dataset), "hash": hashlib.blake2b(hashes.tobytes(), digest_size=16).hexdigest()},
-        "options": {
-            "task": task,
-            "top_k": top_k,
-            "temperature": temperature,
-            "dtype": dtype,
-            "bf16": bf16,
-            "shard_size": shard_size,
-        },
-        "versions": {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]},
+    read = _names_read(names, task)
+    options = {
+        "task": task,
+        "top_k": top_k,
+        "temperature": temperature,
+        "dtype": dtype,
+        "hidden_layers": list(hidden_layers),
+        "bf16": bf16,
+        "shard_size": shard_size,
     }
-    _check_provenance(output_dir, provenance)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    _write(output_dir / PROVENANCE, json.dumps(provenance, indent=2))
-
+    origin = provenance(teacher, teacher_processing_class, options)
     pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
-    collate = data_collator or functools.partial(_pad, pad_id=pad_id)
-    shards = range(0, len(dataset), shard_size)
-    paths = [output_dir / f"shard-{number:05d}.arrow" for number in range(len(shards))]
-    with tqdm(total=len(dataset), desc="Teacher", unit=" rows") as progress:
-        for start, path in zip(shards, paths, strict=True):
-            rows = dataset.select(range(start, min(start + shard_size, len(dataset))))
-            if not path.exists():
-                logits = _logits(rows, teacher, collate, batch_size, bf16, progress)
-                _write_shard(path, logits.to(DTYPES[dtype]), hashes[start : start + len(rows)])
-            else:
-                progress.update(len(rows))
-    cached = datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in paths])
-    if not np.array_equal(np.array(cached.data.column(ROW_HASH), dtype=np.int64), hashes):
+    collate = data_collator or functools.partial(pad, pad_id=pad_id)
+    ask = Asker(teacher, task, layout, collate, batch_size, bf16)
+    work = _Pass(output_dir, crew, ask, read, shard_size, origin)
+    if isinstance(dataset, datasets.IterableDataset):
+        return work.over_stream(dataset)
+    return work.over_rows(dataset, classes)
+
+
+# Before the pass
+
+
+def _check_options(task: str, layout: Layout, batch_size: int, shard_size: int) -> None:
+    if task not in TASKS:
+        raise ValueError(f"task: expected one of {', '.join(TASKS)}; got {task!r}.")
+    language = task in ("translation", "text-generation")
+    if layout.top_k is not None and not language:
         raise ValueError(
-            f"{output_dir} holds outputs for other rows than the data set's, though it says otherwise. Delete it."
+            f"top_k={layout.top_k}: classification keeps all classes, there is nothing to leave out. Use None."
         )
-    return datasets.concatenate_datasets([dataset, cached.remove_columns(ROW_HASH)], axis=1)
-
-
-def row_hashes(dataset: datasets.Dataset) -> np.ndarray:
-    """A hash of what the teacher reads of each row: (rows,) int64."""
-    own = [name for name in dataset.column_names if name.startswith(columns.PREFIX) and not columns.is_output(name)]
-    names = sorted(own or [name for name in dataset.column_names if name in ("input_ids", "token_type_ids")])
-
-    def digest(row: dict[str, Any]) -> int:
-        content = b"|".join(np.asarray(row[name], dtype=np.int64).tobytes() for name in names)
-        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
-
-    selected = dataset.select_columns(names).with_format(None)
-    return np.fromiter((digest(row) for row in selected), dtype=np.int64, count=len(dataset))
-
-
-def weights_hash(teacher: LiveTeacher) -> str:
-    """A hash of a teacher's weights: the same weights have the same hash under any name."""
-    digest = hashlib.sha256()
-    for member in teacher.members:
-        for name, tensor in sorted(member.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    if isinstance(teacher.model, TeacherEnsemble):
-        digest.update(str(teacher.model.weights).encode())
-    return digest.hexdigest()
-
-
-def _check_options(dataset: datasets.Dataset, task: str, top_k: int | None, temperature: float, dtype: str) -> None:
-    if task != "text-classification":
-        raise ValueError(f"cache_teacher_outputs knows the task text-classification, got {task!r}. Use a live teacher.")
-    if top_k is not None:
-        raise ValueError(f"top_k={top_k}: classification keeps all classes, there is nothing to leave out. Use None.")
-    if temperature != 1.0:
+    if layout.top_k is not None and layout.top_k < 1:
+        raise ValueError(f"top_k must be at least 1, or None for all; got {layout.top_k}.")
+    if layout.top_k is None and layout.temperature != 1.0:
         raise ValueError(
-            f"temperature={temperature} only shapes the tail of a top-k cache; dense logits are tempered in training. "
-            "Use 1."
+            f"temperature={layout.temperature} only shapes the tail of a top-k cache; dense logits are tempered in "
+            "training. Use 1."
         )
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    if columns.LOGITS in dataset.column_names:
-        raise ValueError(f"The data set has a column {columns.LOGITS} already: remove or rename it.")
-    if "input_ids" not in dataset.column_names:
-        raise ValueError(f"Expected tokenised rows with input_ids, got the columns {dataset.column_names}.")
-    if len(dataset) == 0:
-        raise ValueError("The data set has no rows: there is nothing to ask the teacher.")
+    if not 0 < layout.temperature < float("inf"):
+        raise ValueError(f"temperature must be a finite number > 0, got {layout.temperature}.")
+    if layout.dtype not in BYTES:
+        raise ValueError(f"dtype must be one of {', '.join(BYTES)}; got {layout.dtype!r}")
+    if any(layer < 0 for layer in layout.hidden_layers) or len(set(layout.hidden_layers)) < len(layout.hidden_layers):
+        raise ValueError(
+            f"hidden_layers must be different numbers from 0 (the embeddings), since their columns are called after "
+            f"them; got {list(layout.hidden_layers)}."
+        )
+    if batch_size < 1 or shard_size < 1:
+        raise ValueError(f"batch_size and shard_size must be at least 1, got {batch_size} and {shard_size}.")
 
 
-def _check_provenance(output_dir: Path, provenance: dict[str, Any]) -> None:
-    path = output_dir / PROVENANCE
-    if not path.exists():
-        return
-    before = json.loads(path.read_text())
-    differences = [
-        f"{part}.{name}: {before.get(part, {}).get(name)!r} there, {value!r} now"
-        for part in ("teacher", "rows", "options")
-        for name, value in provenance[part].items()
-        if name != "name" and before.get(part, {}).get(name) != value
+def _column_names(dataset: Any) -> tuple[list[str], Any]:
+    """The columns of rows or of a stream, which may not know them."""
+    if isinstance(dataset, datasets.IterableDataset):
+        dataset = dataset.with_format(None)
+        first = next(iter(dataset), None)
+        if first is not None:
+            return list(first), dataset
+    elif len(dataset) > 0:
+        return dataset.column_names, dataset
+    raise ValueError("The data set has no rows: there is nothing to ask the teacher.")
+
+
+def _check_columns(names: list[str], task: str, layout: Layout) -> None:
+    there = [name for name in [*layout.names, ROW_HASH] if name in names]
+    if there:
+        raise ValueError(f"The data set has a column {', '.join(there)} already: remove or rename it.")
+    if "input_ids" not in names:
+        raise ValueError(f"Expected tokenised rows with input_ids, got the columns {names}.")
+    if marks(names, task) is None and task in ("token-classification", "translation"):
+        what = "one row a word" if task == "token-classification" else "one row a target position"
+        raise ValueError(
+            f"A cache for {task} holds {what}, and no column says where they are: expected one of "
+            f"{', '.join(MARKS[task])}; got {names}."
+        )
+
+
+def _names_read(names: list[str], task: str) -> list[str]:
+    """The columns that the teacher's answers depend on."""
+    own = [
+        name
+        for name in names
+        if name.startswith(columns.PREFIX) and not columns.is_output(name) and name != columns.TEACHER_WORD_STARTS
     ]
-    if differences:
-        raise ValueError(
-            f"{output_dir} holds the outputs of another pass: {'; '.join(differences)}. "
-            "Choose another output_dir, or delete that one."
-        )
+    read = own or [name for name in names if name in ("input_ids", "token_type_ids")]
+    heard = marks(names, task)
+    return sorted({*read, *([] if heard is None else [heard])})
 
 
-def _public_name(teacher: LiveTeacher) -> str:
-    # A local folder's name says something about its owner's machine, and nothing to anybody else.
-    names = [getattr(member.config, "_name_or_path", "") for member in teacher.members]
-    return " + ".join(name if name and not Path(name).exists() else type(teacher.members[0]).__name__ for name in names)
+def _check_teacher(teacher: LiveTeacher, task: str, layout: Layout) -> int:
+    """The number of classes."""
+    config = teacher.model.config.get_text_config()
+    language = task in ("translation", "text-generation")
+    classes: int = config.vocab_size if language else config.num_labels  # type: ignore[assignment]
+    if layout.top_k is not None and layout.top_k > classes:
+        raise ValueError(f"top_k={layout.top_k} is more than the teacher's {classes} tokens. Use at most {classes}.")
+    if layout.hidden_layers and len(teacher.members) > 1:
+        raise ValueError("hidden_layers: an ensemble has no states of its own. Cache each member by itself.")
+    return classes
 
 
-def _logits(
-    rows: datasets.Dataset,
-    teacher: LiveTeacher,
-    collate: Callable[..., Any],
-    batch_size: int,
-    bf16: bool,
-    progress: tqdm,
-) -> torch.Tensor:
-    name = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in rows.column_names else "input_ids"
-    lengths = np.array([len(ids) for ids in rows[name]])
-    order = np.argsort(-lengths, kind="stable")  # longest first: too little memory shows at once
-    answers: list[torch.Tensor] = []
-    for indices in _batches(order, batch_size):
-        batch = {
-            name: value.to(teacher.device)
-            for name, value in collate([teacher.inputs_from(rows[int(index)]) for index in indices]).items()
-        }
-        with torch.autocast(teacher.device.type, torch.bfloat16, enabled=bf16):
-            logits = teacher(batch)["logits"].float().cpu()
-        if not torch.isfinite(logits).all():
-            bad = indices[int((~torch.isfinite(logits)).any(dim=-1).nonzero()[0])]
+# Several processes
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """The processes that share a pass: this one's number, how many they are, and its device."""
+
+    number: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def assembled(cls, device: str | torch.device | None) -> "_Crew":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # Without an accelerator it would take each process for the only one.
+            state = accelerate.PartialState(cpu=not torch.accelerator.is_available())
+            return cls(state.process_index, state.num_processes, torch.device(device or state.device))
+        return cls(0, 1, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+
+    def wait(self) -> None:
+        if self.size > 1:
+            accelerate.PartialState().wait_for_everyone()
+
+    @contextmanager
+    def first_alone(self) -> Iterator[bool]:
+        """Process 0 goes before all others."""
+        if self.number > 0:
+            self.wait()
+        yield self.number == 0
+        if self.number == 0:
+            self.wait()
+
+
+# The pass
+
+
+@dataclass
+class _Pass:
+    """One pass over the rows: which shards are there, and the others written."""
+
+    folder: Path
+    crew: _Crew
+    ask: "Asker"
+    read: list[str]
+    shard_size: int
+    origin: dict[str, Any]
+
+    def over_rows(self, dataset: datasets.Dataset, classes: int) -> datasets.Dataset:
+        hashes = row_hashes(dataset, self.read)
+        rows = rows_record(hashes)
+        items = self._count_items(dataset)
+        before = self._enter({**self.origin, "rows": rows})
+        starts = range(0, len(dataset), self.shard_size)
+        ends = [min(start + self.shard_size, len(dataset)) for start in starts]
+        paths = [self._path(number) for number in range(len(starts))]
+        if before.get("rows", rows)["order"] != rows["order"]:
+            return self._reordered(dataset, hashes, paths)
+        own = range(self.crew.number, len(starts), self.crew.size)
+        missing = [n for n in own if not self._is_whole(paths[n], hashes[starts[n] : ends[n]])]
+        left = sum(int(items[starts[n] : ends[n]].sum()) for n in missing)
+        self._check_room(left * self.ask.layout.bytes_per_item(classes), missing)
+        mine = sum(ends[n] - starts[n] for n in own)
+        todo = sum(ends[n] - starts[n] for n in missing)
+        with self._progress(mine, mine - todo) as progress:
+            for number in missing:
+                window = self.ask.batch_size * WINDOW
+                parts = (
+                    dataset.select(range(start, min(start + window, ends[number])))
+                    for start in range(starts[number], ends[number], window)
+                )
+                tables = (self._table(part, progress, keep_rows=False) for part in parts)
+                self._write_shard(number, tables)
+        self.crew.wait()
+        cached = self._load(paths)
+        if not np.array_equal(_hashes(cached), hashes):
+            raise ValueError(f"{self.folder} holds outputs for other rows, though it says otherwise. Delete it.")
+        return datasets.concatenate_datasets([dataset, cached.remove_columns(ROW_HASH)], axis=1)
+
+    def over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
+        self._enter(self.origin)
+        window = min(self.ask.batch_size * WINDOW, self.shard_size)
+        source = _Windows(dataset, window)
+        found: list[np.ndarray] = []
+        with self._progress(None, 0) as progress:
+            number = 0
+            while not source.is_empty():
+                path = self._path(number)
+                parts = source.take(self.shard_size)
+                hashed = (_remember(found, part, row_hashes(part, self.read)) for part in parts)
+                if number % self.crew.size != self.crew.number:
+                    for _ in hashed:
+                        pass
+                elif self._is_whole(path, None):
+                    self._compare(path, hashed, progress)
+                else:
+                    tables = (self._table(part, progress, keep_rows=True) for part in hashed)
+                    self._write_shard(number, tables)
+                number += 1
+        self.crew.wait()
+        self._enter({**self.origin, "rows": rows_record(np.concatenate(found))}, finished=True)
+        return self._load([self._path(n) for n in range(number)]).remove_columns(ROW_HASH)
+
+    def _count_items(self, dataset: datasets.Dataset) -> np.ndarray:
+        """How many items each row has: (rows,)."""
+        heard = marks(dataset.column_names, self.ask.task)
+        ids = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in dataset.column_names else "input_ids"
+        counts = np.ones(len(dataset), dtype=np.int32)
+        start = 0
+        wanted = [name for name in {ids, heard} if name is not None]
+        for part in dataset.select_columns(wanted).with_format("arrow").iter(1000):
+            lengths = np.asarray(pa.compute.list_value_length(part.column(ids)))
+            if (lengths == 0).any():
+                empty = start + int((lengths == 0).nonzero()[0][0])
+                raise ValueError(f"Row {empty} has no tokens: there is nothing to ask the teacher. Remove such rows.")
+            if TASKS[self.ask.task].per_position:
+                of = lengths if heard is None else np.asarray(pa.compute.list_value_length(part.column(heard)))
+                counts[start : start + len(part)] = of
+            start += len(part)
+        return counts
+
+    def _enter(self, now: dict[str, Any], finished: bool = False) -> dict[str, Any]:
+        """The record of the folder, which is written where there is none."""
+        with self.crew.first_alone() as first:
+            before = check(self.folder, now)
+            if first and (before is None or (finished and "rows" not in before)):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write(self.folder, now)
+        return before or now
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.arrow"
+
+    def _is_whole(self, path: Path, hashes: np.ndarray | None) -> bool:
+        """Whether a shard is there with all its rows; one that was cut short is said, and will be written again."""
+        if not path.exists():
+            return False
+        try:
+            shard = datasets.Dataset.from_file(str(path))
+            whole = ROW_HASH in shard.column_names and _ends_well(path)
+        except (pa.ArrowInvalid, OSError):
+            whole = False
+        if whole and hashes is not None and not np.array_equal(_hashes(shard), hashes):
+            if len(shard) == len(hashes):
+                raise ValueError(f"{path} holds outputs for other rows, though its folder says otherwise. Delete it.")
+            whole = False
+        if not whole:
+            logger.warning(f"{path} was cut short: it is written again. Other shards are kept.")
+        return whole
+
+    def _reordered(self, dataset: datasets.Dataset, hashes: np.ndarray, paths: list[Path]) -> datasets.Dataset:
+        """The rows with their answers, from a finished cache that holds them in another order."""
+        if not all(path.exists() for path in paths):
             raise ValueError(
-                f"The teacher returned NaN or infinity for row {bad} of this shard. A teacher in half precision may "
-                "overflow: load it with dtype=torch.float32 or pass bf16=True. Finished shards are kept."
+                f"{self.folder} is unfinished and holds these rows in another order: "
+                f"{sum(path.exists() for path in paths)} of {len(paths)} shards are there. Finish it with the rows in "
+                "their first order, or delete it."
             )
-        answers.append(logits)
-        progress.update(len(indices))
-    unsorted = torch.cat(answers)
-    return unsorted[torch.from_numpy(np.argsort(order))]
+        cached = self._load(paths)
+        there = np.argsort(_hashes(cached), kind="stable")
+        here = np.argsort(hashes, kind="stable")
+        row_of_answer, answer_of_row = np.empty_like(here), np.empty_like(here)
+        row_of_answer[there], answer_of_row[here] = here, there
+        # The rows are put into the order of the cache, since they are the smaller part, and both are read as asked.
+        both = [dataset.select(row_of_answer), cached.remove_columns(ROW_HASH)]
+        return datasets.concatenate_datasets(both, axis=1).select(answer_of_row)
+
+    def _compare(self, path: Path, parts: Iterator[datasets.Dataset], progress: tqdm) -> None:
+        shard = _hashes(datasets.Dataset.from_file(str(path)))
+        start = 0
+        for part in parts:
+            now = row_hashes(part, self.read)
+            before = shard[start : start + len(now)]
+            if not np.array_equal(now, before):
+                row = start + (int((now != before).nonzero()[0][0]) if len(now) == len(before) else len(before))
+                raise ValueError(
+                    f"Row {row} of {path} was another one when it was written: the stream has other rows, or another "
+                    "order. Choose another output_dir, or stream the same rows."
+                )
+            start += len(now)
+            progress.update(len(now))
+        if start != len(shard):
+            raise ValueError(f"{path} holds {len(shard)} rows and the stream ends after {start} of them. Delete it.")
+
+    def _check_room(self, needed: int, missing: Sequence[int]) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if missing and needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"{self.folder} has {free / 1e9:.2f} GB left and the cache needs {needed / 1e9:.2f} GB more. Make "
+                "room, or choose a smaller dtype or top_k.",
+            )
+
+    @contextmanager
+    def _progress(self, total: int | None, done: int) -> Iterator[tqdm]:
+        with tqdm(total=total, initial=done, desc="Teacher", unit=" rows", disable=self.crew.number > 0) as progress:
+            yield progress
+
+    def _table(self, rows: datasets.Dataset, progress: tqdm, keep_rows: bool) -> pa.Table:
+        found = self.ask(rows, progress)
+        found[ROW_HASH] = Values(row_hashes(rows, self.read), None)
+        return table(found, rows.data.table if keep_rows else None, rows.features if keep_rows else {})
+
+    def _write_shard(self, number: int, tables: Iterator[pa.Table]) -> None:
+        path = self._path(number)
+        for stale in self.folder.glob(f"{path.stem}.*.part"):  # of a killed pass
+            stale.unlink()
+        temporary = path.with_suffix(f".{os.getpid()}.part")
+        first = next(tables)
+        try:
+            with self._saying_what_is_kept(path), open(temporary, "wb") as file:
+                with pa.ipc.new_stream(file, first.schema) as writer:
+                    writer.write_table(first)
+                    for each in tables:
+                        writer.write_table(each)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _saying_what_is_kept(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kept = len(list(self.folder.glob("shard-*.arrow")))
+            raise OSError(
+                error.errno,
+                f"{path} could not be written: {error}. {kept} finished shards are kept: the same call goes on from "
+                "there once there is room.",
+            ) from error
+
+    def _load(self, paths: list[Path]) -> datasets.Dataset:
+        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in paths])
 
 
-def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def _hashes(shard: datasets.Dataset) -> np.ndarray:
+    return np.asarray(shard.data.column(ROW_HASH), dtype=np.int64)
 
 
-def _pad(rows: list[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
-    longest = max(len(row["input_ids"]) for row in rows)
-    padded = {}
-    for name in rows[0].keys() | {"attention_mask"}:
-        fill = pad_id if name == "input_ids" else 0
-        values = [list(row.get(name, [1] * len(row["input_ids"]))) for row in rows]
-        padded[name] = torch.tensor([value + [fill] * (longest - len(value)) for value in values])
-    return padded
+def _ends_well(path: Path) -> bool:
+    """Whether the last bytes are the mark of the end: a stream cut between two batches reads well without it."""
+    with open(path, "rb") as file:
+        file.seek(-8, os.SEEK_END)
+        return file.read() == b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
-def _write_shard(path: Path, logits: torch.Tensor, hashes: np.ndarray) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    value = datasets.Value("float16" if logits.dtype == torch.float16 else "float32")
-    features = datasets.Features(
-        {columns.LOGITS: datasets.Sequence(value, length=logits.shape[-1]), ROW_HASH: datasets.Value("int64")}
-    )
-    with datasets.arrow_writer.ArrowWriter(path=str(temporary), features=features) as writer:
-        table = datasets.Dataset.from_dict({columns.LOGITS: logits.numpy(), ROW_HASH: hashes}, features=features)
-        writer.write_table(table.data.table)
-        writer.finalize()
-    os.replace(temporary, path)
+def _remember(found: list[np.ndarray], part: datasets.Dataset, hashes: np.ndarray) -> datasets.Dataset:
+    found.append(hashes)
+    return part
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+class _Windows:
+    """A stream's rows, some at a time."""
+
+    def __init__(self, dataset: datasets.IterableDataset, size: int) -> None:
+        self._rows = iter(dataset)
+        self._features = dataset.features
+        self._size = size
+        self._next: list[dict[str, Any]] = list(itertools.islice(self._rows, 1))
+
+    def is_empty(self) -> bool:
+        return not self._next
+
+    def take(self, number: int) -> Iterator[datasets.Dataset]:
+        """The next `number` rows, or what is left."""
+        while number > 0 and self._next:
+            rows = self._next + list(itertools.islice(self._rows, min(self._size, number) - 1))
+            self._next = list(itertools.islice(self._rows, 1))
+            number -= len(rows)
+            part = datasets.Dataset.from_list(rows, features=self._features)
+            self._features = part.features  # the first rows decide on the types of all
+            yield part

@@ -1,4 +1,4 @@
-"""`hf-distill run recipe.yaml` and `hf-distill push FOLDER`."""
+"""`hf-distill run recipe.yaml`, `hf-distill push FOLDER` and `hf-distill space FOLDER`."""
 
 import argparse
 import sys
@@ -32,8 +32,15 @@ def main(words: Sequence[str] | None = None) -> int:
     push.add_argument("folder", help="the student's folder, with its model card")
     push.add_argument("--repo-id", required=True, help="user/name on the Hub")
     push.add_argument("--public", action="store_true", help="visible to others; private otherwise")
+    space = commands.add_parser("space", help="write an app that shows teacher and student side by side")
+    space.add_argument("folder", help="of a finished run, or of a student")
+    space.add_argument("--output", metavar="DIR", help="the app's folder; by default space, beside the student's")
+    space.add_argument("--teacher", metavar="NAME", help="a folder or Hub id; by default the run's own teacher")
+    space.add_argument("--example", action="append", default=[], metavar="TEXT", help="to click on; may be repeated")
+    space.add_argument("--push", metavar="USER/NAME", help="publish it as a Space")
+    space.add_argument("--public", action="store_true", help="visible to others; private otherwise")
     arguments, overrides = parser.parse_known_args(words)
-    if arguments.command == "push" and overrides:
+    if arguments.command != "run" and overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
 
     try:
@@ -43,6 +50,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
             address = push_folder(arguments.folder, arguments.repo_id, private=not arguments.public)
             sys.stdout.write(f"{address}\n")
+        elif arguments.command == "space":
+            from hf_distill.space import push_space, write_space
+
+            written = write_space(
+                arguments.folder, arguments.output, teacher=arguments.teacher, examples=arguments.example
+            )
+            sys.stdout.write(f"{written}: python {written / 'app.py'}\n")
+            if arguments.push is not None:
+                sys.stdout.write(f"{push_space(written, arguments.push, private=not arguments.public)}\n")
         else:
             from hf_distill.recipe import Recipe
             from hf_distill.run import run_recipe

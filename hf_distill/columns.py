@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -11,7 +12,9 @@ LOGITS = "teacher_logits"
 TOP_K_LOGITS = "teacher_top_k_logits"
 TOP_K_IDS = "teacher_top_k_ids"
 TAIL = "teacher_tail"
+TEMPERATURE = "teacher_temperature"
 HIDDEN = "teacher_hidden_"
+SCALE = "_scale"  # ends the name of a column that int8 numbers are multiplied by
 SOFT_TARGETS = (LOGITS, TOP_K_LOGITS, TOP_K_IDS, TAIL)
 PREFIX = "teacher_"
 WORD_STARTS = "word_starts"
@@ -22,7 +25,7 @@ IGNORED = -100  # in a column of word starts: special tokens and padding
 
 def is_output(name: str) -> bool:
     """Whether a column holds something that a teacher said."""
-    return name in SOFT_TARGETS or name.startswith(HIDDEN)
+    return name.removesuffix(SCALE) in SOFT_TARGETS or name == TEMPERATURE or name.startswith(HIDDEN)
 
 
 def is_teacher_column(name: str) -> bool:
@@ -62,6 +65,42 @@ def words_read(row: Mapping[str, Any]) -> int:
             f"further pieces, -100 special tokens) or labels, got {sorted(row)}."
         )
     return sum(int(label) != IGNORED for label in row["labels"])
+
+
+def teacher_input_columns(names: Iterable[str]) -> list[str]:
+    """Those columns that only a live teacher reads.
+
+    >>> teacher_input_columns(["input_ids", "teacher_input_ids", "teacher_word_starts", "teacher_logits"])
+    ['teacher_input_ids']
+    """
+    return [PREFIX + name for name in teacher_inputs(dict.fromkeys(names))]
+
+
+def numbers(row: Mapping[str, Any], name: str) -> Tensor:
+    """A column of a row as numbers, whatever form it was cached in.
+
+    Bytes are bfloat16, and a column `<name>_scale` is what int8 numbers are multiplied by.
+
+    >>> numbers({"teacher_logits": [-127, 127], "teacher_logits_scale": 0.5}, "teacher_logits")
+    tensor([-63.5000,  63.5000])
+    """
+    tensor = _as_tensor(row[name])
+    return tensor * _as_tensor(row[name + SCALE]).unsqueeze(-1) if name + SCALE in row else tensor
+
+
+def _as_tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, bytes):
+        return torch.frombuffer(bytearray(value), dtype=torch.bfloat16).float()
+    if isinstance(value, list | np.ndarray) and len(value) and isinstance(value[0], bytes):
+        return _as_tensor(b"".join(value)).view(len(value), -1)
+    # By way of numpy, which reads lists of lists many times faster, and with the types that torch can compute with.
+    array = np.asarray(value)
+    if array.dtype == object:  # as the numpy format of datasets gives lists of lists
+        array = np.stack(list(array))
+    narrow = {"f": np.float32, "u": np.int32, "i": np.int64}.get(array.dtype.kind)
+    return torch.from_numpy(array.astype(narrow) if narrow else array)
 
 
 class TeacherColumnsCollator:
@@ -108,8 +147,8 @@ class TeacherColumnsCollator:
         for name in names:
             if self.of_words and name in SOFT_TARGETS:
                 batch[name] = self._stack_words(rows, name)
-            elif is_output(name) or name in (WORD_STARTS, TEACHER_WORD_STARTS):
-                batch[name] = self._stack([row[name] for row in rows], name, batch)
+            elif name in (WORD_STARTS, TEACHER_WORD_STARTS) or (is_output(name) and not name.endswith(SCALE)):
+                batch[name] = self._stack([numbers(row, name) for row in rows], name, batch)
         return batch
 
     def _pad_inputs(self, rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
@@ -124,14 +163,15 @@ class TeacherColumnsCollator:
             for name in rows[0]
         }
 
-    def _stack(self, values: list[Any], name: str, batch: dict[str, Any]) -> Tensor:
+    def _stack(self, tensors: list[Tensor], name: str, batch: dict[str, Any]) -> Tensor:
         """One column of a batch; a column with a row a position takes the length and the side of what it belongs to."""
-        tensors = [torch.as_tensor(value) for value in values]
         of_positions = tensors[0].dim() > 1 or name in (WORD_STARTS, TEACHER_WORD_STARTS, TAIL, TOP_K_IDS, TOP_K_LOGITS)
         if not of_positions or tensors[0].dim() == 0:
             return torch.stack(tensors)
         if name == TEACHER_WORD_STARTS:  # with cached outputs there may be no inputs of the teacher to line up with
             positions, tokenizer = batch.get(PREFIX + "input_ids", torch.empty(1, 0)), self.processing_class
+        elif name.startswith(HIDDEN) and PREFIX + "input_ids" in batch:  # at the positions that the teacher read
+            positions, tokenizer = batch.get(PREFIX + "labels", batch[PREFIX + "input_ids"]), self.processing_class
         else:
             labels = batch.get("labels")
             positions = labels if labels is not None and labels.dim() > 1 else batch["input_ids"]
@@ -148,7 +188,10 @@ class TeacherColumnsCollator:
                     f"{name} has {len(row[name])} rows for a sentence of which the teacher reads {words} words: "
                     "for tagging a cache holds one row a word. Make it with cache_teacher_outputs on these very rows."
                 )
-        return pad_sequence([torch.as_tensor(row[name]) for row in rows], batch_first=True)
+        said = [numbers(row, name) for row in rows]
+        shape = next((tensor.shape[1:] for tensor in said if len(tensor)), torch.Size())
+        # A sentence without words has an empty list, which knows nothing of classes.
+        return pad_sequence([tensor if len(tensor) else tensor.new_zeros(0, *shape) for tensor in said], True)
 
     def _check_rows(self, originals: list[Any], batch: dict[str, Any]) -> None:
         if originals[0] is None or "input_ids" not in batch:

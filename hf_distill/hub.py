@@ -132,6 +132,29 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
             f"{folder} is not a finished student: {', '.join(missing)} is missing. Save the model there with "
             "save_pretrained, and write its card with hf_distill.hub.model_card."
         )
+    return publish(
+        folder, repo_id, message="Add the distilled student, its report and its card", private=private, token=token
+    )
+
+
+def publish(
+    folder: str | Path, repo_id: str, *, message: str, private: bool = False, token: str | None = None, **kind: Any
+) -> str:
+    """Make a repository if it is missing, and send a folder to it in one commit, without what `NOT_PUSHED` names.
+
+    Args:
+        folder: with all that should be there.
+        repo_id: "user/name".
+        message: title of the commit.
+        private: only where the repository is made.
+        token: None: the one that `hf auth login` stored.
+        kind: `repo_type` of anything but a model, and for a Space its `space_sdk`.
+    Returns:
+        The address of the commit, or of the last one where nothing is new.
+    Raises:
+        OSError: the Hub refused or broke off; one line that says what to do.
+    """
+    folder = Path(folder)
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     # Not upload_folder: since huggingface_hub 2.4 it may cut a folder into several commits, and between two of them the
     # Hub would offer a student without its code or its card.
@@ -141,10 +164,8 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
     ]
     api = HfApi(token=token)
     try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.create_commit(
-            repo_id, additions, commit_message="Add the distilled student, its report and its card"
-        )
+        api.create_repo(repo_id, private=private, exist_ok=True, **kind)
+        commit = api.create_commit(repo_id, additions, commit_message=message, repo_type=kind.get("repo_type"))
     except (HTTPError, RuntimeError) as error:  # RuntimeError: what huggingface_hub wraps a failed file's error in
         raise OSError(f"{repo_id}: {_why_refused(error)}") from error
     return commit.commit_url

@@ -4,7 +4,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +41,9 @@ class Reader:
             0.
         as_teacher: whether the columns that start with `teacher_` are the model's own; where there are none it reads
             the student's.
+        of_words: whether it answers once a word, at the word's first piece.
     Raises:
-        ValueError: no `input_ids` among the columns.
+        ValueError: no `input_ids` among the columns, or words that start nobody knows where.
     """
 
     def __init__(
@@ -52,15 +53,17 @@ class Reader:
         processing_class: Any = None,
         *,
         as_teacher: bool = False,
+        of_words: bool = False,
     ) -> None:
         self.model = model
         self.members = model.models if isinstance(model, TeacherEnsemble) else [model]
         names = {name: name for name in dataset.column_names if not columns.is_teacher_column(name)}
         own = {name: columns.PREFIX + name for name in columns.teacher_inputs(dict.fromkeys(dataset.column_names))}
         arguments = set.intersection(*(forward_arguments(member) for member in self.members))
+        reads_own = as_teacher and "input_ids" in own
         self.columns = {
             argument: name
-            for argument, name in (own if as_teacher and "input_ids" in own else names).items()
+            for argument, name in (own if reads_own else names).items()
             if argument in arguments and "label" not in argument
         }
         if "input_ids" not in self.columns:
@@ -69,6 +72,7 @@ class Reader:
                 "Expected a tokenised data set; where the teacher has its own tokenizer its columns are called "
                 "teacher_input_ids, teacher_attention_mask, and so on."
             )
+        self.starts = _starts_column(dataset.column_names, reads_own) if of_words else None
         self.masks = "attention_mask" in arguments
         self.pad_id = getattr(self.members[0].config, "pad_token_id", None) or 0
         self.collator = DataCollatorWithPadding(processing_class) if processing_class is not None else None
@@ -81,6 +85,19 @@ class Reader:
     def lengths(self, dataset: Dataset) -> np.ndarray:
         """(examples,) tokens of each example, in this model's own tokens."""
         return np.array([len(ids) for ids in dataset.with_format(None)[self.columns["input_ids"]]])
+
+    def word_positions(self, dataset: Dataset) -> list[np.ndarray]:
+        """Where each word starts: (words,) positions for each sentence, in this model's own tokens, without padding.
+
+        Args:
+            dataset: with the columns this reader was made for; the reader is one `of_words`.
+        """
+        if self.starts is None:
+            raise ValueError("This reader answers once an example; make it with of_words=True to ask it about words.")
+        marks = dataset.with_format(None)[self.starts]
+        if self.starts == "labels":  # where nothing marks the words, the labelled positions stand for them
+            return [np.flatnonzero(np.asarray(row) != columns.IGNORED) for row in marks]
+        return [np.flatnonzero(np.asarray(row) == 1) for row in marks]
 
     def inputs(self, dataset: Dataset, rows: Any) -> dict[str, Tensor]:
         """The padded inputs of some rows, on the model's device.
@@ -108,8 +125,13 @@ class Reader:
             }
         return {name: padded[name].to(self.device) for name in features}
 
+    @property
+    def pads_left(self) -> bool:
+        """Whether shorter rows start later."""
+        return getattr(getattr(self.collator, "tokenizer", None), "padding_side", "right") == "left"
+
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The logits, (batch, classes)."""
+        """The logits, (batch, classes), or (batch, length, classes) of a model that tags."""
         outputs = [member(**inputs)["logits"] for member in self.members]
         return self.model.mixture(outputs) if isinstance(self.model, TeacherEnsemble) else outputs[0]
 
@@ -143,32 +165,81 @@ def predict_logits(reader: Reader, dataset: Dataset, *, name: str, batch_size: i
     Raises:
         ValueError: a logit is NaN.
     """
-    order = np.argsort(-reader.lengths(dataset), kind="stable")
-    batches = [
-        reader(reader.inputs(dataset, order[start : start + batch_size])).float().cpu().numpy()
-        for start in range(0, len(order), batch_size)
-    ]
-    logits = np.empty((len(order), *batches[0].shape[1:]), dtype=np.float32)
-    logits[order] = np.concatenate(batches)
+    answers = list(_answers(reader, dataset, np.arange(len(dataset)), batch_size))
+    logits = np.empty((len(dataset), *answers[0][1].shape[1:]), dtype=np.float32)
+    logits[np.concatenate([rows for rows, _ in answers])] = np.concatenate([values for _, values in answers])
     check_finite(logits, name)
     return logits
 
 
-def check_finite(logits: np.ndarray, name: str) -> None:
+def predict_word_logits(reader: Reader, dataset: Dataset, *, name: str, batch_size: int = 32) -> list[np.ndarray]:
+    """The logits of a ready model on every word that it reads, sentence by sentence.
+
+    Args:
+        reader: one `of_words`, within its `ready`.
+        dataset: tokenised.
+        name: of the model, for the error.
+        batch_size: see `predict_logits`.
+    Returns:
+        (words, classes) float32 for each row; words that were cut off are missing at its end.
+    Raises:
+        ValueError: a logit is NaN, or no row has a word.
+    """
+    positions = reader.word_positions(dataset)
+    lengths = reader.lengths(dataset)
+    spoken = np.array([row for row, starts in enumerate(positions) if len(starts)], dtype=np.int64)
+    if not len(spoken):
+        raise ValueError(f"None of the {len(positions)} rows has a word: `{reader.starts}` marks no position.")
+    found: dict[int, np.ndarray] = {}
+    for rows, values in _answers(reader, dataset, spoken, batch_size):
+        for row, of_positions in zip(rows, values, strict=True):
+            before = len(of_positions) - lengths[row] if reader.pads_left else 0
+            found[int(row)] = of_positions[before + positions[row]]
+    nothing = np.empty((0, next(iter(found.values())).shape[-1]), dtype=np.float32)
+    logits = [found.get(row, nothing) for row in range(len(positions))]
+    check_finite(np.concatenate(logits), name, "words")
+    return logits
+
+
+def _answers(
+    reader: Reader, dataset: Dataset, rows: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some row numbers and their logits at a time, the longest first."""
+    order = rows[np.argsort(-reader.lengths(dataset)[rows], kind="stable")]
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        yield batch, reader(reader.inputs(dataset, batch)).float().cpu().numpy()
+
+
+def check_finite(logits: np.ndarray, name: str, unit: str = "examples") -> None:
     """Raise where logits are NaN.
 
     Args:
-        logits: (examples, classes).
+        logits: (items, classes).
         name: of whoever gave them.
+        unit: what the items are.
     Raises:
-        ValueError: with how many examples are concerned.
+        ValueError: with how many items are concerned.
     """
     broken = int(np.isnan(logits).any(axis=-1).sum())
     if broken:
         raise ValueError(
-            f"The {name} gives NaN logits on {broken} of {len(logits)} examples, so no metric of it means anything. "
+            f"The {name} gives NaN logits on {broken} of {len(logits)} {unit}, so no metric of it means anything. "
             "Usual causes: training diverged (lower the learning rate), or float16 overflowed (use bfloat16)."
         )
+
+
+def _starts_column(names: Sequence[str], own: bool) -> str:
+    """The column that says where a model's words start."""
+    wanted = columns.TEACHER_WORD_STARTS if own else columns.WORD_STARTS
+    if wanted in names:
+        return wanted
+    if own or "labels" not in names:
+        raise ValueError(
+            f"Expected the column {wanted} (1 a word's first piece, 0 further pieces, -100 special tokens), got "
+            f"{list(names)}: without it nobody knows which pieces make a word."
+        )
+    return "labels"
 
 
 def count_parameters(model: nn.Module | TeacherEnsemble) -> int:
@@ -213,17 +284,17 @@ def measure_speed(readers: Mapping[str, Reader], dataset: Dataset, *, seed: int 
     """Time several models in one run, in turns, so that their ratios are paired.
 
     Inputs are real rows at their real lengths, tokenised and on the device beforehand. Models take turns text block by
-    text
-    block: what else the machine does falls on all of them alike, and yet each runs with its own weights in the
-        processor's
-    caches. Batches hold 32 random rows, padded to their longest.
+    text block: what else the machine does falls on all of them alike, and yet each runs with its own weights in the
+    processor's caches. Batches hold 32 random rows, padded to their longest.
 
     Args:
         readers: by name, each within its `ready`.
         dataset: tokenised.
         seed: of the choice of texts.
     """
-    chosen = np.random.default_rng(seed).permutation(len(dataset))[: THROUGHPUT_BATCH * THROUGHPUT_BATCHES]
+    shuffled = np.random.default_rng(seed).permutation(len(dataset))
+    read = np.min([reader.lengths(dataset) for reader in readers.values()], axis=0) > 0  # an empty row is no text
+    chosen = shuffled[read[shuffled]][: THROUGHPUT_BATCH * THROUGHPUT_BATCHES]
     singles = {name: [reader.inputs(dataset, [row]) for row in chosen] for name, reader in readers.items()}
     calls: dict[str, list[float]] = {name: [] for name in readers}
     for name, reader in readers.items():
@@ -274,6 +345,22 @@ def predict_classes(model: PreTrainedModel, dataset: Dataset, tokenizer: Any) ->
     reader = Reader(model, dataset, tokenizer)
     with reader.ready():
         return predict_logits(reader, dataset, name="model").argmax(axis=-1)
+
+
+def predict_tags(
+    model: PreTrainedModel, dataset: Dataset, tokenizer: Any, *, as_teacher: bool = False
+) -> list[list[int]]:
+    """The class that a model gives each word it reads, sentence by sentence.
+
+    Args:
+        model: a tagger.
+        dataset: tokenised, see `Reader`.
+        tokenizer: the model's.
+        as_teacher: whether it reads the `teacher_` columns.
+    """
+    reader = Reader(model, dataset, tokenizer, as_teacher=as_teacher, of_words=True)
+    with reader.ready():
+        return [logits.argmax(axis=-1).tolist() for logits in predict_word_logits(reader, dataset, name="model")]
 
 
 def has_fast_bf16() -> bool:

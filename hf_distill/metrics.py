@@ -175,12 +175,24 @@ class TeacherKL(OfflineMetric):
         self, predictions: np.ndarray, references: np.ndarray, temperature: float = 1.0
     ) -> float:
         """Temperature softens both sides; the result is not multiplied by its square."""
-        student = scipy.special.log_softmax(predictions / temperature, axis=-1)
-        teacher = scipy.special.log_softmax(references / temperature, axis=-1)
-        probability = np.exp(teacher)
-        # A class that the teacher rules out (-inf) adds nothing, where plain arithmetic would give 0 * inf = NaN.
-        difference = np.subtract(teacher, student, out=np.zeros_like(teacher), where=probability > 0)
-        return float((probability * difference).sum(axis=-1).mean())
+        return float(kl_to_teacher(predictions / temperature, references / temperature).mean())
+
+
+def kl_to_teacher(student_logits: np.ndarray, teacher_logits: np.ndarray) -> np.ndarray:
+    """KL(teacher ‖ student) of each row.
+
+    Args:
+        student_logits: (items, classes).
+        teacher_logits: likewise.
+    Returns:
+        (items,) nats
+    """
+    student = scipy.special.log_softmax(student_logits, axis=-1)
+    teacher = scipy.special.log_softmax(teacher_logits, axis=-1)
+    probability = np.exp(teacher)
+    # A class that the teacher rules out (-inf) adds nothing, where plain arithmetic would give 0 * inf = NaN.
+    difference = np.subtract(teacher, student, out=np.zeros_like(teacher), where=probability > 0)
+    return (probability * difference).sum(axis=-1)
 
 
 class CalibrationError(OfflineMetric):
@@ -226,7 +238,7 @@ class Sacrebleu(OfflineMetric):
     inputs = TEXTS
 
     def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
-        score = _optional("sacrebleu", "generation").corpus_bleu(predictions, _streams(references), **settings)
+        score = optional("sacrebleu", "generation").corpus_bleu(predictions, _streams(references), **settings)
         return {self.name: score.score}
 
 
@@ -236,7 +248,7 @@ class Chrf(OfflineMetric):
     inputs = TEXTS
 
     def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
-        score = _optional("sacrebleu", "generation").corpus_chrf(predictions, _streams(references), **settings)
+        score = optional("sacrebleu", "generation").corpus_chrf(predictions, _streams(references), **settings)
         return {self.name: score.score}
 
 
@@ -255,7 +267,7 @@ class Seqeval(OfflineMetric):
     inputs = TAGS
 
     def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
-        scores = _optional("seqeval.metrics", "tagging")
+        scores = optional("seqeval.metrics", "tagging")
         ignored = str(IGNORE_INDEX)
         counted = [
             [(said, true) for said, true in zip(*rows, strict=True) if true != ignored]
@@ -271,13 +283,21 @@ class Seqeval(OfflineMetric):
         }
 
 
-def _optional(module: str, extra: str) -> Any:
+def optional(module: str, extra: str) -> Any:
+    """A module of a package that only an extra brings.
+
+    Args:
+        module: its full name.
+        extra: of hf-distill.
+    Raises:
+        ImportError: with what to install.
+    """
     try:
         return __import__(module, fromlist=["_"])
     except ImportError as error:
         package = module.partition(".")[0]
         raise ImportError(
-            f"This metric needs {package}, which is not installed. Run: pip install 'hf-distill[{extra}]'"
+            f"This needs {package}, which is not installed. Run: pip install 'hf-distill[{extra}]'"
         ) from error
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"teacher": "#33507a", "student": "#d1495b", "baseline": "#7a7f87"}
 GREY, TAUGHT = "#8a8f98", "#c98a1b"
+TRIVIAL = ("majority_class", "most_frequent_tag")  # far below, they would press all else together
 LARGEST, SMALLEST = 2400.0, 36.0  # marker areas in points²
 
 
@@ -30,10 +31,11 @@ def save(report: Report, file: str | Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     metric = report.metrics[0]
-    quality = {name: model["quality"][metric] for name, model in report.models.items()}
+    # A teacher of other classes has no quality here.
+    quality = {name: model["quality"][metric] for name, model in report.models.items() if metric in model["quality"]}
     controls = {name: values[metric]["value"] for name, values in report.controls.items() if metric in values}
 
-    low, high = _range(quality, [value for name, value in controls.items() if name != "majority_class"])
+    low, high = _range(quality, [value for name, value in controls.items() if name not in TRIVIAL])
     axes.set_ylim(low, high)
     axes.set_xscale("log")
     latencies = [model["latency_ms"]["batch_1"]["p50"] for model in report.models.values()]
@@ -44,8 +46,16 @@ def save(report: Report, file: str | Path) -> None:
     axes.set_xlabel("milliseconds a text, batch 1, median (log scale)")
     axes.set_ylabel(metric.replace("_", " "))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    # Models of like speed may have one power of ten among them, or none.
+    between = "235" if max(latencies) < 3 * min(latencies) else ""
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in between else "")
+    scored = f"{report.examples:,} test examples"
+    if report.words:
+        scored += f", {report.words['scored']:,} words"
+    if report.seeds > 1:
+        scored += f", means of {report.seeds} seeds"
     axes.set_title(
-        f"{report.task}: {report.examples:,} test examples, bars are 95 % intervals, areas are file sizes",
+        f"{report.task}: {scored}\nbars are 95 % intervals, areas are file sizes",
         loc="left",
         fontsize=10,
     )
@@ -132,8 +142,9 @@ def _draw_models(axes: Any, report: Report, quality: dict[str, Any]) -> None:
     low, high = axes.get_ylim()
     largest = max(model["bytes"] for model in report.models.values())
     places = spread([value["value"] for value in quality.values()], 0.1 * (high - low), low, high)
-    for (name, model), place in zip(report.models.items(), places, strict=True):
-        value, x = quality[name], model["latency_ms"]["batch_1"]["p50"]
+    for (name, value), place in zip(quality.items(), places, strict=True):
+        model = report.models[name]
+        x = model["latency_ms"]["batch_1"]["p50"]
         area = max(SMALLEST, LARGEST * model["bytes"] / largest)
         colour = COLOURS[name]
         axes.vlines(x, value["low"], value["high"], color=colour, linewidth=1.6, zorder=3)

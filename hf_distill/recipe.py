@@ -38,6 +38,11 @@ class Teacher:
         model: a Hub id, a folder, or `package:name/path` inside an installed package.
         fine_tune: training arguments. None: the model has a head for the task already and is used as it is.
         max_length: tokens, longer texts are cut.
+        label_map: where it is used as it is and has other classes: each of them to one of the data's, or to null to
+            leave it out.
+        cross_fit: number of further teachers, each fine-tuned without one part of the labelled rows; every row is then
+            labelled by those that did not learn from it. None: the teacher labels what it learnt from.
+        calibrate: whether to divide its logits by the temperature at which they fit the validation labels best.
         floor: the first metric that its test result should reach; below it the report says that the teacher is too weak
             for its ratios to mean much.
         bf16: whether it computes in bfloat16 where the hardware is fast at it.
@@ -46,6 +51,9 @@ class Teacher:
     model: str
     fine_tune: dict[str, Any] | None = None
     max_length: int = 128
+    label_map: dict[str, str | None] = field(default_factory=dict)
+    cross_fit: int | None = None
+    calibrate: bool = False
     floor: float | None = None
     bf16: bool = True
 
@@ -77,14 +85,31 @@ class Compare:
 
     Attributes:
         metrics: names of `hf_distill.metrics`; the first selects the models. None: the task's own.
-        controls: whether to train the controls: the same student without a teacher, on its own labels, on the teacher's
-            hard labels, and bag-of-words models. A report without them cannot say whether the teacher was worth it.
+        controls: whether to train the controls, or their names: the student on its own labels, on the teacher's hard
+            labels, and models without a network. The student without a teacher is trained in any case.
+        more_seeds: further seeds of the student's first weights and training: the student and its baseline are trained
+            again from each, and the report's intervals cover them. The splits and the teacher stay.
+        by: columns of the data to break quality down by.
+        test_sets: further test sets by name, each with the fields of `data` in which it differs; its split `train` is
+            read. Rows that stand in the training data are left out.
         resamples: of the bootstrap.
     """
 
     metrics: list[str] | None = None
-    controls: bool = True
+    controls: bool | list[str] = True
+    more_seeds: list[int] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
+    test_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     resamples: int = 2000
+
+    @property
+    def asked(self) -> list[str]:
+        """The controls that are asked for by name."""
+        return self.controls if isinstance(self.controls, list) else []
+
+    def wants(self, control: str) -> bool:
+        """Whether to train a control."""
+        return control in self.asked or self.controls is True
 
 
 @dataclass
@@ -126,7 +151,7 @@ class Recipe:
     """Everything that a run depends on.
 
     Attributes:
-        task: `text-classification`.
+        task: `text-classification` or `token-classification`.
         data: see `Data`.
         teacher: see `Teacher`.
         student: see `Student`.
@@ -206,10 +231,11 @@ class Recipe:
                 made.append(MATCHINGS[kind](**rest))
             except TypeError as error:
                 raise ValueError(f"distill.matching, {kind}: {error}") from error
-            if self.student.vocab_size is not None and made[-1].granularity != "sequence":
+            meeting = ("word", "sequence") if TASKS[self.task].of_words else ("sequence",)
+            if self.student.vocab_size is not None and made[-1].granularity not in meeting:
                 raise ValueError(
                     f'distill.matching, {kind}: granularity="{made[-1].granularity}" needs one tokenizer for both, and '
-                    "the student has its own. Set granularity: sequence, or student.vocab_size: null."
+                    f"the student has its own. Set granularity: {meeting[0]}, or student.vocab_size: null."
                 )
         return made
 
@@ -218,13 +244,42 @@ class Recipe:
         """The report's metrics, the one that selects the models first."""
         return self.compare.metrics or TASKS[self.task].metrics
 
+    @property
+    def further_data(self) -> dict[str, Data]:
+        """The further test sets: the data, but for what each changes."""
+        return {
+            name: dataclasses.replace(self.data, minimum={}, together=None, **changes)
+            for name, changes in self.compare.test_sets.items()
+        }
+
     def check(self) -> None:
         """Raise a ValueError for what can be known to be wrong without reading any data."""
         if self.task not in TASKS:
             raise ValueError(f"task: unknown {self.task!r}.{nearest(self.task, TASKS)}")
-        if self.task != "text-classification":
+        if self.task not in ("text-classification", "token-classification"):
             raise ValueError(
-                f"task: recipes know text-classification, got {self.task!r}; use its trainer for the others."
+                f"task: recipes know text-classification and token-classification, got {self.task!r}; use its trainer."
+            )
+        if self.seed in self.compare.more_seeds or len(set(self.compare.more_seeds)) < len(self.compare.more_seeds):
+            raise ValueError(
+                f"compare.more_seeds: expected seeds other than {self.seed}, each once; got {self.compare.more_seeds}."
+            )
+        fields = {part.name for part in dataclasses.fields(Data)} - {"minimum", "together"}
+        for changes in self.compare.test_sets.values():
+            for name in changes:
+                if name not in fields:
+                    raise ValueError(f"compare.test_sets: unknown key {name!r}.{nearest(name, fields)}")
+        if self.teacher.cross_fit is not None and (self.teacher.fine_tune is None or self.teacher.cross_fit < 2):
+            raise ValueError(
+                "teacher.cross_fit: expected two or more teachers that are fine-tuned here, got "
+                f"cross_fit={self.teacher.cross_fit} with fine_tune={self.teacher.fine_tune}."
+            )
+        if self.data.augment is not None and (TASKS[self.task].of_words or len(self.data.text_columns) > 1):
+            raise ValueError("data.augment: new texts are made of single texts, not of pairs or tagged sentences.")
+        if self.teacher.fine_tune is not None and self.teacher.label_map:
+            raise ValueError(
+                "teacher.label_map: a teacher that learns this task with teacher.fine_tune has its classes already. "
+                "Leave one of them out."
             )
         if not self.stages:
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")

@@ -2,9 +2,9 @@
 controls."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,25 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from hf_distill import columns, plot
-from hf_distill.bootstrap import RESAMPLES, draws, interval, resampled, value_of
+from hf_distill import breakdown, columns, plot
+from hf_distill.bootstrap import RESAMPLES
 from hf_distill.controls import majority_class
 from hf_distill.measure import (
     Reader,
     Speed,
-    check_finite,
     count_parameters,
     environment,
     measure_speed,
-    predict_logits,
     weights_bytes,
 )
-from hf_distill.metrics import IGNORE_INDEX, TeacherAgreement, TeacherKL
+from hf_distill.metrics import TeacherAgreement, TeacherKL
 from hf_distill.metrics import load as load_metric
-from hf_distill.tasks import problem_type
-from hf_distill.teacher import TeacherEnsemble
+from hf_distill.quality import MAJORITY, SHARES, calibration, errors, fidelity, gain, ratios, score, summaries
+from hf_distill.tasks import TASKS, problem_type
+from hf_distill.teacher import TeacherEnsemble, check_classes
+from hf_distill.verdicts import Panel
 
 BASELINE = "baseline"
-MAJORITY = "majority_class"
 SINGLE_LABEL = "single_label_classification"
 DIGITS = 6  # significant ones: far finer than any interval, and ratios recomputed from a saved report still agree
 
@@ -57,8 +56,19 @@ class Report:
             them.
         ratio_intervals: `{low, high}` of those ratios that have one.
         differences: `gain_over_best_control.{value,low,high,control}`, on the first metric, the best one without a
-            teacher.
+            teacher; `baseline_over_best_other_control` likewise, which shows whether the baseline is a fair one.
         fidelity: `agreement` and `kl` (nats) between student and teacher on `examples` texts that need no labels.
+        errors: where the first metric is a share: `teacher` and `student`, what they miss of 1, and `error_ratio`, the
+            student's over the teacher's, each with `{value,low,high}`. Less is better.
+        words: of a tagged test set how many there are: `words`, `cut_off_teacher`, `cut_off_student`, `read_by_all`,
+            `scored`.
+        breakdown: `<group>.<value>.{examples or words, <model>.<metric>, error_ratio}`, on the first metric.
+        per_class: `<class>.{support, <model>.{precision,recall,f1}}`, of many classes the commonest 20.
+        calibration: expected calibration error by model, 0 is best.
+        most_different: the examples on which student and teacher differ most, see `breakdown.most_different`.
+        test_sets: further ones, `<name>.{examples, <model>.quality.<metric>.{value,low,high}}`.
+        seeds: how many trainings of the student `quality`, `ratios`, `errors`, `differences` and `test_sets` are means
+            of; then `quality` lists their `values`, first that of the student which all other fields describe.
         environment: the machine, versions, and how speed was measured.
         warnings: what a reader should know before using the numbers, in plain words.
         run: what the run that made the student adds about itself: seconds, rows. Empty after `compare`.
@@ -74,6 +84,14 @@ class Report:
     ratio_intervals: dict[str, dict[str, float]] = field(default_factory=dict)
     differences: dict[str, dict[str, Any]] = field(default_factory=dict)
     fidelity: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    words: dict[str, int] = field(default_factory=dict)
+    breakdown: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    per_class: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calibration: dict[str, float] = field(default_factory=dict)
+    most_different: list[dict[str, Any]] = field(default_factory=list)
+    test_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: int = 1
     environment: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
@@ -98,7 +116,9 @@ class Report:
     def table(self) -> Table:
         """The comparison for a terminal: `rich.print(report.table())`."""
         table = Table(
-            title=f"{self.task}, {self.examples} test examples",
+            title=f"{self.task}, {self.examples} test examples"
+            + (f", {self.words['scored']} words" if self.words else "")
+            + (f", means of {self.seeds} seeds" if self.seeds > 1 else ""),
             caption="\n".join(self._closing_lines()) or None,
             caption_justify="left",
             box=SIMPLE_HEAD,
@@ -120,6 +140,8 @@ class Report:
     def _closing_lines(self) -> list[str]:
         kept = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.ratios.items()]
         lines = ["student against teacher: " + ", ".join(kept)] if kept else []
+        if "error_ratio" in self.errors:
+            lines.append(f"errors, student over teacher: {self.errors['error_ratio']['value']:.3g}")
         gain = self.differences.get("gain_over_best_control")
         if gain:
             lines.append(
@@ -140,12 +162,16 @@ def compare(
     *,
     task: str = "text-classification",
     baseline_model: nn.Module | None = None,
+    more_students: Sequence[tuple[nn.Module, nn.Module | None]] = (),
     teacher_processing_class: Any = None,
     student_processing_class: Any = None,
     metrics: Sequence[str] = ("accuracy", "macro_f1"),
     controls: Mapping[str, Any] | None = None,
     controls_with_teacher: Mapping[str, Any] | None = None,
     fidelity_dataset: Dataset | None = None,
+    test_sets: Mapping[str, Dataset] | None = None,
+    groups: Mapping[str, Sequence[Any]] | None = None,
+    texts: Sequence[Any] | None = None,
     teacher_floor: float | None = None,
     batch_size: int = 32,
     device: str | torch.device | None = None,
@@ -154,190 +180,224 @@ def compare(
 ) -> Report:
     """Measure a student beside its teacher, and beside what could be had without either.
 
+    What is scored is an example or, in tagging, a word at its first piece. Intervals resample examples, never words,
+    for the words of a sentence are not independent. All models are scored on the words that all of them read.
+
     Args:
-        teacher_model: a model with logits, or an ensemble.
+        teacher_model: a model with logits, or an ensemble. One that answers in other classes than the student's is only
+            timed and sized, and the report warns of it.
         student_model: likewise.
         dataset: the tokenised test set, with `labels` (-100 is not counted) and the student's columns; where the
-            teacher has its own tokenizer also `teacher_input_ids` and its companions. If `teacher_logits` were cached
-            on it, the teacher's quality and fidelity are those of the cache; its speed is always measured live.
-        task: only "text-classification" so far: single-label, multi-label or regression by the student's config.
+            teacher has its own tokenizer also `teacher_input_ids` and its companions. For tagging, labels stand at the
+            words' first pieces, which `word_starts` and, of the teacher's own tokens, `teacher_word_starts` mark with
+            1. If `teacher_logits` were cached on it, the teacher's quality and fidelity are those of the cache; its
+            speed is always measured live.
+        task: "text-classification" (single-label, multi-label or regression by the student's config) or
+            "token-classification".
         baseline_model: the same student, trained on labels alone. It counts as a control without a teacher.
+        more_students: the student from further seeds, each with its baseline if there is one. Quality and all claims
+            are then means over the seeds, and intervals cover examples and seeds; all else describes `student_model`.
         teacher_processing_class: the teacher's tokenizer, which pads. None: the config's pad token, on the right.
         student_processing_class: likewise the student's.
         metrics: names of `hf_distill.metrics`, or whatever `metrics.load` finds; the first one decides and grows with
             quality.
         controls: what other ways without a teacher predict on `dataset`: name to (examples,) class numbers or
-            (examples, classes) logits. Where "majority_class" is missing, the commonest class of `dataset` is added.
+            (examples, classes) logits; for tagging to a list for each sentence with the class numbers of its words.
+            Where "majority_class" is missing, the commonest class of `dataset` is added.
         controls_with_teacher: likewise of other ways that did use the teacher.
         fidelity_dataset: held-out tokenised text, without labels. None: `dataset`.
+        test_sets: further tokenised sets with labels, by name; quality is measured on them too.
+        groups: a breakdown of the first metric, by name: a value for each example of `dataset` or, for tagging, a list
+            for each with a value for each word.
+        texts: the examples as a reader sees them, shown where student and teacher differ most. None: not shown.
         teacher_floor: what the teacher should reach on the first metric; the report warns below.
         batch_size: of predictions, which do not depend on it.
         device: where to run everything. None: where the models are.
         resamples: of the test examples, for the intervals.
         seed: of resampled intervals and of the choice of texts to time.
     Raises:
-        ValueError: an unknown task, a data set without labels, controls that do not fit, or NaN logits.
+        ValueError: an unknown task, a data set without labels, controls or groups that do not fit, or NaN logits.
 
     The models come back as they were: mode and device.
     """
-    if task != "text-classification":
-        raise ValueError(f"compare measures text-classification so far, got task={task!r}.")
-    if "labels" not in dataset.column_names:
-        raise ValueError(
-            f"compare needs the column `labels` for quality, got {dataset.column_names}. Rename or add it."
-        )
-    scores = [_loaded(name) for name in metrics]
-    if not getattr(scores[0], "larger_is_better", True):
-        raise ValueError(
-            f"The first metric decides, so it has to grow with quality; {metrics[0]} falls. Put another first."
-        )
-    labels = np.asarray(dataset.with_format(None)["labels"][:])
-    counted = _labelled(labels)
-    problem = problem_type(student_model.config, torch.as_tensor(labels))
+    if task not in ("text-classification", "token-classification"):
+        raise ValueError(f"compare measures text-classification and token-classification so far, got task={task!r}.")
+    of_words = TASKS[task].of_words
+    config: Any = student_model.config
+    names = [str(config.id2label[number]) for number in sorted(config.id2label)]
+    scores = _checked(metrics, names, {"the test set": dataset, **(test_sets or {})})
+    if any((one is None) != (baseline_model is None) for _, one in more_students):
+        raise ValueError("Either each student has its baseline or none: means over seeds are compared seed by seed.")
+    problem = SINGLE_LABEL
+    if not of_words:
+        problem = problem_type(config, torch.as_tensor(np.asarray(dataset.with_format(None)["labels"][:1])))
 
     models = {"teacher": teacher_model, "student": student_model}
     if baseline_model is not None:
         models[BASELINE] = baseline_model
+    again = {
+        f"{name} {number}": model
+        for number, pair in enumerate(more_students, start=2)
+        for name, model in zip(("student", BASELINE), pair, strict=True)
+        if model is not None
+    }
+    seeds = {
+        name: [name, *(f"{name} {number}" for number in range(2, 2 + len(more_students)))]
+        for name in models
+        if name != "teacher"
+    }
     controls, taught = dict(controls or {}), dict(controls_with_teacher or {})
-    if problem == SINGLE_LABEL and MAJORITY not in controls:
-        controls[MAJORITY] = majority_class(labels.tolist(), len(labels))
-    others = _checked_controls(controls, taught, len(labels), problem)
+    _check_names(controls, taught, models.keys() | again.keys() | {BASELINE})
 
     tokenizers = {"teacher": teacher_processing_class}
     readers = {
-        name: Reader(model, dataset, tokenizers.get(name, student_processing_class), as_teacher=name == "teacher")
-        for name, model in models.items()
+        name: Reader(
+            model,
+            dataset,
+            tokenizers.get(name, student_processing_class),
+            as_teacher=name == "teacher",
+            of_words=of_words,
+        )
+        for name, model in {**models, **again}.items()
     }
+    strange = _other_classes(config, teacher_model.config, task)
+    if columns.LOGITS in dataset.column_names:  # said in the student's classes already
+        strange = ""
+    panel = Panel(
+        {name: reader for name, reader in readers.items() if not (strange and name == "teacher")},
+        problem,
+        names,
+        of_words,
+        batch_size,
+    )
+    two = replace(panel, readers={name: readers[name] for name in ("student", "teacher")})
     with ExitStack() as stack:
         for reader in readers.values():
             stack.enter_context(reader.ready(device))
-        logits = {name: _logits(name, reader, dataset, batch_size) for name, reader in readers.items()}
-        if fidelity_dataset is None:
-            pair = logits
-        else:
-            pair = {name: _logits(name, readers[name], fidelity_dataset, batch_size) for name in ("student", "teacher")}
-        speeds = measure_speed(readers, dataset, seed=seed)
+        verdicts = panel.ask(dataset, {**controls, **taught})
+        pair = verdicts if fidelity_dataset is None or strange else two.ask(fidelity_dataset)
+        further = {name: panel.ask(rows) for name, rows in (test_sets or {}).items()}
+        speeds = measure_speed({name: readers[name] for name in models}, dataset, seed=seed)
         described = environment(readers["student"].device)
 
-    said = {name: (_decisions(values, problem), values) for name, values in logits.items()} | others
-    quality, drawn = {}, {}
-    for name, (decisions, values) in said.items():
-        quality[name], drawn[name] = _quality(
-            scores, decisions[counted], None if values is None else values[counted], labels[counted], resamples, seed
-        )
-
+    for name, said in {"the test set": verdicts, **further}.items():
+        if not said.labelled.any():
+            raise ValueError(
+                f"None of the {len(said.labels)} {'words' if of_words else 'rows'} of {name} has a label: there is no "
+                "quality to measure."
+            )
+    if problem == SINGLE_LABEL and MAJORITY not in controls:
+        controls[MAJORITY] = majority_class(verdicts.labels.tolist(), len(verdicts.labels))
+        verdicts = replace(verdicts, decisions=verdicts.decisions | {MAJORITY: controls[MAJORITY]})
+    scored = score(scores, verdicts, seeds, resamples, seed)
+    first = scores[0].name
+    value = {name: estimates[first] for name, estimates in scored.items() if first in estimates}
     measured = {
         name: {
-            "quality": quality[name],
+            "quality": summaries(scored.get(name, {})),
             "parameters": count_parameters(model),
             "bytes": weights_bytes(model),
             **_speed(speeds[name]),
         }
         for name, model in models.items()
     }
-    first = scores[0].name
-    ratios, ratio_intervals = _ratios(measured, quality, drawn, first, speeds, seed)
-    rivals = [name for name in (BASELINE, *controls) if name in quality]
-    differences = _gain(quality, drawn, first, rivals)
-    described |= {
-        "texts_timed": speeds["student"].texts,
-        "calls_timed": len(speeds["student"].latencies_ms),
-        "timing": "tokenised texts at their real lengths, models in turns in one run, batches padded to their longest",
-    }
+    better = ratios(measured, value, speeds, seed)
+    rivals = [name for name in (BASELINE, *controls) if name in value]
+    differences = {"gain_over_best_control": gain(value, rivals)} if rivals else {}
+    if BASELINE in rivals[:-1]:
+        differences["baseline_over_best_other_control"] = gain(value, rivals[1:], BASELINE)
+    shown = [
+        name for name in dict.fromkeys([*models, *(one["control"] for one in differences.values())]) if name in value
+    ]
+    groups = {"length": breakdown.length_groups(readers["student"].lengths(dataset)), **(groups or {})}
+    of_classes: dict[str, Any] = {}
+    if problem == SINGLE_LABEL:
+        of_classes = {
+            "calibration": calibration(verdicts, shown),
+            "per_class": breakdown.per_class(verdicts, shown),
+        }
+        if not strange:
+            of_classes |= {"fidelity": fidelity(pair), "most_different": breakdown.most_different(verdicts, texts)}
     report = Report(
         task=task,
         metrics=[metric.name for metric in scores],
-        examples=int(counted.sum()),
+        examples=verdicts.scored_examples,
         models=measured,
-        controls={name: quality[name] for name in others},
+        controls={name: summaries(scored[name]) for name in (*controls, *taught)},
         controls_with_teacher=list(taught),
-        ratios=ratios,
-        ratio_intervals=ratio_intervals,
+        ratios={name: ratio["value"] for name, ratio in better.items()},
+        ratio_intervals={
+            name: {"low": ratio["low"], "high": ratio["high"]} for name, ratio in better.items() if "low" in ratio
+        },
         differences=differences,
-        fidelity=_fidelity(pair["student"], pair["teacher"]) if problem == SINGLE_LABEL else {},
-        environment=described,
+        errors=errors(value) if first in SHARES and not strange else {},
+        words=verdicts.words,
+        breakdown=breakdown.by_group(groups, verdicts, scores[0], shown),
+        test_sets={
+            name: {
+                "examples": said.scored_examples,
+                **{
+                    model: {"quality": summaries(estimates)}
+                    for model, estimates in score(scores, said, seeds, resamples, seed).items()
+                },
+            }
+            for name, said in further.items()
+        },
+        seeds=1 + len(more_students),
+        **of_classes,
+        environment=described
+        | {
+            "texts_timed": speeds["student"].texts,
+            "calls_timed": len(speeds["student"].latencies_ms),
+            "timing": "tokenised texts at their real lengths, models in turns in one run, batches padded to their "
+            "longest",
+        },
     )
-    return Report(**_plain(asdict(report) | {"warnings": _warnings(report, teacher_floor)}))
+    warnings = [*([strange] if strange else []), *_warnings(report, teacher_floor)]
+    return Report(**_plain(asdict(report) | {"warnings": warnings}))
 
 
-def _loaded(name: str) -> evaluate.EvaluationModule:
-    metric = load_metric(name)
-    if isinstance(metric, TeacherAgreement | TeacherKL):
+def _other_classes(student: Any, teacher: Any, task: str) -> str:
+    """A warning where the teacher answers in other classes, so that only its speed and size can be measured."""
+    try:
+        check_classes(student, teacher, TASKS[task])
+    except ValueError as error:
+        return f"The teacher's quality and the student's fidelity to it were not measured. {error}"
+    return ""
+
+
+def _checked(
+    metrics: Sequence[str], names: Sequence[str], test_sets: Mapping[str, Dataset]
+) -> list[evaluate.EvaluationModule]:
+    """The metrics, if they and the test sets will do."""
+    for name, rows in test_sets.items():
+        if "labels" not in rows.column_names:
+            raise ValueError(
+                f"compare needs the column `labels` of {name} for quality, got {rows.column_names}. Rename or add it."
+            )
+    scores = [load_metric(name) for name in metrics]
+    for metric in scores:
+        if isinstance(metric, TeacherAgreement | TeacherKL):
+            raise ValueError(
+                f"{metric.name} compares with the teacher, not with labels: the report has it as fidelity. Leave it "
+                "out."
+            )
+    if not getattr(scores[0], "larger_is_better", True):
         raise ValueError(
-            f"{name} compares with the teacher, not with labels: the report has it as fidelity. Leave it out."
+            f"The first metric decides, so it has to grow with quality; {metrics[0]} falls. Put another first."
         )
-    return metric
+    if "seqeval" in metrics and list(names) == [f"LABEL_{number}" for number in range(len(names))]:
+        raise ValueError(
+            "seqeval reads entities off the names of the tags (B-PER, I-PER, O), but the student's config names its "
+            f"{len(names)} classes {names[0]}, ... Set its id2label."
+        )
+    return scores
 
 
-def _labelled(labels: np.ndarray) -> np.ndarray:
-    present = labels != IGNORE_INDEX
-    if labels.dtype.kind == "f":
-        present &= ~np.isnan(labels)
-    present = present if present.ndim == 1 else present.all(axis=-1)
-    if not present.any():
-        raise ValueError(f"None of the {len(labels)} rows of the test set has a label: there is no quality to measure.")
-    return present
-
-
-def _decisions(logits: np.ndarray, problem: str) -> np.ndarray:
-    if problem == "regression":
-        return logits[:, 0] if logits.shape[1] == 1 else logits
-    if problem == "multi_label_classification":
-        return (logits > 0).astype(np.int64)
-    return logits.argmax(axis=-1)
-
-
-def _checked_controls(
-    controls: Mapping[str, Any], taught: Mapping[str, Any], examples: int, problem: str
-) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Each control's decisions, and its logits where it has some."""
-    twice = {"teacher", "student", BASELINE} & (controls.keys() | taught.keys()) | controls.keys() & taught.keys()
+def _check_names(controls: Mapping[str, Any], taught: Mapping[str, Any], models: Set[str]) -> None:
+    twice = models & (controls.keys() | taught.keys()) | controls.keys() & taught.keys()
     if twice:
         raise ValueError(f"Two results would be called {sorted(twice)}. Give each control a name of its own.")
-    checked: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-    for name, said in {**controls, **taught}.items():
-        values = np.asarray(said)
-        if len(values) != examples:
-            raise ValueError(
-                f"The control {name!r} predicts {len(values)} examples, but the test set has {examples}. Expected one "
-                "class number, or one row of logits, for every row, in the same order, unlabelled rows included."
-            )
-        if values.ndim == 2 and values.dtype.kind == "f":
-            check_finite(values, name)
-            checked[name] = _decisions(values, problem), values
-        else:
-            checked[name] = values, None
-    return checked
-
-
-def _logits(name: str, reader: Reader, dataset: Dataset, batch_size: int) -> np.ndarray:
-    if name == "teacher" and columns.LOGITS in dataset.column_names:
-        cached = np.asarray(dataset.with_format(None)[columns.LOGITS][:], dtype=np.float32)
-        check_finite(cached, "teacher's cache")
-        return cached
-    return predict_logits(reader, dataset, name=name, batch_size=batch_size)
-
-
-def _quality(
-    scores: Sequence[evaluate.EvaluationModule],
-    decisions: np.ndarray,
-    logits: np.ndarray | None,
-    labels: np.ndarray,
-    resamples: int,
-    seed: int,
-) -> tuple[dict[str, dict[str, float]], np.ndarray]:
-    """Every metric with its interval, and the resampled values of the first one."""
-    quality: dict[str, dict[str, float]] = {}
-    first = np.empty(0)
-    for metric in scores:
-        predictions = logits if getattr(metric, "reads_logits", False) else decisions
-        if predictions is None:
-            continue
-        values = resampled(metric, predictions, labels, resamples=resamples, seed=seed)
-        low, high = interval(values)
-        quality[metric.name] = {"value": value_of(metric, predictions, labels), "low": low, "high": high}
-        first = first if len(first) else values
-    return quality, first
 
 
 def _speed(speed: Speed) -> dict[str, Any]:
@@ -349,67 +409,6 @@ def _speed(speed: Speed) -> dict[str, Any]:
     }
 
 
-def _ratios(
-    measured: Mapping[str, Any],
-    quality: Mapping[str, Any],
-    drawn: Mapping[str, np.ndarray],
-    metric: str,
-    speeds: Mapping[str, Speed],
-    seed: int,
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The ratios, and the intervals of those that rest on samples."""
-    teacher, student = measured["teacher"], measured["student"]
-    ratios = {
-        "smaller": teacher["parameters"] / student["parameters"],
-        "lighter": teacher["bytes"] / student["bytes"],
-        "faster": teacher["latency_ms"]["batch_1"]["p50"] / student["latency_ms"]["batch_1"]["p50"],
-    }
-    calls = len(speeds["student"].latencies_ms)
-    slow, fast = speeds["teacher"].latencies_ms, speeds["student"].latencies_ms
-    samples = {
-        "faster": np.concatenate(
-            [np.median(slow[rows], axis=1) / np.median(fast[rows], axis=1) for rows in draws(calls, RESAMPLES, seed)]
-        )
-    }
-    zeros: dict[str, str | None] = {"quality_kept": None}
-    if MAJORITY in quality:
-        zeros["quality_kept_above_chance"] = MAJORITY
-    for name, chance in zeros.items():
-        zero = quality[chance][metric]["value"] if chance else 0.0
-        above = quality["teacher"][metric]["value"] - zero
-        apart = drawn["teacher"] - (drawn[chance] if chance else 0.0)
-        # A share of nothing, or of less than nothing, makes no sense.
-        if above > 0:
-            ratios[name] = (quality["student"][metric]["value"] - zero) / above
-        if above > 0 and (apart > 0).all():
-            samples[name] = (drawn["student"] - (drawn[chance] if chance else 0.0)) / apart
-    return ratios, {name: dict(zip(("low", "high"), interval(values), strict=True)) for name, values in samples.items()}
-
-
-def _gain(
-    quality: Mapping[str, Any], drawn: Mapping[str, np.ndarray], metric: str, rivals: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    if not rivals:
-        return {}
-    best = max(rivals, key=lambda name: quality[name][metric]["value"])
-    low, high = interval(drawn["student"] - drawn[best])
-    value = quality["student"][metric]["value"] - quality[best][metric]["value"]
-    return {"gain_over_best_control": {"value": value, "low": low, "high": high, "control": best}}
-
-
-def _fidelity(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, Any]:
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"Student and teacher logits have shapes {student_logits.shape} and {teacher_logits.shape}: the two need "
-            "the same classes to be compared. Give the student the teacher's num_labels and id2label."
-        )
-    return {
-        "agreement": TeacherAgreement().score(student_logits, teacher_logits),
-        "kl": TeacherKL().score(student_logits, teacher_logits),
-        "examples": len(student_logits),
-    }
-
-
 def _warnings(report: Report, teacher_floor: float | None) -> list[str]:
     metric = report.metrics[0]
     value = {
@@ -418,7 +417,14 @@ def _warnings(report: Report, teacher_floor: float | None) -> list[str]:
         if metric in quality
     }
     warnings = []
-    if teacher_floor is not None and value["teacher"] < teacher_floor:
+    lost = {name: report.words.get(f"cut_off_{name}", 0) for name in ("teacher", "student")}
+    if any(lost.values()):
+        warnings.append(
+            f"Of {report.words['words']} words {lost['teacher']} were cut off for the teacher and {lost['student']} "
+            f"for the student, at the longest that each reads; all are scored on the {report.words['scored']} labelled "
+            "ones that all read."
+        )
+    if teacher_floor is not None and value.get("teacher", teacher_floor) < teacher_floor:
         warnings.append(
             f"The teacher's {metric} of {value['teacher']:.4f} is below its floor of {teacher_floor:g}: it is too weak "
             "to judge distillation by."
@@ -437,6 +443,12 @@ def _warnings(report: Report, teacher_floor: float | None) -> list[str]:
         warnings.append(
             f"The student's gain over {gain['control']} is not certain on {report.examples} test examples: "
             f"{gain['value']:+.4f}, between {gain['low']:+.4f} and {gain['high']:+.4f}."
+        )
+    fair = report.differences.get("baseline_over_best_other_control")
+    if fair and fair["high"] < 0:
+        warnings.append(
+            f"The baseline is a weak one: {metric} {value[BASELINE]:.4f}, below the {value[fair['control']]:.4f} of "
+            f"{fair['control']}. A gain over it alone says little about the teacher."
         )
     ahead = [name for name in report.controls_with_teacher if value[name] >= value["student"]]
     if ahead:

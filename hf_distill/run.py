@@ -1,13 +1,14 @@
-"""Running a recipe step by step: teacher → cache → initialise → distil → controls → export → compare."""
+"""Running a recipe step by step: teacher → cache → initialise → distil → controls → seeds → export → compare."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
-import math
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,39 +19,40 @@ import numpy as np
 import torch
 from datasets.fingerprint import Hasher
 from rich.console import Console
-from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding, EvalPrediction, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, set_seed
 
-from hf_distill import columns, hub, metrics
+from hf_distill import columns, hub, metrics, rivals
 from hf_distill.arguments import DistillationArguments
-from hf_distill.cache import cache_teacher_outputs
-from hf_distill.controls import majority_class, tfidf_logistic_regression
-from hf_distill.data import PACKAGE, Splits, load, resolve, tokenise
+from hf_distill.augment import augmented
+from hf_distill.data import Splits, load, load_further, near_duplicate_key, unlabelled
 from hf_distill.export import export_onnx
+from hf_distill.label_map import check_label_map
 from hf_distill.matching import Matching
-from hf_distill.measure import has_fast_bf16, peak_memory, predict_classes
+from hf_distill.measure import (
+    Reader,
+    has_fast_bf16,
+    peak_memory,
+    predict_classes,
+    predict_logits,
+    predict_tags,
+    predict_word_logits,
+)
 from hf_distill.recipe import Recipe
 from hf_distill.report import Report, compare
+from hf_distill.sources import PACKAGE, resolve
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
-from hf_distill.tasks import IGNORE_INDEX, TASKS
+from hf_distill.targets import adjusted, ask_teachers, calibration_temperature, fold_of
+from hf_distill.tasks import TASKS
+from hf_distill.tokenising import tokenise, words_cut_off
 from hf_distill.trainer import DistillationTrainer
+from hf_distill.training import collator, training_arguments, validation
 
-STEPS = ("teacher", "cache", "initialise", "distill", "controls", "export", "compare")
+STEPS = ("teacher", "cache", "initialise", "distill", "controls", "seeds", "export", "compare")
 RESULTS = {
-    "cache": ("cache/provenance.json",),
     "initialise": (".work/initial/carried.json",),
     "distill": ("student/model.safetensors",),
     "controls": ("baseline/model.safetensors",),
     "compare": ("report.json", "student/README.md"),
-}
-TRAINING_DEFAULTS: dict[str, Any] = {
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64,
-    "num_train_epochs": 3,
-    "lr_scheduler_type": "linear",
-    "warmup_steps": 0.1,
-    "train_sampling_strategy": "group_by_length",
-    "logging_steps": 50,
-    "report_to": "none",
 }
 
 
@@ -89,7 +91,11 @@ class _Run:
         self.console = Console(stderr=True)
         self.folder = Path(recipe.output_dir)
         self.work = self.folder / ".work"
-        self.splits: Splits = load(recipe.data, recipe.seed)
+        self.splits: Splits = load(recipe.data, recipe.seed, task=recipe.task, keep=recipe.compare.by)
+        self.further = {
+            name: load_further(data, self.splits, task=recipe.task) for name, data in recipe.further_data.items()
+        }
+        self.classes = self.splits.classes or [recipe.data.label_columns[0]]  # a regression has one output
         self.teacher_path = resolve(recipe.teacher.model)
         self.bf16 = recipe.teacher.bf16 and has_fast_bf16()
         self.check()
@@ -112,18 +118,10 @@ class _Run:
             )
         for name in self.recipe.metrics:
             metrics.load(name)
-        config = AutoConfig.from_pretrained(self.teacher_path)
-        if self.recipe.teacher.fine_tune is None:
-            named = [config.id2label[number] for number in sorted(config.id2label)]
-            anonymous = all(name == f"LABEL_{number}" for number, name in enumerate(named))
-            if len(named) != len(self.splits.classes) or (not anonymous and named != self.splits.classes):
-                raise ValueError(
-                    f"The labels of the data are {self.splits.classes}, the classes of the teacher are {named}: a "
-                    "teacher that is used as it is needs the same, in the same order. Set data.labels, or let it learn "
-                    "them with teacher.fine_tune."
-                )
-        else:
-            self.arguments(self.recipe.teacher.fine_tune, "teacher", rows=len(self.splits.train))
+        unknown = set(self.recipe.compare.asked) - set(rivals.known_controls(self.task, self.splits.problem_type))
+        if unknown:
+            known = rivals.known_controls(self.task, self.splits.problem_type)
+            raise ValueError(f"compare.controls: no {', '.join(sorted(unknown))} here; there are {', '.join(known)}.")
         for stage in self.recipe.stages:
             arguments = self.arguments(stage, "distill", rows=len(self.splits.train))
             if not arguments.wants_soft_targets and not stage.get("matching"):
@@ -131,6 +129,7 @@ class _Run:
                     "distill: soft_target_weight is 0 and there is no matching, so the student would not hear its "
                     "teacher. The student without a teacher is trained anyway, as a control."
                 )
+        self.check_teacher()
         self.student_config()
         missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
         if self.recipe.export.onnx and missing:
@@ -138,74 +137,78 @@ class _Run:
                 f"export.onnx: {' and '.join(missing)} not installed. Install hf-distill[onnx], or set it false."
             )
 
+    def check_teacher(self) -> None:
+        """Raise a ValueError where the teacher cannot teach these classes."""
+        settings = self.recipe.teacher
+        if settings.fine_tune is not None:
+            AutoConfig.from_pretrained(self.teacher_path)
+            self.arguments(settings.fine_tune, "teacher", rows=len(self.splits.train))
+        elif settings.label_map:
+            check_label_map(settings.label_map, self.teacher_classes, self.classes)
+        elif self.hears_logits and not self.same_classes:
+            raise ValueError(
+                f"The labels of the data are {self.classes}, the classes of the teacher are {self.teacher_classes}: a "
+                "teacher that is used as it is needs the same, in the same order. Set data.labels; or let it learn "
+                "them with teacher.fine_tune; or say which is which with teacher.label_map; or learn from its inner "
+                "states alone, with a matching and soft_target_weight: 0."
+            )
+
+    @cached_property
+    def teacher_classes(self) -> list[str]:
+        """What the teacher, before any fine-tuning, calls its classes."""
+        config = AutoConfig.from_pretrained(self.teacher_path)
+        return [config.id2label[number] for number in sorted(config.id2label)]
+
+    @cached_property
+    def same_classes(self) -> bool:
+        """Whether the teacher answers in the classes of the data."""
+        if self.recipe.teacher.fine_tune is not None:
+            return True
+        names = self.teacher_classes
+        anonymous = all(name == f"LABEL_{number}" for number, name in enumerate(names))
+        return len(names) == len(self.classes) and (anonymous or names == self.classes)
+
+    @cached_property
+    def hears_logits(self) -> bool:
+        """Whether any stage learns from the teacher's logits."""
+        stages = (self.arguments(stage, "distill", rows=len(self.splits.train)) for stage in self.recipe.stages)
+        return any(stage.wants_soft_targets for stage in stages)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The fields of a config that say what a head decides on."""
+        names = dict(enumerate(self.classes))
+        problem = {} if self.task.of_words else {"problem_type": self.splits.problem_type}
+        return {"id2label": names, "label2id": {name: number for number, name in names.items()}, **problem}
+
     def student_config(self, tokenizer: Any = None) -> LSTMStudentConfig | TransformerStudentConfig:
         """The student's config; an LSTM's with the classes of the data and, where given, its tokenizer's tokens."""
         settings = self.recipe.student
         if settings.kind == "transformer":
             return TransformerStudentConfig(**settings.config)
-        names = dict(enumerate(self.splits.classes))
         tokens: dict[str, Any] = {
             name: getattr(tokenizer, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
         }
-        return LSTMStudentConfig(
-            vocab_size=100 if tokenizer is None else len(tokenizer),
-            id2label=names,
-            label2id={name: number for number, name in names.items()},
-            **tokens,
-            **settings.config,
-        )
+        size = 100 if tokenizer is None else len(tokenizer)
+        head = self.head if self.same_classes or not settings.from_teacher else {}  # else it gets a new one
+        return LSTMStudentConfig(vocab_size=size, **head, **tokens, **settings.config)
 
-    def arguments(
-        self,
-        settings: dict[str, Any],
-        name: str,
-        *,
-        rows: int,
-        steps: int | None = None,
-        evaluate_every: int | None = None,
-    ) -> DistillationArguments:
-        """Training arguments: the settings, over the defaults, with validation about once an epoch.
-
-        Args:
-            settings: of the recipe.
-            name: of the training's folder.
-            rows: of its training set.
-            steps: optimizer steps in all; None: by `num_train_epochs`.
-            evaluate_every: steps between validations; None: an epoch.
-        """
-        # Both decide on the order of the rows.
-        order = {"train_sampling_strategy": "random"} if settings.get("labelled_fraction") else {}
-        settings = TRAINING_DEFAULTS | {"seed": self.recipe.seed} | order | settings
-        settings.pop("matching", None)
-        per_step = settings["per_device_train_batch_size"] * settings.get("gradient_accumulation_steps", 1)
-        epoch = math.ceil(rows / (per_step * max(1, torch.cuda.device_count())))
-        if steps is not None:
-            settings["max_steps"] = steps
-        elif settings.get("max_steps", -1) <= 0:
-            settings["max_steps"] = math.ceil(settings["num_train_epochs"] * epoch)
-        every = min(evaluate_every or epoch, settings["max_steps"])
-        return DistillationArguments(
-            **{
-                "output_dir": str(self.work / name),
-                "eval_strategy": "steps",
-                "eval_steps": every,
-                "save_strategy": "steps",
-                "save_steps": every,
-                "save_total_limit": 1,
-                "load_best_model_at_end": True,
-                "metric_for_best_model": self.recipe.metrics[0],
-                "greater_is_better": True,
-                "use_cpu": not torch.cuda.is_available(),
-                **settings,
-            }
-        )
+    def arguments(self, settings: dict[str, Any], name: str, **sizes: Any) -> DistillationArguments:
+        """Training arguments of this run; see `training_arguments`."""
+        chosen = self.recipe.metrics[0]
+        return training_arguments(settings, self.work / name, seed=self.recipe.seed, metric=chosen, **sizes)
 
     # Steps
 
     def step(self, name: str) -> None:
         """Run one step unless it is done."""
         fingerprint = self.fingerprints[name]
-        results = {**RESULTS, "teacher": ("teacher/model.safetensors",) if self.recipe.teacher.fine_tune else ()}
+        results = {
+            **RESULTS,
+            "teacher": ("teacher/model.safetensors",) if self.recipe.teacher.fine_tune else (),
+            "cache": ("cache/fingerprint",) if self.hears_logits else (),
+            "seeds": tuple(f".work/seeds/{seed}/student/config.json" for seed in self.recipe.compare.more_seeds),
+        }
         there = all((self.folder / result).exists() for result in results.get(name, ()))
         if there and self.done.get(name, {}).get("fingerprint") == fingerprint:
             self.console.print(f"[dim]{name}: done before, in {self.done[name]['seconds']:.0f} s[/dim]")
@@ -226,78 +229,86 @@ class _Run:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """A hash of all that each step's result depends on."""
-        recipe = self.recipe
-        parts = (
-            self.splits.train,
-            self.splits.unlabelled,
-            self.splits.validation,
-            self.splits.test,
-            self.splits.fidelity,
-        )
-        data = Hasher.hash([self.splits.classes, *(part.to_dict() for part in parts)])
-        teacher = Hasher.hash([_contents(self.teacher_path), recipe.teacher, recipe.seed, data, recipe.metrics[0]])
+        recipe, splits = self.recipe, self.splits
+        parts = (splits.train, splits.unlabelled, splits.validation, splits.test, splits.fidelity)
+        data = Hasher.hash([recipe.task, self.classes, splits.problem_type, *(part.to_dict() for part in parts)])
+        taught = recipe.teacher
+        lesson = (taught.fine_tune, taught.max_length, taught.bf16)
+        learnt = Hasher.hash([_contents(self.teacher_path), lesson, recipe.seed, data, recipe.metrics[0]])
+        teacher = Hasher.hash([learnt, taught.cross_fit])
         shared = recipe.student.max_length if recipe.student.vocab_size is None else None  # the teacher reads the same
-        cache = Hasher.hash([teacher, self.bf16, shared])
-        initialise = Hasher.hash([teacher, dataclasses.asdict(recipe.student)])
-        distill = Hasher.hash([cache, initialise, recipe.stages, recipe.metrics[0], has_fast_bf16()])
+        augment = Hasher.hash([data, recipe.data.augment, recipe.seed])
+        cache = Hasher.hash([teacher, self.bf16, shared, augment])
+        initialise = Hasher.hash([learnt, dataclasses.asdict(recipe.student)])
+        heard = (taught.label_map, taught.calibrate)
+        distill = Hasher.hash([cache, heard, initialise, recipe.stages, recipe.metrics[0], has_fast_bf16()])
         controls = Hasher.hash([distill, recipe.compare.controls])
+        seeds = Hasher.hash([distill, recipe.compare.more_seeds])
         export = Hasher.hash([distill, dataclasses.asdict(recipe.export)])
-        report = Hasher.hash([controls, export, recipe.compare, recipe.teacher.floor, recipe.push])
-        return dict(zip(STEPS, (teacher, cache, initialise, distill, controls, export, report), strict=True))
+        further = {name: part.to_dict() for name, part in self.further.items()}
+        report = Hasher.hash([controls, seeds, export, recipe.compare, further, recipe.teacher.floor, recipe.push])
+        steps = (teacher, cache, initialise, distill, controls, seeds, export, report)
+        return {"learnt": learnt, "augment": augment, **dict(zip(STEPS, steps, strict=True))}
 
     def _step_teacher(self) -> None:
         """Fine-tune the teacher, or check that the given one loads."""
-        tokenizer = AutoTokenizer.from_pretrained(self.teacher_path)
         if self.recipe.teacher.fine_tune is None:
-            self.task.auto_class.from_pretrained(self.teacher_path)
+            self.load(self.teacher_path)
             return
-        names = dict(enumerate(self.splits.classes))
+        self.once("teacher", "learnt", lambda: self.fine_tuned("teacher", self.splits.train))
+        for number in range(self.recipe.teacher.cross_fit or 0):
+            others = self.splits.train.select(np.flatnonzero(self.folds != number))
+            name = f"teacher-{number}"
+            self.once(f".work/folds/{number}", "teacher", functools.partial(self.fine_tuned, name, others))
+
+    def fine_tuned(self, name: str, rows: datasets.Dataset) -> tuple[PreTrainedModel, Any]:
+        """The teacher after it learnt the task from some labelled rows, and its tokenizer."""
+        tokenizer = self.tokenizer(self.teacher_path)
         set_seed(self.recipe.seed)
+        # A head for other classes gives way to a new one.
         model = self.task.auto_class.from_pretrained(
-            self.teacher_path,
-            num_labels=len(names),
-            id2label=names,
-            label2id={name: number for number, name in names.items()},
-            dtype=torch.float32,
+            self.teacher_path, **self.head, dtype=torch.float32, ignore_mismatched_sizes=True
         )
-        train, validation = (
+        train, judged = (
             tokenise(part, tokenizer, max_length=self.recipe.teacher.max_length)
-            for part in (self.splits.train, self.splits.validation)
+            for part in (rows, self.splits.validation)
         )
         settings = {
             "learning_rate": 5e-5,
             "weight_decay": 0.01,
             "bf16": self.bf16,
-            **self.recipe.teacher.fine_tune,
+            **(self.recipe.teacher.fine_tune or {}),
             "hard_label_weight": 1.0,
             "soft_target_weight": 0.0,
         }
-        arguments = self.arguments(settings, "teacher", rows=len(train))
-        self.train(model, tokenizer, arguments, train, validation, "teacher")
-        with self.replacing("teacher") as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+        self.train(model, tokenizer, self.arguments(settings, name, rows=len(train)), train, judged, "teacher")
+        return model, tokenizer
+
+    @cached_property
+    def folds(self) -> np.ndarray:
+        """The fold of each labelled row."""
+        number = self.recipe.teacher.cross_fit or 1
+        return np.array([fold_of(near_duplicate_key(text), number) for text in rivals.texts_of(self.splits.train)])
 
     def _step_cache(self) -> None:
-        """Ask the teacher about every training text."""
-        self.with_teacher_logits(self.tokenised("train", "unlabelled"))
+        """Ask the teacher about every training text, if anybody wants to hear it."""
+        if self.hears_logits:
+            self.taught_rows()
 
     def _step_initialise(self) -> None:
         """Make the student's tokenizer and its first weights."""
-        teacher, teacher_tokenizer = self.teacher()
+        _, teacher_tokenizer = self.teacher()
         settings = self.recipe.student
         tokenizer = teacher_tokenizer
         if settings.vocab_size is not None:
-            texts = [text for part in (self.splits.train, self.splits.unlabelled) for text in self.texts(part)]
+            parts = (self.splits.train, self.splits.unlabelled)
+            texts = [text for part in parts for text in rivals.texts_of(part)]
             tokenizer = student_tokenizer(teacher_tokenizer, texts, settings.vocab_size)
-        tokenizer.model_max_length = settings.max_length
-        config = self.student_config(tokenizer)
-        set_seed(self.recipe.seed)
-        carried: dict[str, str] = {}
-        if settings.from_teacher:
-            student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
-        else:
-            student = self.task.auto_class.from_config(config)
+        # A Transformer cut from its teacher has the teacher's positions, and shared tokens are read by both.
+        unlimited = settings.kind == "lstm" and settings.vocab_size is not None
+        limit = settings.max_length if unlimited else min(settings.max_length, teacher_tokenizer.model_max_length)
+        tokenizer.model_max_length = limit
+        student, carried = self.untrained(tokenizer, self.recipe.seed)
         for name, source in carried.items():
             self.console.print(f"  {name} ← {source}", highlight=False)
         with self.replacing(".work/initial") as folder:
@@ -305,11 +316,34 @@ class _Run:
             tokenizer.save_pretrained(folder)
             (folder / "carried.json").write_text(json.dumps(carried, indent=2))
 
+    def untrained(self, tokenizer: Any, seed: int) -> tuple[PreTrainedModel, dict[str, str]]:
+        """A new student, and where its weights came from."""
+        config = self.student_config(tokenizer)
+        teacher, teacher_tokenizer = self.teacher()
+        set_seed(seed)
+        if not self.recipe.student.from_teacher:
+            return self.task.auto_class.from_config(config), {}
+        student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
+        return (student, carried) if self.same_classes else self.with_new_head(student, carried)
+
+    def with_new_head(
+        self, student: PreTrainedModel, carried: dict[str, str]
+    ) -> tuple[PreTrainedModel, dict[str, str]]:
+        """A student that answers in the data's classes, which are not its teacher's."""
+        shapes = {name: parameter.shape for name, parameter in student.named_parameters()}
+        with tempfile.TemporaryDirectory() as folder:
+            student.save_pretrained(folder)
+            student = self.task.auto_class.from_pretrained(
+                folder, **self.head, dtype=torch.float32, ignore_mismatched_sizes=True
+            )
+        kept = {name for name, parameter in student.named_parameters() if parameter.shape == shapes[name]}
+        return student, {name: source for name, source in carried.items() if name in kept}
+
     def _step_distill(self) -> None:
         """Train the student on the labels and on what the teacher said."""
-        rows = self.with_teacher_logits(self.tokenised("train", "unlabelled"))
         student, tokenizer = self.load(self.work / "initial")
-        self.train_student("student", student, tokenizer, rows)
+        self.train_student("student", student, tokenizer, self.taught_rows())
+        self.save("student", student, tokenizer)
 
     def _step_export(self) -> None:
         """Write the student for onnxruntime, where asked to."""
@@ -321,34 +355,46 @@ class _Run:
         """Train what the student must beat."""
         student, tokenizer = self.load(self.work / "initial")
         self.train_student("baseline", student, tokenizer, self.tokenised("train"), without_teacher=True)
-        if not self.recipe.compare.controls:
-            return
-        predictions: dict[str, Any] = {
-            "majority_class": majority_class(self.splits.train["label"], len(self.splits.test))
-        }
-        texts = {
-            name: list(self.texts(getattr(self.splits, name))) for name in ("train", "unlabelled", "validation", "test")
-        }
-        bag = (texts["validation"], self.splits.validation["label"], texts["test"])
-        predictions["tfidf_logistic_regression"] = tfidf_logistic_regression(
-            texts["train"], self.splits.train["label"], *bag
-        )
-        rows = self.with_teacher_logits(self.tokenised("train", "unlabelled"))
-        probabilities = torch.tensor(np.array(rows[columns.LOGITS]), dtype=torch.float64).softmax(dim=-1).numpy()
-        predictions["tfidf_on_teacher_soft_labels"] = tfidf_logistic_regression(
-            texts["train"] + texts["unlabelled"], None, *bag, soft_labels=probabilities
-        )
-        rows = rows.remove_columns(columns.LOGITS)
-        test = self.tokenised("test")
-        own = predict_classes(self.load(self.folder / "baseline")[0], rows, tokenizer)
-        for name, answers in (("self_training", own), ("teacher_hard_labels", probabilities.argmax(axis=-1))):
-            known = np.array(rows["labels"])
-            kept = answers if name == "teacher_hard_labels" else np.where(known == IGNORE_INDEX, answers, known)
-            labelled = rows.remove_columns("labels").add_column("labels", kept.astype(np.int64))
-            student, _ = self.load(self.work / "initial")
-            self.train_student(name, student, tokenizer, labelled, without_teacher=True)
-            predictions[name] = predict_classes(student, test, tokenizer)
-        self._write_json("controls.json", {name: np.asarray(made).tolist() for name, made in predictions.items()})
+        self.save("baseline", student, tokenizer)
+        known = rivals.known_controls(self.task, self.splits.problem_type)
+        wanted = [name for name in known if self.recipe.compare.wants(name)]
+        if not self.hears_logits:
+            wanted = [name for name in wanted if name not in rivals.WITH_TEACHER]
+        alone = rivals.TAGGING if self.task.of_words else rivals.CLASSIFICATION
+        made = {name: alone[name](self.splits) for name in wanted if name in alone}
+        rows = self.taught_rows() if set(wanted) & set(rivals.WITH_TEACHER) else self.read(self.taught_texts)
+        for name in wanted:
+            if name in (rivals.TAUGHT_TFIDF, rivals.TAUGHT_CRF):
+                made[name] = rivals.on_teacher(name, self.splits, self.taught_texts, rows[columns.LOGITS])
+            elif name in (rivals.SELF_TRAINING, rivals.HARD_LABELS):
+                if name == rivals.HARD_LABELS:
+                    answers = [np.argmax(row, axis=-1) for row in rows[columns.LOGITS]]
+                else:
+                    answers = self.decided(self.load(self.folder / "baseline")[0], rows, tokenizer)
+                said = [column for column in rows.column_names if columns.is_output(column)]
+                labelled = rivals.relabelled(
+                    rows.remove_columns(said), answers, self.task.of_words, name == rivals.SELF_TRAINING
+                )
+                student, _ = self.load(self.work / "initial")
+                self.train_student(name, student, tokenizer, labelled, without_teacher=True)
+                made[name] = self.decided(student, self.tokenised("test"), tokenizer)
+        plain = {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in made.items()}
+        self._write_json("controls.json", plain)
+
+    def _step_seeds(self) -> None:
+        """Train the student and its baseline again, from other seeds."""
+        for seed in self.recipe.compare.more_seeds:
+            for name in ("student", "baseline"):
+                self.once(f".work/seeds/{seed}/{name}", "seeds", functools.partial(self.trained_again, name, seed))
+
+    def trained_again(self, name: str, seed: int) -> tuple[PreTrainedModel, Any]:
+        """A student or a baseline from another seed, and its tokenizer."""
+        tokenizer = self.tokenizer(self.work / "initial")
+        student, _ = self.untrained(tokenizer, seed)
+        alone = name == "baseline"
+        rows = self.tokenised("train") if alone else self.taught_rows()
+        self.train_student(f"{name}-of-seed-{seed}", student, tokenizer, rows, without_teacher=alone, seed=seed)
+        return student, tokenizer
 
     def _step_compare(self) -> None:
         """Measure, and write the report, the card and the recipe."""
@@ -356,20 +402,27 @@ class _Run:
         teacher, teacher_tokenizer = self.teacher()
         student, tokenizer = self.load(self.folder / "student")
         baseline, _ = self.load(self.folder / "baseline")
-        made = self._read_json("controls.json", {}) if self.recipe.compare.controls else {}
-        with_teacher = {name for name in made if "teacher" in name}
+        made = self._read_json("controls.json", {})
+        with_teacher = [name for name in made if name in rivals.WITH_TEACHER]
         report = compare(
             teacher,
             student,
-            self.tokenised("test"),
+            self.for_comparison(self.splits.test),
             task=self.recipe.task,
             baseline_model=baseline,
+            more_students=[
+                (self.load(folder / "student")[0], self.load(folder / "baseline")[0])
+                for folder in (self.work / "seeds" / str(seed) for seed in self.recipe.compare.more_seeds)
+            ],
             student_processing_class=tokenizer,
             teacher_processing_class=teacher_tokenizer,
             metrics=tuple(self.recipe.metrics),
-            controls={name: np.array(made[name]) for name in made if name not in with_teacher},
-            controls_with_teacher={name: np.array(made[name]) for name in with_teacher},
-            fidelity_dataset=self.tokenised("fidelity") if len(self.splits.fidelity) else None,
+            controls={name: made[name] for name in made if name not in with_teacher},
+            controls_with_teacher={name: made[name] for name in with_teacher},
+            fidelity_dataset=self.for_comparison(self.splits.fidelity) if len(self.splits.fidelity) else None,
+            groups=self.groups,
+            test_sets={name: self.for_comparison(part) for name, part in self.further.items()},
+            texts=list(rivals.texts_of(self.splits.test)),
             teacher_floor=self.recipe.teacher.floor,
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,
@@ -380,7 +433,7 @@ class _Run:
             "seconds": seconds,
             "total_seconds": round(sum(seconds.values()), 1),
             "peak_memory_bytes": max(peak_memory(), *(step["peak_memory_bytes"] for step in self.done.values())),
-            "rows": self.splits.counts,
+            "rows": self.counts,
             "bf16_teacher": self.bf16,
         }
         report = dataclasses.replace(report, run=run)
@@ -404,7 +457,7 @@ class _Run:
                 name: self.splits.counts[name] for name in ("train", "unlabelled", "validation", "test", "fidelity")
             },
             reproduce="hf-distill run recipe.yaml",
-            example=self.splits.test[0]["text"],
+            example=next(rivals.texts_of(self.splits.test)),
         )
         self.console.print(report.table())
 
@@ -416,7 +469,7 @@ class _Run:
         tokenizer: Any,
         arguments: DistillationArguments,
         train: datasets.Dataset,
-        validation: datasets.Dataset,
+        judged: datasets.Dataset,
         step: str,
         matching: Sequence[Matching] = (),
     ) -> None:
@@ -435,10 +488,10 @@ class _Run:
             teacher_processing_class=teacher_tokenizer,
             matching=matching,
             train_dataset=train,
-            eval_dataset=validation,
+            eval_dataset=judged,
             processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=self.compute_metrics,
+            data_collator=collator(self.task, tokenizer),
+            compute_metrics=validation(self.recipe.metrics, self.classes, self.splits.problem_type),
         )
         # Written last: a checkpoint without it was being saved when the run was killed.
         whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime_ns)
@@ -446,14 +499,22 @@ class _Run:
         shutil.rmtree(folder)
 
     def train_student(
-        self, name: str, student: PreTrainedModel, tokenizer: Any, rows: datasets.Dataset, without_teacher: bool = False
+        self,
+        name: str,
+        student: PreTrainedModel,
+        tokenizer: Any,
+        rows: datasets.Dataset,
+        *,
+        without_teacher: bool = False,
+        seed: int | None = None,
     ) -> None:
-        """Train a student through all stages, or a control for as many steps, and save the two that are kept."""
-        validation = self.tokenised("validation")
-        step = "controls" if without_teacher else "distill"
-        distilled_rows = len(self.splits.train) + len(self.splits.unlabelled)
+        """Train a student in place through all stages, or a control for as many steps."""
+        judged = self.tokenised("validation")
+        step = "seeds" if seed is not None else "controls" if without_teacher else "distill"
+        distilled_rows = len(self.taught_texts)
         for number, stage in enumerate(self.recipe.stages):
             settings = {"learning_rate": 2e-3, "bf16": self.recipe.student.bf16 and has_fast_bf16(), **stage}
+            settings |= {} if seed is None else {"seed": seed}
             planned = self.arguments(settings, f"{name}-{number}", rows=distilled_rows)
             if without_teacher:
                 settings |= {"hard_label_weight": 1.0, "soft_target_weight": 0.0}
@@ -467,21 +528,29 @@ class _Run:
             )
             set_seed(arguments.seed)
             matching = [] if without_teacher else self.recipe.matchings(stage)
-            read = rows if matching else rows.remove_columns(_teacher_inputs(rows))
-            judged = validation if matching else validation.remove_columns(_teacher_inputs(validation))
-            self.train(student, tokenizer, arguments, read, judged, step, matching)
-        if name in ("student", "baseline"):
-            with self.replacing(name) as folder:
-                student.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
+            read, heard = (
+                part if matching else part.remove_columns(columns.teacher_input_columns(part.column_names))
+                for part in (rows, judged)
+            )
+            self.train(student, tokenizer, arguments, read, heard, step, matching)
 
-    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The recipe's metrics on a validation set."""
-        answers = np.asarray(prediction.predictions).argmax(axis=-1)
-        values: dict[str, float] = {}
-        for name in self.recipe.metrics:
-            values |= metrics.load(name).compute(predictions=answers, references=prediction.label_ids) or {}
-        return {name: float(value) for name, value in values.items()}
+    def save(self, name: str, student: PreTrainedModel, tokenizer: Any) -> None:
+        """Keep a trained student."""
+        with self.replacing(name) as folder:
+            student.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+    def once(self, folder: str, fingerprint: str, make: Callable[[], tuple[PreTrainedModel, Any]]) -> None:
+        """Make and keep a model, unless what it depends on has made it before."""
+        mark = self.work / f"{folder.removeprefix('.work/').replace('/', '-')}.fingerprint"
+        whole = mark.exists() and mark.read_text() == self.fingerprints[fingerprint]
+        if not (whole and any((self.folder / folder).glob("*.safetensors"))):
+            self.save(folder, *make())
+            mark.write_text(self.fingerprints[fingerprint])
+
+    def decided(self, model: PreTrainedModel, rows: datasets.Dataset, tokenizer: Any) -> Any:
+        """A model's class for each row, or for each word of it."""
+        return (predict_tags if self.task.of_words else predict_classes)(model, rows, tokenizer)
 
     def teacher(self) -> tuple[PreTrainedModel, Any]:
         """The teacher and its tokenizer."""
@@ -489,42 +558,134 @@ class _Run:
 
     def load(self, path: str | Path) -> tuple[PreTrainedModel, Any]:
         """A model with its head, in float32, and its tokenizer."""
-        return self.task.auto_class.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
+        return self.task.auto_class.from_pretrained(path, dtype=torch.float32), self.tokenizer(path)
+
+    def tokenizer(self, path: str | Path) -> Any:
+        """A tokenizer that can read the task's texts."""
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if self.task.of_words and getattr(tokenizer, "add_prefix_space", True) is False:
+            # A byte-level one reads a word in the same pieces wherever it stands only when it is told to.
+            return AutoTokenizer.from_pretrained(path, add_prefix_space=True)
+        return tokenizer
 
     def tokenised(self, *names: str) -> datasets.Dataset:
         """Some splits, one after the other, as the student and the teacher read them."""
-        rows = datasets.concatenate_datasets([getattr(self.splits, name) for name in names])
-        tokenizer = AutoTokenizer.from_pretrained(self.work / "initial" if self.has_student else self.teacher_path)
+        return self.read(datasets.concatenate_datasets([getattr(self.splits, name) for name in names]))
+
+    def read(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Rows as the student and the teacher read them."""
         own = self.recipe.student.vocab_size is not None
         return tokenise(
             rows,
-            tokenizer,
+            self.tokenizer(self.work / "initial" if self.has_student else self.teacher_path),
             max_length=self.recipe.student.max_length,
-            teacher_tokenizer=AutoTokenizer.from_pretrained(self.teacher_path) if own else None,
+            teacher_tokenizer=self.tokenizer(self.teacher_path) if own else None,
             teacher_max_length=self.recipe.teacher.max_length,
         )
+
+    def for_comparison(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Rows as `compare` reads them: where the teacher has other classes, with what it says in the data's."""
+        read = self.read(rows)
+        return self.adjusted(self.with_live_logits(read)) if self.recipe.teacher.label_map else read
+
+    def with_live_logits(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Tokenised rows with what the teacher says now."""
+        teacher, tokenizer = self.teacher()
+        reader = Reader(teacher, rows, tokenizer, as_teacher=True, of_words=self.task.of_words)
+        with reader.ready():
+            said = (predict_word_logits if self.task.of_words else predict_logits)(reader, rows, name="teacher")
+        return rows.add_column(columns.LOGITS, [row.tolist() for row in said])
+
+    @property
+    def groups(self) -> dict[str, Sequence[Any]]:
+        """What the report breaks quality down by: columns of the data, and for tagging whether labels show a word."""
+        test = self.splits.test
+        made: dict[str, Sequence[Any]] = {name: test[name] for name in self.recipe.compare.by}
+        if self.task.of_words:
+            shown = {word for words in self.splits.train["words"] for word in words}
+            made["word"] = [
+                ["in the labelled sentences" if word in shown else "unseen" for word in words]
+                for words in test["words"]
+            ]
+        return made
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The rows of the data, and the words of the training sentences that were cut off."""
+        counts = dict(self.splits.counts)
+        if self.task.of_words:
+            words = self.taught_texts
+            rows = self.read(words)
+            for name, column in (("student", columns.WORD_STARTS), ("teacher", columns.TEACHER_WORD_STARTS)):
+                if column in rows.column_names:
+                    counts[f"training words cut off for the {name}"] = words_cut_off(words, rows[column])
+        return counts
 
     @property
     def has_student(self) -> bool:
         """Whether the student's tokenizer is there yet; the cache does not need it."""
         return self.done.get("initialise", {}).get("fingerprint") == self.fingerprints["initialise"]
 
-    def with_teacher_logits(self, rows: datasets.Dataset) -> datasets.Dataset:
-        """The rows with the teacher's logits, from the cache as far as it goes."""
+    @cached_property
+    def taught_texts(self) -> datasets.Dataset:
+        """All that the student learns from: labelled rows, rows without a label, and new texts made of both."""
+        rows = datasets.concatenate_datasets([self.splits.train, self.splits.unlabelled])
+        settings = self.recipe.data.augment
+        if settings is None:
+            return rows
+        kept = self._read_json("augmented.json", {})
+        if kept.get("fingerprint") != self.fingerprints["augment"]:
+            if settings.masked_language_model is not None:
+                settings = dataclasses.replace(settings, masked_language_model=resolve(settings.masked_language_model))
+            tokenizer = self.tokenizer(self.teacher_path)
+            texts = augmented(rows["text"][:], settings, self.recipe.seed, tokenizer=tokenizer)
+            kept = {"fingerprint": self.fingerprints["augment"], "texts": texts}
+            self._write_json("augmented.json", kept)
+        return datasets.concatenate_datasets([rows.select_columns(["text", "label"]), unlabelled(kept["texts"], rows)])
+
+    def taught_rows(self) -> datasets.Dataset:
+        """All training rows; where anybody wants to hear the teacher's logits, with them, in the data's classes."""
+        rows = self.read(self.taught_texts)
+        if not self.hears_logits:
+            return rows
         folder = self.folder / "cache"
         mark = folder / "fingerprint"
         if folder.exists() and (not mark.exists() or mark.read_text() != self.fingerprints["cache"]):
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         mark.write_text(self.fingerprints["cache"])
-        return cache_teacher_outputs(
-            rows, self.teacher()[0], task=self.recipe.task, output_dir=folder, dtype="float32", bf16=self.bf16
+        folds = range(self.recipe.teacher.cross_fit or 0)
+        teachers = [self.load(self.work / "folds" / str(fold))[0] for fold in folds] or [self.teacher()[0]]
+        said = ask_teachers(
+            rows, teachers, self.folds.tolist(), folder, task=self.recipe.task, dtype="float32", bf16=self.bf16
         )
+        return self.adjusted(said)
 
-    def texts(self, split: datasets.Dataset) -> Iterator[str]:
-        """A split's texts, the two of a pair joined."""
-        for row in split:
-            yield " ".join(row[name] for name in ("text", "text_pair") if name in row)
+    def adjusted(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """The rows with the teacher's logits in the data's classes, and as sure as its validation answers warrant."""
+        settings = self.recipe.teacher
+        if not (settings.label_map or settings.calibrate):
+            return rows
+        temperature = self.temperature if settings.calibrate else 1.0
+        changed, lost = adjusted(rows, temperature, settings.label_map, self.teacher_classes, self.classes)
+        if lost:
+            self.console.print(
+                f"[yellow]teacher.label_map leaves out what the teacher would have chosen for {lost:.1%} of the "
+                "items.[/yellow]"
+            )
+        return changed
+
+    @cached_property
+    def temperature(self) -> float:
+        """At which the teacher's doubt fits the validation labels."""
+        rows = self.with_live_logits(self.read(self.splits.validation))
+        logits = np.concatenate(
+            [np.asarray(row, dtype=np.float32).reshape(-1, len(self.classes)) for row in rows[columns.LOGITS]]
+        )
+        labels = np.concatenate([np.atleast_1d(row) for row in self.splits.validation["label"]])
+        found = calibration_temperature(logits, labels)
+        self.console.print(f"  the teacher's temperature: {found:.3f}", highlight=False)
+        return found
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
@@ -544,10 +705,6 @@ class _Run:
         temporary = self.work / f"{name}.part"
         temporary.write_text(json.dumps(content))
         os.replace(temporary, self.work / name)
-
-
-def _teacher_inputs(rows: datasets.Dataset) -> list[str]:
-    return [name for name in rows.column_names if columns.is_teacher_column(name) and not columns.is_output(name)]
 
 
 def _name(path: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Seq2SeqTrainer
@@ -16,7 +17,7 @@ from transformers.utils import logging
 
 from hf_distill import columns
 from hf_distill.arguments import Objective, Weights
-from hf_distill.bridge import NAME, Bridge
+from hf_distill.bridge import NAME, Bridge, check_cached_states
 from hf_distill.matching import Matching
 from hf_distill.publishing import PublishingTrainer
 from hf_distill.sampling import LabelledFractionSampler, labelled_rows
@@ -97,6 +98,7 @@ class DistillationTrainer(PublishingTrainer):
         self._totals: dict[str, Tensor] = {}
         self._steps_in_totals = 0
         self._evaluated: dict[str, Tensor] = {}
+        self._temperatures_checked: set[float] = set()
         self._check_settings()
         pad_id = getattr(getattr(self.teacher, "model", self.model).config, "pad_token_id", None)
         self.data_collator = columns.TeacherColumnsCollator(
@@ -135,6 +137,10 @@ class DistillationTrainer(PublishingTrainer):
     def _check_settings(self) -> None:
         self.settings.check()
         names = columns.column_names([self.train_dataset])
+        if columns.TEMPERATURE in names and isinstance(self.train_dataset, datasets.Dataset):
+            first = torch.tensor(self.train_dataset.select_columns(columns.TEMPERATURE)[0][columns.TEMPERATURE])
+            for progress in (0.0, 1.0):
+                self._check_temperature(first, self.settings.at(progress))
         cached = any(columns.is_output(name) for name in names)
         if names and self.settings.wants_soft_targets and self.teacher is None and not cached:
             raise ValueError(
@@ -144,7 +150,9 @@ class DistillationTrainer(PublishingTrainer):
             )
         if self.teacher is not None and self.settings.wants_soft_targets and self._two_readings(names):
             raise ValueError(TWO_READINGS.format(self.task.name))
-        if self._matching and (self.teacher is None or len(self.teacher.members) > 1):
+        if self.teacher is None and any(name.startswith(columns.HIDDEN) for name in names):
+            check_cached_states(self._matching, names)
+        elif self._matching and (self.teacher is None or len(self.teacher.members) > 1):
             raise ValueError(
                 "matching compares the student's inner states with one live teacher's, and there is "
                 f"{'none' if self.teacher is None else 'an ensemble'}. Pass teacher_model=... with one model."
@@ -167,7 +175,10 @@ class DistillationTrainer(PublishingTrainer):
             names = columns.column_names([self.train_dataset, self.eval_dataset])
             wanted = {name for name in names if columns.is_output(name)}
             # A streamed data set may not know its columns beforehand.
-            wanted |= {*columns.SOFT_TARGETS, columns.WORD_STARTS, columns.TEACHER_WORD_STARTS}
+            wanted |= {*columns.SOFT_TARGETS, columns.TEMPERATURE, columns.WORD_STARTS, columns.TEACHER_WORD_STARTS}
+            wanted |= {name + columns.SCALE for name in columns.SOFT_TARGETS}
+            if any(name.startswith(columns.HIDDEN) for name in names):  # of the positions that the teacher read
+                wanted |= {name for name in names if name.startswith(columns.PREFIX)}
             if self.teacher is not None:
                 # A BERT teacher reads token_type_ids that a student drops.
                 wanted |= self.teacher.arguments | {columns.PREFIX + name for name in self.teacher.arguments}
@@ -221,8 +232,8 @@ class DistillationTrainer(PublishingTrainer):
         none = torch.tensor(0, device=any_tensor(inputs).device)
         heard = self.task.taught(inputs).sum() if self.settings.wants_soft_targets else none
         matched = []
-        if self.teacher is not None and self._bridge is not None:
-            matched = self._bridge.counts(inputs, self.teacher.inputs_from(inputs))
+        if self._bridge is not None:
+            matched = self._bridge.counts(inputs, self._teacher_reads(inputs))
         return torch.stack([none if labelled is None else labelled.sum(), heard, *matched])
 
     def train(self, *arguments: Any, **kwargs: Any) -> Any:
@@ -324,6 +335,8 @@ class DistillationTrainer(PublishingTrainer):
         """The terms that this batch has something to say on, and the student's logits."""
         bridge = None if evaluating else self._bridge
         said = self._ask_teacher(inputs, bridge) if weights.soft > 0 or bridge is not None else {}
+        if columns.TEMPERATURE in inputs:
+            self._check_temperature(inputs[columns.TEMPERATURE], weights)
         outputs = model(**self._student_inputs(inputs), **({} if bridge is None else bridge.needs))
         logits = outputs["logits"]
         problem = self._problem_type(self.task.labels(inputs))
@@ -374,18 +387,36 @@ class DistillationTrainer(PublishingTrainer):
         said = {name: inputs[name] for name in columns.SOFT_TARGETS if name in inputs}
         if self.teacher is not None and not said and bridge is None and self._two_readings(inputs):
             raise ValueError(TWO_READINGS.format(self.task.name))
+        if self.teacher is None and bridge is not None:
+            bridge.teach(inputs, bridge.remembered(inputs), self._teacher_reads(inputs), self._progress)
         if self.teacher is not None and (not said or bridge is not None):
             with self.accelerator.autocast():
                 answer = self.teacher(inputs, **({} if bridge is None else bridge.needs))
             if bridge is not None:
                 bridge.teach(inputs, answer, self.teacher.inputs_from(inputs), self._progress)
             said = said or {columns.LOGITS: answer["logits"].to(any_tensor(inputs).device)}
-        if not said:
+        if not said and (bridge is None or self.settings.wants_soft_targets):
             raise ValueError(
                 "soft_target_weight is above 0, but this batch has no cached teacher columns and there is no teacher: "
                 f"it has {sorted(inputs)}. Pass teacher_model=... or cache the teacher's outputs for this data set."
             )
         return said
+
+    def _teacher_reads(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the teacher reads of a batch, or read when it was cached."""
+        return (columns.teacher_inputs(inputs) or inputs) if self.teacher is None else self.teacher.inputs_from(inputs)
+
+    def _check_temperature(self, cached: Tensor, weights: Weights) -> None:
+        """Raise where the tail of a top-k cache is of another temperature; once for each, since it waits for a GPU."""
+        if weights.soft == 0 or weights.temperature in self._temperatures_checked:
+            return
+        if not torch.isclose(cached.double(), torch.tensor(weights.temperature, device=cached.device).double()).all():
+            raise ValueError(
+                f"The top-k cache was made at temperature {cached.max().item():g}, and its tail cannot be tempered "
+                f"later; the training is at {weights.temperature:g}. Set temperature={cached.max().item():g} and no "
+                "temperature_end, or cache all logits (top_k=None), which can be tempered."
+            )
+        self._temperatures_checked.add(weights.temperature)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as `Trainer` does, with the unweighted terms beside their weighted sum `loss`."""

@@ -47,6 +47,7 @@ class Repository:
     """`commits` starts with the empty one that the Hub makes with a repository."""
 
     private: bool
+    sdk: str | None = None  # of a Space
     commits: list[Commit] = field(default_factory=lambda: [Commit("0" * 40, "initial commit", {})])
 
     def at(self, revision: str) -> Commit:
@@ -267,7 +268,7 @@ class Handler(BaseHTTPRequestHandler):
                 409, "", "You already created this repo", {"error": "You already created it", "url": url}
             )
         private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
-        self.hub.repositories[kind, repo_id] = Repository(private)
+        self.hub.repositories[kind, repo_id] = Repository(private, wanted.get("sdk"))
         return {"url": url, "name": repo_id, "id": repo_id}
 
     @route("POST", "/api/validate-yaml")
@@ -355,7 +356,8 @@ class Handler(BaseHTTPRequestHandler):
         seen = f"{repo_id} {len(repository.commits)} {title}"
         repository.commits.append(Commit(hashlib.sha1(seen.encode()).hexdigest(), title, files))
         oid = repository.commits[-1].oid
-        return {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.endpoint}/{repo_id}/commit/{oid}"}
+        page = f"{self.hub.endpoint}/{'' if kind == 'model' else kind + 's/'}{repo_id}/commit/{oid}"
+        return {"success": True, "commitOid": oid, "commitUrl": page}
 
     # Reading
 

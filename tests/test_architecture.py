@@ -7,15 +7,27 @@ import hf_distill
 
 PACKAGE = Path(hf_distill.__file__).parent
 LAYERS = (
-    ("losses", "inner_states", "metrics", "students", "columns", "publishing"),
-    ("arguments", "matching", "tasks", "bootstrap", "controls"),
-    ("data", "sampling", "teacher"),
-    ("bridge", "cache", "measure", "plot", "terms"),
-    ("trainer", "export"),
+    (
+        "losses",
+        "inner_states",
+        "label_map",
+        "metrics",
+        "students",
+        "columns",
+        "sources",
+        "publishing",
+        "replacement",
+        "space_app",
+    ),
+    ("additive", "arguments", "matching", "tasks", "cached_columns", "controls", "augment"),
+    ("bootstrap", "data", "tokenising", "sampling", "teacher"),
+    ("answers", "bridge", "measure", "plot", "provenance", "terms"),
+    ("cache", "rivals", "trainer", "export", "text_teacher", "verdicts"),
+    ("breakdown", "quality", "targets", "training"),
     ("report",),
     ("hub",),
     ("recipe",),
-    ("run",),
+    ("run", "space"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -2,11 +2,12 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertTokenizerFast, DataCollatorWithPadding
 
-from hf_distill.columns import TeacherColumnsCollator, is_output, is_teacher_column, teacher_inputs
+from hf_distill.columns import TeacherColumnsCollator, is_output, is_teacher_column, numbers, teacher_inputs
 from tests.conftest import collate
 
 
@@ -60,6 +61,30 @@ def test_a_column_a_position_takes_the_side_and_length_of_the_student(tokenizers
     batch = TeacherColumnsCollator(DataCollatorWithPadding(tokenizers[0]))([long, short])
     assert batch["teacher_logits"][1, :, 0].tolist() == expected
     assert batch["teacher_logits"].shape == (2, 3, 1)
+
+
+def test_compressed_columns_come_back_as_numbers(tokenizers):
+    """bfloat16 as bytes, int8 with a scale, in lists of Python's or arrays as the formats of `datasets` give them."""
+    values = torch.tensor([[1.5, -2.0], [0.25, 3.0], [4.0, -8.0]])
+    packed = [row.to(torch.bfloat16).view(torch.int16).numpy().tobytes() for row in values]
+    made = rows(3, 2)
+    for row, length in zip(made, (3, 2), strict=True):
+        del row["teacher_logits"]
+        row["teacher_top_k_logits"] = packed[:length]
+        row["teacher_top_k_ids"] = np.array([[1, 65_535]] * length, dtype=np.uint16)
+        row["teacher_hidden_1"] = [[127, -127]] * length
+        row["teacher_hidden_1_scale"] = [0.5] * length
+    batch = TeacherColumnsCollator(DataCollatorWithPadding(tokenizers[0]), tokenizers[1])(made)
+    assert torch.equal(batch["teacher_top_k_logits"][0], values)
+    assert torch.equal(batch["teacher_top_k_logits"][1, 1:], values[:2])  # padded on the left, as the student's ids
+    assert batch["teacher_top_k_ids"][0].tolist() == [[1, 65_535]] * 3
+    assert batch["teacher_hidden_1"].shape == (2, 6, 2)  # the teacher's length and side
+    assert batch["teacher_hidden_1"][1, :3].tolist() == [[63.5, -63.5]] * 2 + [[0.0, 0.0]]
+    assert "teacher_hidden_1_scale" not in batch
+    assert numbers({"teacher_logits": packed[0]}, "teacher_logits").tolist() == [1.5, -2.0]
+    ragged = np.empty(2, dtype=object)
+    ragged[:] = [np.array([1.0, 2.0], dtype=np.float16)] * 2
+    assert numbers({"teacher_logits": ragged}, "teacher_logits").tolist() == [[1.0, 2.0]] * 2
 
 
 def test_word_starts_follow_their_own_side(tokenizers):

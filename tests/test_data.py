@@ -1,12 +1,16 @@
 """Reading, cleaning and splitting."""
 
 import csv
+import json
 
 import datasets
+import numpy as np
 import pytest
 from transformers import BertTokenizerFast
 
-from hf_distill.data import Data, load, near_duplicate_key, resolve, tokenise
+from hf_distill.data import Data, load, load_further, near_duplicate_key
+from hf_distill.sources import resolve
+from hf_distill.tokenising import tokenise
 
 
 def write(path, rows, names=("text", "label", "confidence")):
@@ -175,3 +179,105 @@ def test_two_tokenizers(tmp_path):
     assert [len(ids) for ids in made["input_ids"]] == [4, 3]
     assert [len(ids) for ids in made["teacher_input_ids"]] == [5, 3]
     assert {"attention_mask", "teacher_attention_mask"} <= set(made.column_names)
+
+
+def write_tagged(path, sentences):
+    with path.open("w") as file:
+        for number, (words, tags) in enumerate(sentences):
+            row = {"words": words, "tags": tags, "doc": number // 5, "genre": "ab"[number // 5 % 2]}
+            file.write(json.dumps(row) + "\n")
+    return str(path)
+
+
+def tagged(number=100):
+    return [(t.split(), ["X", "Y", "X", "Z"]) for t, _, _ in many(number)]
+
+
+def test_sentences_and_their_documents(tmp_path):
+    rows = [*tagged(), (["a", "lone", "word"], None), ([], [])]
+    data = Data(
+        write_tagged(tmp_path / "a.jsonl", rows),
+        text="words",
+        label="tags",
+        together="doc",
+        test=20,
+        validation=10,
+        labelled=30,
+        fidelity=5,
+    )
+    splits = load(data, task="token-classification", keep=["genre", "doc"])
+    assert splits.classes == ["X", "Y", "Z"]
+    assert splits.counts["empty texts, left out"] == 1
+    sizes = {name: len(getattr(splits, name)) for name in ("train", "unlabelled", "validation", "test", "fidelity")}
+    assert sizes == {"train": 30, "unlabelled": 36, "validation": 10, "test": 20, "fidelity": 5}
+    documents = [set(getattr(splits, name)["doc"]) for name in ("test", "validation", "fidelity")]
+    documents.append(set(splits.train["doc"]) | set(splits.unlabelled["doc"]))
+    assert sum(map(len, documents)) == len(set.union(*documents))
+    assert set(splits.train[0]) == {"words", "label", "genre", "doc"}
+    assert {label for row in splits.unlabelled["label"] for label in row} == {-100}
+
+
+def test_tags_that_do_not_fit(tmp_path):
+    data = Data(write_tagged(tmp_path / "a.jsonl", tagged()), text="words", label="tags", labels=["X", "Y"], test=20)
+    splits = load(data, task="token-classification")
+    assert splits.counts["words whose tag is not among the classes, unlabelled"] == 100
+    assert splits.train[0]["label"] == [0, 1, 0, -100]
+    broken = write_tagged(tmp_path / "b.jsonl", [*tagged(20), (["two", "words"], ["X"])])
+    with pytest.raises(ValueError, match=r"a sentence of 2 words has 1 tags: 'two words'"):
+        load(Data(broken, text="words", label="tags", test=5), task="token-classification")
+    rare = [*tagged(40), (["one", "odd", "old", "oak"], ["X", "X", "X", "W"])]
+    splits = load(
+        Data(write_tagged(tmp_path / "c.jsonl", rare), text="words", label="tags", test=5, labelled=1),
+        1,
+        task="token-classification",
+    )
+    assert splits.counts["classes without a labelled training row"] == 1
+
+
+def test_fewer_labels_are_a_part_of_all(tmp_path):
+    path = write(tmp_path / "a.csv", many())
+    few, more = (load(Data(path, test=20, labelled=number)) for number in (10, 50))
+    assert (len(few.train), len(more.train)) == (10, 50)
+    assert set(few.train["text"]) < set(more.train["text"])
+    assert few.test["text"][:] == more.test["text"][:]
+    assert few.counts["labels set aside by data.labelled"] == 150
+    with pytest.raises(ValueError, match=r"data\.labelled: asked for 500 training rows with a label, there are"):
+        load(Data(path, test=20, labelled=500))
+
+
+def test_several_labels_and_quantities(tmp_path):
+    rows = [(text, number % 2, number % 3 % 2, number / 10) for number, (text, _, _) in enumerate(many())]
+    path = write(tmp_path / "a.csv", [*rows, ("no label here", "", "", "")], ("text", "wet", "cold", "depth"))
+    several = load(Data(path, label=["wet", "cold"], test=20))
+    assert several.classes == ["wet", "cold"]
+    assert several.problem_type == "multi_label_classification"
+    assert np.isnan(several.unlabelled[0]["label"]).all()
+    truth = {text: [float(wet), float(cold)] for text, wet, cold, _ in rows}
+    assert all(truth[row["text"]] == row["label"] for row in several.test)
+    quantity = load(Data(path, label="depth", problem_type="regression", test=20))
+    assert quantity.classes == []
+    assert np.isnan(quantity.unlabelled[0]["label"])
+    with pytest.raises(ValueError, match="a regression needs numbers in 'text', got"):
+        load(Data(path, label="text", problem_type="regression", test=20))
+
+
+def test_a_column_of_lists_is_multi_label(tmp_path):
+    rows = [{"text": text, "kinds": ["tree"] + ["old"] * (number % 2)} for number, (text, _, _) in enumerate(many())]
+    rows[3]["kinds"] = ["bush"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    splits = load(Data(str(path), label="kinds", labels=["tree", "old"], test=20))
+    assert splits.counts["rows with a label that is not among the classes, unlabelled"] == 1
+    assert sorted({tuple(label) for label in splits.test["label"]}) == [(1.0, 0.0), (1.0, 1.0)]
+
+
+def test_further_test_sets_leave_out_what_was_trained_on(tmp_path):
+    rows = many()
+    splits = load(Data(write(tmp_path / "a.csv", rows), test=20))
+    known = splits.train["text"][0]
+    path = write(tmp_path / "b.csv", [(known + "!", "good", 1), ("an elder", "bad", 1), ("a larch", "so so", 1)])
+    further = load_further(Data(path), splits)
+    assert further["text"][:] == ["an elder"]
+    assert further["label"][:] == [splits.classes.index("bad")]
+    with pytest.raises(ValueError, match="has no row labelled with one of"):
+        load_further(Data(write(tmp_path / "c.csv", [("an elder", "great", 1)])), splits)

@@ -1,8 +1,7 @@
 """Reading, sizes and speed of models whose answers are known in advance."""
 
-import time
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -12,15 +11,21 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from hf_distill import measure
 
 
+class Clock:
+    """A time that passes only where it is told to."""
+
+    now = 0.0
+
+
 class Sleeper(BertForSequenceClassification):
-    """Takes a known time."""
+    """Takes a known time, by the clock."""
 
     seconds = 0.0
     calls = 0
 
     def forward(self, input_ids=None, attention_mask=None, **kwargs):
         self.calls += 1
-        time.sleep(self.seconds)
+        Clock.now += self.seconds
         return super().forward(input_ids=input_ids, attention_mask=attention_mask)
 
 
@@ -38,6 +43,11 @@ def sleeper(seconds=0.0):
     )
     model.seconds = seconds
     return model
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
 
 
 @pytest.fixture
@@ -75,23 +85,30 @@ def test_formatted_data_sets_are_read_alike(dataset):
 def test_speed_is_measured_in_turns_on_the_same_texts(dataset, monkeypatch):
     monkeypatch.setattr(measure, "CALLS", 40)
     monkeypatch.setattr(measure, "THROUGHPUT_ROUNDS", 2)
-    readers = {name: measure.Reader(sleeper(seconds), dataset) for name, seconds in (("slow", 0.004), ("fast", 0.0))}
+    times = (("slow", 0.125), ("fast", 0.015625))
+    readers = {name: measure.Reader(sleeper(seconds), dataset) for name, seconds in times}
     with readers["slow"].ready(), readers["fast"].ready():
         speeds = measure.measure_speed(readers, dataset)
     slow, fast = speeds["slow"], speeds["fast"]
-    assert len(slow.latencies_ms) == len(fast.latencies_ms) == 40
+    assert slow.latencies_ms.tolist() == [125.0] * 40
+    assert fast.latencies_ms.tolist() == [15.625] * 40
     assert readers["slow"].model.calls == readers["fast"].model.calls
-    assert np.median(slow.latencies_ms) >= 4
-    assert np.median(slow.latencies_ms) > 2 * np.median(fast.latencies_ms)
     # Three texts fill a batch of 32 by coming again.
-    assert slow.throughput <= 32 / 0.004
-    assert fast.throughput > slow.throughput
+    assert (slow.throughput, fast.throughput) == (256, 2048)
     assert (slow.texts, slow.tokens_per_text) == (3, 2)
 
 
+def test_a_row_without_a_token_is_not_timed():
+    empty = Dataset.from_dict({"input_ids": [[], [4], [5, 6]]})
+    reader = measure.Reader(sleeper(0.125), empty)
+    with reader.ready():
+        speed = measure.measure_speed({"student": reader}, empty)["student"]
+    assert (speed.texts, speed.tokens_per_text) == (2, 1.5)
+
+
 def test_slow_models_stop_early(dataset, monkeypatch):
-    monkeypatch.setattr(measure, "SECONDS", 0.0)
-    reader = measure.Reader(sleeper(), dataset)
+    monkeypatch.setattr(measure, "SECONDS", 1.0)
+    reader = measure.Reader(sleeper(0.1), dataset)
     with reader.ready():
         speed = measure.measure_speed({"slow": reader}, dataset)["slow"]
     assert len(speed.latencies_ms) == measure.FEWEST_CALLS

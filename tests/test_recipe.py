@@ -46,7 +46,7 @@ def test_overrides(tmp_path):
         (["--seed", "abc"], "Expected a <class 'int'>. Got value: abc"),
         (["--student.kind", "gru"], "gru"),
         (["--task", "text-clasification"], r"Did you mean text-classification\?"),
-        (["--task", "translation"], "recipes know text-classification, got 'translation'"),
+        (["--task", "translation"], "token-classification, got 'translation'"),
         (["--distill", "[]"], "got an empty list"),
         (
             ["--distill", "{matching: [{kind: hiden_state}]}"],

@@ -1,6 +1,7 @@
 """`compare` on tiny models whose answers, sizes and order are known."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +174,17 @@ def test_a_weak_student_and_a_weak_teacher_are_flagged(dataset, labels):
         assert any(words in warning for warning in report.warnings), words
 
 
+def test_a_weak_baseline_is_flagged(dataset, labels):
+    strong = {"tfidf": spoiled(labels, 0.02)}
+    report = compare(reader(), reader(), dataset, baseline_model=reader(mistakes=range(20)), controls=strong)
+    lead = report.differences["baseline_over_best_other_control"]
+    assert lead["control"] == "tfidf"
+    assert lead["high"] < 0
+    assert any("a weak one" in warning for warning in report.warnings)
+    fair = compare(reader(), reader(), dataset, baseline_model=reader(mistakes=[2]), controls=strong)
+    assert not any("a weak one" in warning for warning in fair.warnings)
+
+
 def test_a_gain_within_chance_is_called_uncertain(dataset, labels):
     almost = labels.copy()
     almost[0] = 1 - almost[0]
@@ -315,7 +327,7 @@ def test_nan_logits_are_an_error(dataset):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"task": "translation"}, "text-classification so far, got task='translation'"),
+        ({"task": "translation"}, "token-classification so far, got task='translation'"),
         ({"metrics": ["calibration_error"]}, "has to grow with quality"),
         ({"metrics": ["teacher_kl"]}, "the report has it as fidelity"),
         ({"controls": {"tfidf": [0, 1]}}, "predicts 2 examples, but the test set has 200"),
@@ -335,8 +347,96 @@ def test_a_test_set_needs_labels_and_tokens(dataset):
         compare(bert(), bert(), dataset.remove_columns("labels").add_column("labels", [-100] * 200))
     with pytest.raises(ValueError, match="finds no input_ids"):
         compare(bert(), bert(), dataset.remove_columns("input_ids"))
-    with pytest.raises(ValueError, match="the same classes"):
-        compare(bert(num_labels=3), bert(), dataset)
+
+
+def test_errors_are_what_is_missing(dataset):
+    report = compare(reader(mistakes=[2]), reader(mistakes=[2, 3]), dataset)
+    first = np.array([row[0] for row in dataset["input_ids"]])
+    wrong = [(first == 2).sum(), np.isin(first, [2, 3]).sum()]
+    assert report.errors["teacher"]["value"] == pytest.approx(wrong[0] / 200, rel=1e-4)
+    ratio = report.errors["error_ratio"]
+    assert ratio["value"] == pytest.approx(wrong[1] / wrong[0], rel=1e-4)
+    if "low" in ratio:
+        assert 1 <= ratio["low"] <= ratio["value"] <= ratio["high"]
+    # A teacher without an error leaves nothing to divide by, and a correlation is no share.
+    assert set(compare(reader(), reader(mistakes=[2]), dataset).errors) == {"teacher", "student"}
+    numbers = dataset.remove_columns("labels").add_column("labels", np.arange(200.0))
+    assert compare(bert(num_labels=1), bert(num_labels=1), numbers, metrics=["pearson"], resamples=20).errors == {}
+
+
+def test_further_test_sets_have_quality_too(dataset):
+    hard = dataset.filter(lambda row: row["input_ids"][0] in (2, 3, 4))
+    report = compare(
+        reader(), reader(mistakes=[2]), dataset, baseline_model=reader(mistakes=[2, 3]), test_sets={"hard": hard}
+    )
+    found = report.test_sets["hard"]
+    first = np.array([row[0] for row in hard["input_ids"]])
+    assert found["examples"] == len(hard)
+    for name, mistakes in (("teacher", []), ("student", [2]), ("baseline", [2, 3])):
+        quality = found[name]["quality"]["accuracy"]
+        assert quality["value"] == pytest.approx((~np.isin(first, mistakes)).mean(), abs=1e-5)
+        assert quality["low"] <= quality["value"] <= quality["high"]
+    with pytest.raises(ValueError, match="column `labels` of hard"):
+        compare(reader(), reader(), dataset, test_sets={"hard": hard.remove_columns("labels")})
+
+
+def test_several_seeds_widen_the_claim(dataset):
+    first = np.array([row[0] for row in dataset["input_ids"]])
+    mistakes = [(seed, [*seed, 3, 5, 7]) for seed in ([2], [2, 4, 6, 8], [])]
+    pairs = [tuple(reader(mistakes=wrong) for wrong in pair) for pair in mistakes]
+    alone = compare(reader(), pairs[0][0], dataset, baseline_model=pairs[0][1])
+    report = compare(reader(), pairs[0][0], dataset, baseline_model=pairs[0][1], more_students=pairs[1:])
+    assert (alone.seeds, report.seeds) == (1, 3)
+    student, before = (one.models["student"]["quality"]["accuracy"] for one in (report, alone))
+    values = [(~np.isin(first, wrong)).mean() for wrong, _ in mistakes]
+    assert student["values"] == pytest.approx(values, abs=1e-5)
+    assert student["value"] == pytest.approx(np.mean(values), abs=1e-5)
+    assert student["high"] - student["low"] > before["high"] - before["low"]
+    assert set(report.models) == {"teacher", "student", "baseline"}
+    assert set(report.controls) == {"majority_class"}
+    # Each seed gains the same over its own baseline, so seeds add no doubt to that, unlike to the quality.
+    gain = report.differences["gain_over_best_control"]
+    assert gain["value"] == pytest.approx(np.isin(first, [3, 5, 7]).mean(), abs=1e-5)
+    assert gain["low"] > 0
+    assert gain["high"] - gain["low"] < (student["high"] - student["low"]) / 2
+    assert report.ratios["quality_kept"] == pytest.approx(np.mean(values), abs=1e-5)
+    with pytest.raises(ValueError, match="its baseline or none"):
+        compare(reader(), reader(), dataset, more_students=[(reader(), reader())])
+
+
+def test_calibration_is_reported_of_all_with_logits(dataset, labels):
+    report = compare(
+        reader(), reader(mistakes=[2]), dataset, controls={"sure": np.eye(2)[labels] * 50.0}, metrics=["accuracy"]
+    )
+    assert set(report.calibration) == {"teacher", "student", "sure"}
+    assert report.calibration["sure"] == pytest.approx(0, abs=1e-6)
+    assert report.calibration["teacher"] == pytest.approx(1 - 1 / (1 + np.exp(-4)), abs=1e-3)
+
+
+def test_breakdowns_are_by_length_class_and_what_the_user_gives(dataset):
+    first = np.array([row[0] for row in dataset["input_ids"]])
+    lengths = np.array([len(row) for row in dataset["input_ids"]])
+    report = compare(
+        reader(), reader(mistakes=[2]), dataset, groups={"small": first < 10}, texts=[str(row) for row in first]
+    )
+    assert report.breakdown["small"]["True"]["examples"] == (first < 10).sum()
+    quarters = report.breakdown["length"]
+    assert sum(part["examples"] for part in quarters.values()) == 200
+    low, high = map(int, min(quarters).removesuffix(" tokens").split("-"))
+    assert low == lengths.min()
+    shortest = first[lengths <= high]
+    assert quarters[min(quarters)]["student"]["accuracy"] == pytest.approx((shortest != 2).mean(), abs=1e-5)
+    assert report.per_class["LABEL_0"]["support"] == (first % 2 == 0).sum()
+    assert report.per_class["LABEL_0"]["student"]["precision"] == 1
+    assert all(row["text"] == "2" for row in report.most_different[: min(10, (first == 2).sum())])
+
+
+def test_reports_of_the_first_release_are_still_read():
+    folder = Path(__file__).parents[1] / "model_cards" / "tweet-sentiment-lstm"
+    report = Report.load(folder)
+    assert report.models["student"]["quality"]["accuracy"]["value"] == 0.926667
+    assert (report.seeds, report.errors, report.words) == (1, {}, {})
+    assert report.table().row_count == 8
 
 
 def test_labels_of_a_picture_do_not_overlap():
@@ -347,3 +447,14 @@ def test_labels_of_a_picture_do_not_overlap():
     assert min(crowded) >= 0
     assert max(crowded) <= 1 + 1e-9
     assert plot.spread([], gap=0.1, low=0.0, high=1.0) == []
+
+
+def test_a_teacher_of_other_classes_is_only_timed(dataset):
+    report = compare(bert(num_labels=3), reader(), dataset, metrics=["accuracy"], resamples=20)
+    assert report.models["teacher"]["quality"] == {}
+    assert report.fidelity == {}
+    assert report.errors == {}
+    assert "quality_kept" not in report.ratios
+    assert report.ratios["faster"] > 0
+    assert "The teacher's quality and the student's fidelity to it were not measured" in report.warnings[0]
+    assert 0 <= report.models["student"]["quality"]["accuracy"]["value"] <= 1

@@ -1,0 +1,68 @@
+"""A teacher of other classes, read in the student's: several of its classes may be one of the student's."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.special import logsumexp
+
+
+def check_label_map(
+    label_map: Mapping[str, str | None], teacher_classes: Sequence[str], student_classes: Sequence[str]
+) -> None:
+    """Raise unless every class of the teacher is mapped and every class of the student is spoken of.
+
+    Args:
+        label_map: teacher's class to the student's; None: left out, its probability shared by the others.
+        teacher_classes: in order.
+        student_classes: in order.
+    Raises:
+        ValueError: a class that one of the two does not have, or one that is left without a word.
+    """
+    foreign = [name for name in label_map if name not in teacher_classes]
+    unknown = [name for name in label_map.values() if name is not None and name not in student_classes]
+    if foreign or unknown:
+        raise ValueError(
+            f"teacher.label_map: the teacher's classes are {list(teacher_classes)} and the student's "
+            f"{list(student_classes)}; there is no {', '.join(map(repr, [*foreign, *unknown]))}."
+        )
+    forgotten = [name for name in teacher_classes if name not in label_map]
+    if forgotten:
+        raise ValueError(
+            f"teacher.label_map: it says nothing of the teacher's {', '.join(map(repr, forgotten))}. Map each to a "
+            "class of the student, or to null to leave it out."
+        )
+    silent = [name for name in student_classes if name not in label_map.values()]
+    if silent:
+        raise ValueError(
+            f"teacher.label_map: no class of the teacher stands for the student's {', '.join(map(repr, silent))}, so "
+            "its soft targets would teach that they never occur. Learn from its inner states alone (a matching, with "
+            "soft_target_weight: 0), or choose a teacher that knows them."
+        )
+
+
+def mapped_logits(
+    logits: np.ndarray,
+    label_map: Mapping[str, str | None],
+    teacher_classes: Sequence[str],
+    student_classes: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """A teacher's logits in the student's classes: the log of the summed probabilities, up to a constant.
+
+    Args:
+        logits: (..., teacher classes), of a single choice.
+        label_map: see `check_label_map`.
+        teacher_classes: in order.
+        student_classes: in order.
+    Returns:
+        (..., student classes) float32, and (...,) the probability of the classes that were left out.
+
+    >>> made, lost = mapped_logits(np.zeros(4), {"a": "x", "b": "x", "c": "y", "d": None}, "abcd", "xy")
+    >>> np.exp(made).round(3).tolist(), round(float(lost), 3)
+    ([2.0, 1.0], 0.25)
+    """
+    goals = [label_map[name] for name in teacher_classes]
+    members = [[number for number, goal in enumerate(goals) if goal == name] for name in student_classes]
+    values = np.asarray(logits, dtype=np.float64)
+    made = np.stack([logsumexp(values[..., each], axis=-1) for each in members], axis=-1)
+    lost = 1 - np.exp(logsumexp(made, axis=-1) - logsumexp(values, axis=-1))
+    return made.astype(np.float32), np.clip(lost, 0, 1)

@@ -1,0 +1,143 @@
+"""What verdicts and timings amount to: quality, ratios, errors, the gain over the controls, fidelity, calibration."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import evaluate
+import numpy as np
+
+from hf_distill.bootstrap import RESAMPLES, Estimate, draws, estimate, over_seeds
+from hf_distill.measure import Speed
+from hf_distill.metrics import CalibrationError, TeacherAgreement, TeacherKL
+from hf_distill.verdicts import Verdicts
+
+MAJORITY = "majority_class"
+SHARES = ("accuracy", "f1", "macro_f1", "seqeval")  # 1 is perfect, so what is missing is the error
+
+
+def score(
+    scores: Sequence[evaluate.EvaluationModule],
+    verdicts: Verdicts,
+    seeds: Mapping[str, Sequence[str]],
+    resamples: int,
+    seed: int,
+) -> dict[str, dict[str, Estimate]]:
+    """Every metric of everybody, on what has a label.
+
+    Args:
+        scores: the metrics.
+        verdicts: of whoever is scored.
+        seeds: who stands for the mean of which models, himself the first of them.
+        resamples: of the examples.
+        seed: of the draws, the same for all.
+    Returns:
+        name -> metric -> estimate; a metric of logits is missing where there are none.
+    """
+    known = verdicts.where(verdicts.labelled)
+    found: dict[str, dict[str, Estimate]] = {name: {} for name in known.decisions}
+    for name in found:
+        for metric in scores:
+            predictions = known.said(metric, name)
+            if predictions is not None:
+                found[name][metric.name] = estimate(
+                    metric, predictions, known.labels, known.items, resamples=resamples, seed=seed
+                )
+    for name, trainings in seeds.items():
+        each = [found.pop(training) for training in trainings]
+        found[name] = {metric: over_seeds([one[metric] for one in each], seed) for metric in each[0]}
+    return found
+
+
+def summaries(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    """Some estimates as plain data."""
+    return {name: one.summary() for name, one in estimates.items()}
+
+
+def ratios(
+    models: Mapping[str, Any], value: Mapping[str, Estimate], speeds: Mapping[str, Speed], seed: int
+) -> dict[str, dict[str, Any]]:
+    """How much better the student is, more being better in each.
+
+    Args:
+        models: `parameters` and `bytes` of teacher and student.
+        value: of the first metric, by name; without the teacher's, no ratio of quality is found.
+        speeds: of teacher and student.
+        seed: of the draws of timed calls.
+    Returns:
+        name -> `value`, with `low` and `high` where it rests on samples. A share of nothing, or of less than nothing,
+        makes no sense and is missing.
+    """
+    found: dict[str, dict[str, Any]] = {
+        name: {"value": models["teacher"][size] / models["student"][size]}
+        for name, size in (("smaller", "parameters"), ("lighter", "bytes"))
+    }
+    slow, fast = speeds["teacher"].latencies_ms, speeds["student"].latencies_ms
+    medians = [
+        np.median(slow[rows], axis=1) / np.median(fast[rows], axis=1) for rows in draws(len(fast), RESAMPLES, seed)
+    ]
+    found["faster"] = Estimate(float(np.median(slow) / np.median(fast)), np.concatenate(medians)).summary()
+    if "teacher" in value and value["teacher"].value > 0:
+        found["quality_kept"] = (value["student"] / value["teacher"]).summary()
+    if {MAJORITY, "teacher"} <= value.keys() and value["teacher"].value > value[MAJORITY].value:
+        above = {name: value[name] - value[MAJORITY] for name in ("student", "teacher")}
+        found["quality_kept_above_chance"] = (above["student"] / above["teacher"]).summary()
+    return found
+
+
+def errors(value: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    """What teacher and student miss of 1, and the ratio of the two where the teacher misses anything.
+
+    Args:
+        value: of a metric that is a share, by name.
+    """
+    missing = {name: value[name].missing for name in ("teacher", "student")}
+    if missing["teacher"].value > 0:
+        missing["error_ratio"] = missing["student"] / missing["teacher"]
+    return summaries(missing)
+
+
+def gain(value: Mapping[str, Estimate], rivals: Sequence[str], name: str = "student") -> dict[str, Any]:
+    """The lead over the best of some rivals, paired.
+
+    Args:
+        value: of the first metric, by name.
+        rivals: at least one.
+        name: whose lead.
+    Returns:
+        `value`, `low`, `high`, and the best rival as `control`.
+    """
+    best = max(rivals, key=lambda rival: value[rival].value)
+    return (value[name] - value[best]).summary() | {"control": best}
+
+
+def fidelity(verdicts: Verdicts) -> dict[str, Any]:
+    """How closely the student follows its teacher, labels or not.
+
+    Args:
+        verdicts: with logits of both.
+    Raises:
+        ValueError: the two have other classes.
+    """
+    student, teacher = (verdicts.logits[name] for name in ("student", "teacher"))
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"Student and teacher logits have shapes {student.shape} and {teacher.shape}: the two need the same "
+            "classes to be compared. Give the student the teacher's num_labels and id2label."
+        )
+    found = {
+        "agreement": TeacherAgreement().score(student, teacher),
+        "kl": TeacherKL().score(student, teacher),
+        "examples": verdicts.items.examples,
+    }
+    return found | ({"words": len(student)} if verdicts.words else {})
+
+
+def calibration(verdicts: Verdicts, names: Sequence[str]) -> dict[str, float]:
+    """Expected calibration error of whoever gave logits, on what has a label.
+
+    Args:
+        verdicts: single-label.
+        names: of whom.
+    """
+    known = verdicts.where(verdicts.labelled)
+    return {name: CalibrationError().score(known.logits[name], known.labels) for name in names if name in known.logits}

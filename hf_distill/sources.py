@@ -1,0 +1,111 @@
+"""Where rows come from: Hub ids, local files, folders, and files inside installed packages."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+}
+PACKAGE = "package:"
+WORDS, TAGS = "words", "tags"
+
+
+def resolve(path: str) -> str:
+    """A path or Hub id as it is, or `package:name/path` as the file in that installed package.
+
+    Raises:
+        ValueError: the package or the file is not there.
+    """
+    if not path.startswith(PACKAGE):
+        return path
+    package, _, inside = path.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{path}: the package {package!r} is not installed. Install it with pip.")
+    found = Path(next(iter(spec.submodule_search_locations))) / inside
+    if not found.exists():
+        raise ValueError(f"{path}: the package {package!r} has no file {inside!r}.")
+    return str(found)
+
+
+def read(path: str, name: str | None = None, split: str = "train", **options: Any) -> datasets.DatasetDict:
+    """A data set by its path.
+
+    Args:
+        path: a Hub id; a local csv, tsv, json, jsonl, parquet or CoNLL file (it becomes the split `split`); a folder of
+            them, each file named after its split; or `package:name/path`.
+        name: configuration of a Hub data set.
+        split: what a single file is called.
+        options: more arguments of `datasets.load_dataset`, `encoding` for instance.
+    Raises:
+        ValueError: no such file, or an unknown format.
+    """
+    path = resolve(path)
+    suffix = next((suffix for suffix in reversed(Path(path).suffixes) if suffix in FORMATS), None)
+    if Path(path).is_file():
+        if suffix is None:
+            raise ValueError(f"data.path: {path} is not one of the known formats {', '.join(FORMATS)}.")
+        if FORMATS[suffix] == "conll":
+            return datasets.DatasetDict({split: read_conll(path, **options)})
+        if suffix == ".tsv":
+            options.setdefault("sep", "\t")
+        return datasets.load_dataset(FORMATS[suffix], data_files={split: path}, **options)
+    if Path(path).is_dir():
+        tagged = [file for file in sorted(Path(path).iterdir()) if FORMATS.get(file.suffix) == "conll"]
+        if tagged:
+            return datasets.DatasetDict({file.stem: read_conll(file, **options) for file in tagged})
+    elif suffix is not None or path.startswith(("/", "./", "../")):
+        raise ValueError(f"data.path: there is no file {path}.")
+    loaded = datasets.load_dataset(path, name, **options)
+    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({split: loaded})
+
+
+def read_conll(path: str | Path, encoding: str = "utf-8") -> datasets.Dataset:
+    """A CoNLL-style file: a line a word, its first column the word, its last the tag; an empty line ends a sentence.
+
+    A sentence whose lines have one column has no tags. Lines that start with -DOCSTART- are left out.
+
+    Args:
+        path: of the file; columns are separated by tabs if a line has one, else by blanks.
+        encoding: of the file.
+    Returns:
+        The columns `words` and `tags`, lists of str; `tags` is None for a sentence without.
+    Raises:
+        ValueError: a sentence in which some words have a tag and some have none, with its line.
+    """
+    rows = list(_sentences(Path(path), encoding))
+    features = datasets.Features({name: datasets.Sequence(datasets.Value("string")) for name in (WORDS, TAGS)})
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+def _sentences(path: Path, encoding: str) -> Iterator[dict[str, list[str] | None]]:
+    lines: list[list[str]] = []
+    with path.open(encoding=encoding) as file:
+        for number, line in enumerate([*file, "\n"], start=1):
+            columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
+            if columns and columns[0] and not columns[0].startswith("-DOCSTART-"):
+                lines.append(columns)
+            elif lines:
+                tagged = sum(len(columns) > 1 for columns in lines)
+                if tagged not in (0, len(lines)):
+                    raise ValueError(
+                        f"{path.name}: in the sentence that ends before line {number}, {len(lines) - tagged} of "
+                        f"{len(lines)} words have no tag. Expected a tag for every word, or for none."
+                    )
+                yield {
+                    WORDS: [columns[0] for columns in lines],
+                    TAGS: [columns[-1] for columns in lines] if tagged else None,
+                }
+                lines = []

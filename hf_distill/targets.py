@@ -1,0 +1,163 @@
+"""Better soft targets: teachers that did not train on the rows they label, and a temperature that fits their doubt."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from transformers import PreTrainedModel
+
+from hf_distill.cache import cache_teacher_outputs
+from hf_distill.columns import LOGITS
+from hf_distill.label_map import mapped_logits
+from hf_distill.tasks import IGNORE_INDEX
+from hf_distill.teacher import TeacherEnsemble
+
+TEMPERATURES = (0.05, 20.0)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Rows that one teacher, or a mean of several, labels.
+
+    Attributes:
+        name: of its part of the cache.
+        rows: (rows,) their numbers.
+        teachers: numbers of the teachers.
+    """
+
+    name: str
+    rows: np.ndarray
+    teachers: tuple[int, ...]
+
+
+def fold_of(key: str, folds: int) -> int:
+    """The fold of a text: near-duplicates, which share a key, share a fold.
+
+    Args:
+        key: see `data.near_duplicate_key`.
+        folds: how many.
+    """
+    return zlib.crc32(key.encode()) % folds
+
+
+def cross_fit_shares(folds: Sequence[int], teachers: int, rows: int) -> list[Share]:
+    """Which teachers label which rows, if each teacher learnt from all folds but its own.
+
+    Args:
+        folds: of the rows with labels, which come first.
+        teachers: how many there are, one a fold.
+        rows: in all; those after the labelled ones nobody learnt from, and all teachers label them together.
+    Raises:
+        ValueError: a fold without rows.
+    """
+    shares = [
+        Share(f"fold-{number}", np.flatnonzero(np.asarray(folds) == number), (number,)) for number in range(teachers)
+    ]
+    empty = [share.name for share in shares if not len(share.rows)]
+    if empty:
+        raise ValueError(
+            f"teacher.cross_fit: {', '.join(empty)} got none of {len(folds)} labelled rows. Ask for fewer."
+        )
+    others = Share("others", np.arange(len(folds), rows), tuple(range(teachers)))
+    return [*shares, others] if len(others.rows) else shares
+
+
+def calibration_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature at which a model's doubt fits its mistakes: the one with the least cross-entropy.
+
+    Args:
+        logits: (items, classes), of rows that the model did not learn from.
+        labels: (items,) class numbers; -100 is not counted.
+    Returns:
+        Above 1 for a model that is too sure of itself; between 0.05 and 20.
+    Raises:
+        ValueError: no label.
+    Source:
+        Guo et al. 2017, arXiv:1706.04599, section 4.2.
+
+    >>> sure = np.array([[4.0, 0.0]] * 4)  # 98 % sure, and right three times of four
+    >>> round(calibration_temperature(sure, np.array([0, 0, 0, 1])), 2)
+    3.64
+    """
+    counted = labels != IGNORE_INDEX
+    if not counted.any():
+        raise ValueError("A temperature is fitted to labels, and there is none (all are -100).")
+    logits, labels = logits[counted].astype(np.float64), labels[counted]
+
+    def cross_entropy(log_temperature: float) -> float:
+        said = log_softmax(logits / np.exp(log_temperature), axis=-1)
+        return float(-said[np.arange(len(labels)), labels].mean())
+
+    found = minimize_scalar(cross_entropy, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def ask_teachers(
+    rows: datasets.Dataset, teachers: Sequence[PreTrainedModel], folds: Sequence[int], folder: Path, **options: Any
+) -> datasets.Dataset:
+    """The rows with the logits of a teacher, or of teachers that learnt from all folds but their own.
+
+    Args:
+        rows: tokenised, those with labels first.
+        teachers: one, or one a fold.
+        folds: of the labelled rows, see `fold_of`; not read with one teacher.
+        folder: of the cache.
+        options: of `cache_teacher_outputs`.
+    """
+    if len(teachers) == 1:
+        return cache_teacher_outputs(rows, teachers[0], output_dir=folder, **options)
+    shares = cross_fit_shares(folds, len(teachers), len(rows))
+    parts = []
+    for share in shares:
+        asked = [teachers[number] for number in share.teachers]
+        speaker = asked[0] if len(asked) == 1 else TeacherEnsemble(asked)
+        parts.append(cache_teacher_outputs(rows.select(share.rows), speaker, output_dir=folder / share.name, **options))
+    return datasets.concatenate_datasets(parts).select(np.argsort(np.concatenate([share.rows for share in shares])))
+
+
+def adjusted(
+    rows: datasets.Dataset,
+    temperature: float = 1.0,
+    label_map: Mapping[str, str | None] | None = None,
+    teacher_classes: Sequence[str] = (),
+    student_classes: Sequence[str] = (),
+) -> tuple[datasets.Dataset, float]:
+    """The rows with their `teacher_logits` divided by a temperature, and through a label map.
+
+    Args:
+        rows: a row of logits each, or one a word.
+        temperature: > 0.
+        label_map: see `label_map.mapped_logits`. None or empty: the classes stay.
+        teacher_classes: in order, for the map.
+        student_classes: likewise.
+    Returns:
+        The rows, and the share of items for which the teacher would have chosen a class that the map leaves out.
+    """
+    lost: list[bool] = []
+
+    def change(batch: dict[str, Any]) -> dict[str, Any]:
+        made = []
+        for row in batch[LOGITS]:
+            logits = np.asarray(row, dtype=np.float32) / temperature
+            if label_map:
+                logits, missing = mapped_logits(logits, label_map, teacher_classes, student_classes)
+                lost.extend(np.atleast_1d(missing > 0.5).tolist())
+            made.append(logits.tolist())
+        return {LOGITS: made}
+
+    others = rows.remove_columns(LOGITS)
+    column = rows.select_columns([LOGITS]).map(
+        change,
+        batched=True,
+        remove_columns=[LOGITS],
+        keep_in_memory=True,
+        load_from_cache_file=False,
+        desc="Adjust",
+    )
+    return datasets.concatenate_datasets([others, column], axis=1), float(np.mean(lost)) if lost else 0.0
