@@ -255,10 +255,11 @@ def _metadata(
 def _summary(report: Report, teacher: str) -> str:
     metric, student = report.metrics[0], report.models["student"]
     ratios = report.ratios
+    above = report.models["teacher"]["quality"].get(metric)  # none of a teacher of other classes
+    beside = "" if above is None else f" against the teacher's {above['value']:.4f}"
     return (
         f"A student of {student['parameters']:,} parameters for {report.task}, distilled from {teacher}: "
-        f"{_words(metric)} {student['quality'][metric]['value']:.4f} against the teacher's "
-        f"{report.models['teacher']['quality'][metric]['value']:.4f}, "
+        f"{_words(metric)} {student['quality'][metric]['value']:.4f}{beside}, "
         f"with {_times(ratios['smaller'])} fewer parameters and {_times(ratios['faster'])} less time a text."
     )
 

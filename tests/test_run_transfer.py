@@ -1,0 +1,157 @@
+"""Recipes whose teacher knows something else, labels what it did not learn from, or reads texts that were made up."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from hf_distill.recipe import Recipe
+from hf_distill.run import run_recipe
+from tests.test_run import BAD, FILLER, GOOD, write_teacher
+
+TEACHER = {"num_train_epochs": 10, "learning_rate": 2.0e-3, "per_device_train_batch_size": 16, "disable_tqdm": True}
+
+
+def write_reviews(path, names, number=300, seed=0):
+    """Reviews of three words of judgement, labelled by how many are good, 0 to 3, under these names."""
+    generator = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for _ in range(number):
+            good = int(generator.integers(0, 4))
+            words = [*generator.choice(GOOD, good), *generator.choice(BAD, 3 - good), *generator.choice(FILLER, 6)]
+            writer.writerow([" ".join(generator.permutation(words)), names[good]])
+
+
+def recipe(folder, **changes):
+    content = {
+        "task": "text-classification",
+        "output_dir": str(folder / "out"),
+        "data": {"path": str(folder / "reviews.csv"), "labels": ["bad", "good"], "test": 60, "validation": 40},
+        "teacher": {"model": str(folder / "teacher"), "fine_tune": TEACHER},
+        "student": {"vocab_size": 110, "config": {"embedding_size": 8, "hidden_size": 8}},
+        "distill": {"num_train_epochs": 6, "learning_rate": 1.0e-2, "disable_tqdm": True},
+        "compare": {"resamples": 50, "controls": False},
+    }
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        content[section] = {**content[section], key: value} if key else value
+    return Recipe.from_dict(content)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """A folder whose `polarity` is a teacher that tells bad from good, and whose reviews have three classes."""
+    folder = tmp_path_factory.mktemp("transfer")
+    write_teacher(folder / "teacher")
+    write_reviews(folder / "reviews.csv", ["bad", "bad", "good", "good"])
+    run_recipe(recipe(folder), only="teacher")
+    (folder / "out" / "teacher").rename(folder / "polarity")
+    write_reviews(folder / "reviews.csv", ["poor", "mixed", "mixed", "fine"])
+    return folder
+
+
+@pytest.mark.slow
+def test_a_teacher_of_another_task_through_its_inner_states(known):
+    settings = {
+        "output_dir": str(known / "states"),
+        "data__labels": ["poor", "mixed", "fine"],
+        "data__labelled": 60,
+        "teacher": {"model": str(known / "polarity")},
+    }
+    with pytest.raises(ValueError, match=r"the classes of the teacher are \['bad', 'good'\].*teacher\.label_map"):
+        run_recipe(recipe(known, **settings))
+    report = run_recipe(
+        recipe(
+            known,
+            **settings,
+            distill={
+                "num_train_epochs": 3,
+                "learning_rate": 1.0e-2,
+                "hard_label_weight": 1.0,
+                "soft_target_weight": 0.0,
+                "labelled_fraction": 0.5,
+                "matching": [{"kind": "hidden_state", "layers": {-1: -1}, "granularity": "sequence"}],
+                "disable_tqdm": True,
+            },
+        )
+    )
+    assert report is not None
+    assert report.models["teacher"]["quality"] == {}
+    assert report.warnings[0].startswith("The teacher's quality and the student's fidelity to it were not measured.")
+    assert "gain_over_best_control" in report.differences
+    assert not (known / "states" / "cache").exists()
+    assert (known / "states" / "student" / "README.md").is_file()
+
+
+@pytest.mark.slow
+def test_a_label_map_and_a_further_test_set(known):
+    answers, further = known / "answers.csv", known / "further.csv"
+    write_reviews(answers, ["no", "no", "yes", "yes"], seed=5)
+    write_reviews(further, ["no", "no", "yes", "yes"], seed=6)
+    report = run_recipe(
+        recipe(
+            known,
+            output_dir=str(known / "mapped"),
+            data={"path": str(answers), "labels": ["no", "yes"], "test": 60, "validation": 40},
+            teacher={"model": str(known / "polarity"), "label_map": {"bad": "no", "good": "yes"}, "calibrate": True},
+            compare={
+                "resamples": 50,
+                "controls": ["teacher_hard_labels"],
+                "test_sets": {"more": {"path": str(further)}},
+            },
+        )
+    )
+    assert report is not None
+    assert report.models["teacher"]["quality"]["accuracy"]["value"] > 0.8
+    assert report.fidelity["agreement"] > 0.5
+    assert set(report.test_sets) == {"more"}
+    assert set(report.test_sets["more"]) >= {"teacher", "student", "baseline", "examples"}
+
+
+@pytest.mark.slow
+def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
+    write_teacher(tmp_path / "teacher")
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+    settings = {
+        "teacher__cross_fit": 2,
+        "teacher__calibrate": True,
+        "data__labelled": 150,
+        "data__augment": {"texts": 80, "mask": 0.1, "replace": 0.3},
+    }
+    run_recipe(recipe(tmp_path, **settings), only="distill")
+    out = tmp_path / "out"
+    for name in ("fold-0", "fold-1", "others"):
+        assert (out / "cache" / name / "provenance.json").is_file()
+    kept = json.loads((out / ".work" / "augmented.json").read_text())["texts"]
+    assert len(kept) == len(set(kept)) == 80
+    steps = (out / ".work" / "steps.json").read_text()
+    run_recipe(recipe(tmp_path, **settings), only="distill")
+    assert (out / ".work" / "steps.json").read_text() == steps  # nothing is made twice
+    report = run_recipe(recipe(tmp_path, **settings))
+    assert report is not None
+    assert (
+        report.models["student"]["quality"]["accuracy"]["value"]
+        > report.controls["majority_class"]["accuracy"]["value"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher__cross_fit": 1}, r"teacher\.cross_fit: expected two or more"),
+        ({"teacher": {"model": "x", "cross_fit": 2}}, r"teacher\.cross_fit: expected two or more"),
+        ({"teacher__label_map": {"a": "b"}}, "has its classes already"),
+        ({"data__augment": {"texts": 5}, "data__text": ["a", "b"]}, "not of pairs or tagged sentences"),
+        ({"compare__test_sets": {"a": {"pth": "b"}}}, r"compare\.test_sets: unknown key 'pth'\. Did you mean path"),
+        ({"compare__more_seeds": [0, 1]}, r"compare\.more_seeds: expected seeds other than 0, each once"),
+        ({"compare__controls": ["crf_tagger"]}, "no crf_tagger here; there are majority_class"),
+    ],
+)
+def test_what_does_not_fit(tmp_path, changes, message):
+    write_teacher(tmp_path / "teacher")
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+    with pytest.raises(ValueError, match=message):
+        run_recipe(recipe(tmp_path, **changes))
