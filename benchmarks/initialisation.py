@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument(
         "--embedding-std", type=float, help="size of the embeddings that an LSTM takes from its teacher"
     )
-    parser.add_argument("--output", type=Path, help="a JSON file for the results")
+    parser.add_argument("--output", type=Path, help="a JSON file for the results; other cases in it are kept")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
@@ -173,6 +173,7 @@ def main() -> None:
         result["parameters"] = student.num_parameters()
         results[name] = result
     if options.output:
+        known = json.loads(options.output.read_text())["students"] if options.output.exists() else {}
         record = {
             "command": "python benchmarks/initialisation.py",
             "what": f"validation loss (nats) and accuracy after one epoch on {options.labels} labelled tweets; "
@@ -185,7 +186,7 @@ def main() -> None:
             "transformers": transformers.__version__,
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "students": results,
+            "students": known | results,
         }
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(record, indent=2) + "\n")

@@ -21,11 +21,12 @@ def student_from_teacher(
 ) -> tuple[PreTrainedModel, dict[str, str]]:
     """Builds a student with the teacher's kind of head, and starts it from the teacher's weights.
 
-    A Transformer student is a smaller model of the teacher's own class, all of it filled with the teacher's layers
-    and most important units. An LSTM student takes a Transformer's token embeddings (principal components), and of an
-    LSTM teacher everything, in evenly spaced layers and leading units; the rest is freshly drawn from torch's random
-    numbers, as in any new model. What is carried over is the same every time, and with nothing made smaller the
-    student computes what the teacher does. The student is float32, on the CPU.
+    A Transformer student is a smaller model of the teacher's own class, all of it filled with the teacher's layers, the
+    principal components of its residual stream or its most important units (see `transformer.shrink`). An LSTM student
+    takes a Transformer's token embeddings (principal components), and of an LSTM teacher everything, in evenly spaced
+    layers and leading units; the rest is freshly drawn from torch's random numbers, as in any new model. What is
+    carried over is the same every time, and with nothing made smaller the student computes what the teacher does. The
+    student is float32, on the CPU.
 
     Labels, problem type and special token ids come along where an LSTMStudentConfig leaves them open.
 

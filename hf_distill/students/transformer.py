@@ -111,6 +111,8 @@ class Family:
         head_size: its name in the configuration; None where it is hidden size / heads.
         shared_heads: whether one table of relative positions serves all layers, which ties head i to head i.
         counts_from_padding: whether positions start after the id of the padding token.
+        post_norm: whether the residual stream is what its LayerNorms leave of it, so that it can be turned onto its
+            principal components.
     """
 
     weights: dict[str, tuple[str, str]]
@@ -120,6 +122,7 @@ class Family:
     head_size: str | None = None
     shared_heads: bool = False
     counts_from_padding: bool = False
+    post_norm: bool = False
 
 
 FEED_FORWARD = {"intermediate.dense": UP, "output.dense": DOWN}
@@ -137,12 +140,13 @@ BART = Family(
     heads=("encoder_attention_heads", "decoder_attention_heads"),
 )
 FAMILIES = {
-    "bert": Family(weights=BERT | FEED_FORWARD),
-    "roberta": Family(weights=BERT | FEED_FORWARD, counts_from_padding=True),
+    "bert": Family(weights=BERT | FEED_FORWARD, post_norm=True),
+    "roberta": Family(weights=BERT | FEED_FORWARD, counts_from_padding=True, post_norm=True),
     "distilbert": Family(
         weights={"q_lin": QKV, "k_lin": QKV, "v_lin": QKV, "out_lin": ATTENTION_OUT}
         | {"ffn.lin1": UP, "ffn.lin2": DOWN},
         inner=("hidden_dim",),
+        post_norm=True,
     ),
     "modernbert": Family(weights={"attn.Wqkv": QKV, "attn.Wo": ATTENTION_OUT, "mlp.Wi": UP, "mlp.Wo": DOWN}),
     "mpnet": Family(
@@ -151,6 +155,7 @@ FAMILIES = {
         | FEED_FORWARD,
         shared_heads=True,
         counts_from_padding=True,
+        post_norm=True,
     ),
     "bart": BART,
     "marian": BART,
@@ -172,6 +177,7 @@ FAMILIES = {
 }
 LAYER = re.compile(r"\b(layer|layers|block|h)\.(\d+)\.")
 TOKEN_TABLES = ("word_embeddings", "tok_embeddings", "embed_tokens", "shared", "wte")
+HIDDEN, POOLED = ("hidden units",), ("pooled units",)
 LABEL_HEADS = ("classifier", "score", "qa_outputs", "out_proj", "seq_relationship")
 
 
@@ -179,12 +185,14 @@ LABEL_HEADS = ("classifier", "score", "qa_outputs", "out_proj", "seq_relationshi
 def shrink(
     teacher: PreTrainedModel, config: TransformerStudentConfig, pieces: list[list[int]] | None, special_ids: dict
 ) -> tuple[PreTrainedModel, dict[str, str]]:
-    """Builds a smaller model of the teacher's class, and fills all of it with the teacher's most important units.
+    """Builds a smaller model of the teacher's class, and fills all of it with what matters most in the teacher.
 
-    One rule chooses the units: a unit's importance is the sum, over all weights that read or write it in the layers
-    that are kept, of the norm of its slice, each weight counted relative to its mean slice. There is one choice for
-    the residual stream, which norms and skip connections hold together, and one for each layer's inner units and
-    heads; a group of heads that share a key-value head stays or goes as one.
+    Inner units and heads are chosen by importance: the sum, over all weights that read or write a unit in the layers
+    that are kept, of the norm of its slice, each weight counted relative to its mean slice; a group of heads that share
+    a key-value head stays or goes as one. A narrower residual stream is turned onto its principal components in the
+    families with `post_norm`, which starts lower (`benchmarks/narrowing.py`), and what a head has pooled is chosen by
+    importance. In the other families, and under a masked language head, which is tied to the embeddings beyond a
+    nonlinearity, the stream's units are chosen by importance too.
 
     Args:
         teacher: of one of the `FAMILIES`; it is not changed.
@@ -219,7 +227,15 @@ def shrink(
     # Sinusoids, which some models hold as parameters, are made and not learned: each width has its own.
     ignored = student._keys_to_ignore_on_save or set()
     sources = {name: source_of(name, layers, weights) for name in student.state_dict() if name not in ignored}
-    sides = {source: sides_of(source, weights[source], teacher, family) for source in sources.values()}
+    turned = (
+        family.post_norm
+        and student_config.hidden_size < teacher.config.hidden_size
+        and teacher.get_output_embeddings() is None
+    )
+    # What is turned cannot pass the nonlinearity after a pooling layer.
+    pooling = turned and any(pools(path, module, teacher, family) for path, module in teacher.named_modules())
+    sides = {source: sides_of(source, weights[source], teacher, family, pooling) for source in sources.values()}
+    stream = principal_stream(teacher, student_config.hidden_size, set(sources.values())) if turned else None
     kept = most_important(weights, sides, teacher.config, student_config, family)
     parameters = dict(student.named_parameters())
     carried = {}
@@ -235,6 +251,10 @@ def shrink(
                     weight = mean_of_pieces(weight.transpose(0, dimension), pieces).transpose(0, dimension)
                     words.append("means of the pieces")
                 continue
+            if stream is not None and side == HIDDEN:
+                weight = stream.narrowed(sources[name], weight, dimension)
+                words.append(f"{student_config.hidden_size} principal components of the hidden states")
+                continue
             count = unit_count(teacher.config, family, side)
             if len(kept[side]) < count:
                 positions = unit_positions(weight.shape[dimension], side, teacher.config, family)
@@ -249,6 +269,84 @@ def shrink(
         if name in parameters:
             carried[name] = ", ".join([sources[name], *words])
     return student, carried
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream of a teacher, turned onto fewer directions.
+
+    Attributes:
+        directions: (teacher width, student width), orthonormal.
+        ratios: by the name of a LayerNorm, how much larger a token's deviation over the units is afterwards.
+    """
+
+    directions: Tensor
+    ratios: dict[str, float]
+
+    def narrowed(self, name: str, weight: Tensor, dimension: int) -> Tensor:
+        """A weight with one of its dimensions turned.
+
+        A LayerNorm scales single units and cannot be turned exactly: its gains become the diagonal of what they would
+        be, times how much more it divides by than before.
+        """
+        path, _, leaf = name.rpartition(".")
+        values = weight.double()
+        if leaf == "weight" and path in self.ratios:
+            values = self.directions.square().T @ values * self.ratios[path]
+        else:
+            values = (values.movedim(dimension, -1) @ self.directions).movedim(-1, dimension)
+        return values.to(weight.dtype)
+
+
+def principal_stream(teacher: PreTrainedModel, size: int, kept: set[str]) -> Stream:
+    """The directions in which what the LayerNorms leave is largest, on random tokens.
+
+    No text is needed: on the tweets of the benchmark random tokens give as good a start as real ones.
+
+    Args:
+        teacher: of a family with `post_norm`.
+        size: of the student's stream.
+        kept: names of the teacher's weights that the student has, whose LayerNorms count, each the same.
+    """
+    norms = {name: module for name, module in teacher.named_modules() if isinstance(module, nn.LayerNorm)}
+    norms = {name: module for name, module in norms.items() if f"{name}.weight" in kept}
+    read: dict[str, Tensor] = {}
+    left: dict[str, Tensor] = {}
+
+    def note(name: str, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        read[name], left[name] = (states.detach().cpu().double().flatten(0, -2) for states in (arguments[0], output))
+
+    hooks = [
+        module.register_forward_hook(lambda _, arguments, output, name=name: note(name, arguments, output))
+        for name, module in norms.items()
+    ]
+    training = [module for module in teacher.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        teacher.base_model(input_ids=random_tokens(teacher).to(teacher.device))
+    finally:
+        for module in training:
+            module.training = True
+        for hook in hooks:
+            hook.remove()
+    moments = sum(states.T @ states / states.square().sum() for states in left.values())
+    directions = torch.linalg.eigh(cast(Tensor, moments)).eigenvectors.flip(1)[:, :size]
+    # A direction and its opposite are both right; the largest entry is made positive so that every run says the same.
+    directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+    ratios = {
+        name: ((states @ directions).std(1, correction=0) / states.std(1, correction=0)).mean().item()
+        for name, states in read.items()
+    }
+    return Stream(directions, ratios)
+
+
+def random_tokens(teacher: PreTrainedModel, texts: int = 256, length: int = 24) -> Tensor:
+    """(texts, length) token ids, the same every time, none of them padding."""
+    length = min(length, teacher.config.max_position_embeddings // 2)
+    ids = torch.randint(teacher.config.vocab_size - 1, (texts, length), generator=torch.Generator().manual_seed(0))
+    padding = teacher.config.pad_token_id
+    return ids if padding is None else ids + (ids >= padding)
 
 
 def family_of(teacher: PreTrainedModel) -> Family:
@@ -360,16 +458,24 @@ def stack_of(name: str) -> int:
     return int(".decoder." in "." + name)
 
 
-def sides_of(name: str, weight: Tensor, teacher: PreTrainedModel, family: Family) -> list[tuple | None]:
+def sides_of(
+    name: str, weight: Tensor, teacher: PreTrainedModel, family: Family, pooling: bool = False
+) -> list[tuple | None]:
     """What lies along each dimension of a teacher's weight.
 
+    Args:
+        name: of the weight.
+        weight: itself.
+        teacher: whose it is.
+        family: the teacher's.
+        pooling: whether the units of a layer between the stream and the labels are a kind of their own.
     Returns:
         For each dimension None, if it is the same in every student, or the kind of its units and the place they are
         in: dimensions of the same kind and place hold the same units.
     """
     path, _, leaf = name.rpartition(".")
     module = teacher.get_submodule(path)
-    hidden = ("hidden units",)
+    hidden = HIDDEN
     vocabulary = ("vocabulary",)
     if isinstance(module, nn.Linear | Conv1D | nn.Embedding) and leaf in ("weight", "bias"):
         roles = next((roles for end, roles in family.weights.items() if ("." + path).endswith(end)), None)
@@ -380,8 +486,9 @@ def sides_of(name: str, weight: Tensor, teacher: PreTrainedModel, family: Family
         elif module is teacher.get_output_embeddings():
             sides = [vocabulary, hidden]
         else:
-            labels = path.split(".")[-1] in LABEL_HEADS or module.weight.shape[0] != teacher.config.hidden_size
-            sides = [None if labels else hidden, hidden]
+            labels = is_label_head(path, module, teacher)
+            top = POOLED if pooling else hidden
+            sides = [None, top] if labels else [top, hidden]
         if leaf == "bias":
             return sides[:1]
         return sides[::-1] if isinstance(module, Conv1D) else sides  # Conv1D keeps (in, out)
@@ -392,12 +499,24 @@ def sides_of(name: str, weight: Tensor, teacher: PreTrainedModel, family: Family
     return [None] * weight.dim()
 
 
+def is_label_head(path: str, module: nn.Module, teacher: PreTrainedModel) -> bool:
+    """Whether a linear layer on top gives logits of labels."""
+    width = cast(Tensor, module.weight).shape[0]
+    return path.split(".")[-1] in LABEL_HEADS or width != teacher.config.hidden_size
+
+
+def pools(path: str, module: nn.Module, teacher: PreTrainedModel, family: Family) -> bool:
+    """Whether a linear layer on top stands between the stream and the logits."""
+    inside = any(("." + path).endswith(end) for end in family.weights)
+    return isinstance(module, nn.Linear) and not inside and not is_label_head(path, module, teacher)
+
+
 def side_of(role: str, name: str, family: Family) -> tuple | None:
     """The kind and the place of the units that play a role in a weight."""
     found = LAYER.search(name)
     layer = int(found[2]) if found else None
     if role == "hidden":
-        return ("hidden units",)
+        return HIDDEN
     if role == "inner":
         return ("inner units", stack_of(name), layer)
     if role == "heads":
@@ -408,7 +527,7 @@ def side_of(role: str, name: str, family: Family) -> tuple | None:
 
 def unit_count(config: PreTrainedConfig, family: Family, side: tuple) -> int:
     """How many units of a kind a configuration has in one place."""
-    if side[0] == "hidden units":
+    if side in (HIDDEN, POOLED):
         return config.hidden_size
     if side[0] == "inner units":
         return getattr(config, family.inner[min(side[1], len(family.inner) - 1)]) or 4 * config.hidden_size
