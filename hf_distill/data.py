@@ -213,9 +213,11 @@ def unlabelled(texts: Sequence[str], like: datasets.Dataset) -> datasets.Dataset
         like: rows with `text` and `label`, which tell how a missing label is written.
     """
     feature = like.features["label"]
-    missing: Any = math.nan if feature.dtype == "float32" else IGNORE_INDEX
+    missing: Any = IGNORE_INDEX
     if isinstance(feature, datasets.Sequence | datasets.List):
         missing = [math.nan] * feature.length
+    elif feature.dtype == "float32":
+        missing = math.nan
     features = like.select_columns(["text", "label"]).features
     return datasets.Dataset.from_dict({"text": list(texts), "label": [missing] * len(texts)}, features=features)
 

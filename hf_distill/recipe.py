@@ -92,6 +92,8 @@ class Compare:
         by: columns of the data to break quality down by.
         test_sets: further test sets by name, each with the fields of `data` in which it differs; its split `train` is
             read. Rows that stand in the training data are left out.
+        quote: whether `report.json`, which is published with the student, quotes the test texts on which teacher and
+            student differ most, beside their numbers.
         resamples: of the bootstrap.
     """
 
@@ -100,6 +102,7 @@ class Compare:
     more_seeds: list[int] = field(default_factory=list)
     by: list[str] = field(default_factory=list)
     test_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quote: bool = False
     resamples: int = 2000
 
     @property

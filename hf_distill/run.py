@@ -47,6 +47,7 @@ from hf_distill.tokenising import tokenise, words_cut_off
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training import collator, training_arguments, validation
 
+SINGLE_LABEL = "single_label_classification"
 STEPS = ("teacher", "cache", "initialise", "distill", "controls", "seeds", "export", "compare")
 RESULTS = {
     "initialise": (".work/initial/carried.json",),
@@ -140,6 +141,11 @@ class _Run:
     def check_teacher(self) -> None:
         """Raise a ValueError where the teacher cannot teach these classes."""
         settings = self.recipe.teacher
+        if (settings.calibrate or settings.label_map) and self.splits.problem_type not in (None, SINGLE_LABEL):
+            raise ValueError(
+                "teacher.calibrate and teacher.label_map are about one choice among classes, and the labels are "
+                f"{self.splits.problem_type}. Leave them out."
+            )
         if settings.fine_tune is not None:
             AutoConfig.from_pretrained(self.teacher_path)
             self.arguments(settings.fine_tune, "teacher", rows=len(self.splits.train))
@@ -422,7 +428,7 @@ class _Run:
             fidelity_dataset=self.for_comparison(self.splits.fidelity) if len(self.splits.fidelity) else None,
             groups=self.groups,
             test_sets={name: self.for_comparison(part) for name, part in self.further.items()},
-            texts=list(rivals.texts_of(self.splits.test)),
+            texts=list(rivals.texts_of(self.splits.test)) if self.recipe.compare.quote else None,
             teacher_floor=self.recipe.teacher.floor,
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import BertTokenizerFast
 
-from hf_distill.data import Data, load, load_further, near_duplicate_key
+from hf_distill.data import Data, load, load_further, near_duplicate_key, unlabelled
 from hf_distill.sources import resolve
 from hf_distill.tokenising import tokenise
 
@@ -281,3 +281,14 @@ def test_further_test_sets_leave_out_what_was_trained_on(tmp_path):
     assert further["label"][:] == [splits.classes.index("bad")]
     with pytest.raises(ValueError, match="has no row labelled with one of"):
         load_further(Data(write(tmp_path / "c.csv", [("an elder", "great", 1)])), splits)
+
+
+def test_new_texts_have_no_label_of_any_kind(tmp_path):
+    rows = [(text, number % 2, number / 10) for number, (text, _, _) in enumerate(many())]
+    path = write(tmp_path / "a.csv", rows, ("text", "wet", "depth"))
+    for settings in ({"label": "wet"}, {"label": ["wet"] * 2}, {"label": "depth", "problem_type": "regression"}):
+        train = load(Data(path, test=20, **settings)).train
+        made = unlabelled(["a new oak"], train)
+        assert made.features == train.features
+        label = np.array(made[0]["label"])
+        assert np.isnan(label).all() if label.dtype.kind == "f" else label == -100

@@ -90,3 +90,16 @@ def test_from_a_file_to_a_student(tmp_path, problem, metrics, kind, least):
     if kind == "multi_label_classification":
         assert saved["id2label"] == {"0": "praise", "1": "blame"}
         assert report.run["rows"]["unlabelled"] > 60
+
+
+@pytest.mark.parametrize("problem", [several, quantity])
+def test_only_a_choice_among_classes_can_be_calibrated(tmp_path, problem):
+    write_teacher(tmp_path / "teacher")
+    content = {
+        "task": "text-classification",
+        "output_dir": str(tmp_path / "out"),
+        "data": {"path": str(tmp_path / "data.csv"), "test": 60, "validation": 40, **problem(tmp_path)},
+        "teacher": {"model": str(tmp_path / "teacher"), "fine_tune": {}, "calibrate": True},
+    }
+    with pytest.raises(ValueError, match=r"teacher\.calibrate and teacher\.label_map are about one choice"):
+        run_recipe(Recipe.from_dict(content))
