@@ -109,6 +109,7 @@ def cache_teacher_outputs(
         "hidden_layers": list(hidden_layers),
         "bf16": bf16,
         "shard_size": shard_size,
+        "keeps_rows": isinstance(dataset, datasets.IterableDataset),
     }
     origin = provenance(teacher, teacher_processing_class, options)
     pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
@@ -184,7 +185,7 @@ def _names_read(names: list[str], task: str) -> list[str]:
         for name in names
         if name.startswith(columns.PREFIX) and not columns.is_output(name) and name != columns.TEACHER_WORD_STARTS
     ]
-    read = own or [name for name in names if name in ("input_ids", "token_type_ids")]
+    read = own or [name for name in names if name in ("input_ids", "token_type_ids", "attention_mask")]
     heard = marks(names, task)
     return sorted({*read, *([] if heard is None else [heard])})
 
@@ -258,8 +259,10 @@ class _Pass:
         paths = [self._path(number) for number in range(len(starts))]
         if before.get("rows", rows)["order"] != rows["order"]:
             return self._reordered(dataset, hashes, paths)
-        own = range(self.crew.number, len(starts), self.crew.size)
-        missing = [n for n in own if not self._is_whole(paths[n], hashes[starts[n] : ends[n]])]
+        lacking = [n for n, path in enumerate(paths) if not self._is_whole(path, hashes[starts[n] : ends[n]])]
+        self.crew.wait()  # all have looked before any of them writes, so that all share out the same list
+        missing = lacking[self.crew.number :: self.crew.size]
+        own = [*missing, *(n for n in range(self.crew.number, len(starts), self.crew.size) if n not in lacking)]
         left = sum(int(items[starts[n] : ends[n]].sum()) for n in missing)
         self._check_room(left * self.ask.layout.bytes_per_item(classes), missing)
         mine = sum(ends[n] - starts[n] for n in own)

@@ -31,7 +31,7 @@ class Values:
     @property
     def feature(self) -> object:
         """The type of the column in `datasets`."""
-        dtype = "binary" if self.packed else str(self.array.dtype)
+        dtype = "large_binary" if self.packed else str(self.array.dtype)
         item = datasets.Value(dtype)
         if self.array.ndim == 2 and not self.packed:
             item = datasets.List(item, length=self.array.shape[1])
@@ -43,9 +43,9 @@ class Values:
         array = np.ascontiguousarray(self.array)
         if self.packed:
             width = array.shape[1] * array.itemsize
-            ends = np.arange(len(array) + 1, dtype=np.int32) * width
+            ends = np.arange(len(array) + 1, dtype=np.int64) * width  # states of long texts pass 2 GiB
             items = pa.Array.from_buffers(
-                pa.binary(), len(array), [None, pa.py_buffer(ends.tobytes()), pa.py_buffer(array.tobytes())]
+                pa.large_binary(), len(array), [None, pa.py_buffer(ends.tobytes()), pa.py_buffer(array.tobytes())]
             )
         else:
             items = pa.array(array.reshape(-1))

@@ -88,6 +88,17 @@ def numbers(row: Mapping[str, Any], name: str) -> Tensor:
     return tensor * _as_tensor(row[name + SCALE]).unsqueeze(-1) if name + SCALE in row else tensor
 
 
+def all_numbers(dataset: Any, name: str) -> list[np.ndarray]:
+    """A column of a whole data set as numbers, row by row, whatever form it was cached in.
+
+    Args:
+        dataset: a `datasets.Dataset`.
+        name: of the column.
+    """
+    names = [each for each in (name, name + SCALE) if each in dataset.column_names]
+    return [numbers(row, name).numpy() for row in dataset.with_format(None).select_columns(names)]
+
+
 def _as_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
@@ -115,15 +126,24 @@ class TeacherColumnsCollator:
             padded on the right with `pad_id`.
         pad_id: the teacher's pad token id.
         of_words: whether cached outputs are one row a word, for tagging, rather than one a position.
+        per_position: whether labels stand at positions; else two dimensions of them are classes.
     Raises:
         ValueError: rows changed inside the collator, or cached outputs of other words than a row has.
     """
 
-    def __init__(self, collator: Any, processing_class: Any = None, pad_id: int = 0, of_words: bool = False) -> None:
+    def __init__(
+        self,
+        collator: Any,
+        processing_class: Any = None,
+        pad_id: int = 0,
+        of_words: bool = False,
+        per_position: bool = True,
+    ) -> None:
         self.collator = collator
         self.processing_class = processing_class
         self.pad_id = pad_id
         self.of_words = of_words
+        self.per_position = per_position
         self._checked = False
 
     def __getattr__(self, name: str) -> Any:
@@ -174,7 +194,8 @@ class TeacherColumnsCollator:
             positions, tokenizer = batch.get(PREFIX + "labels", batch[PREFIX + "input_ids"]), self.processing_class
         else:
             labels = batch.get("labels")
-            positions = labels if labels is not None and labels.dim() > 1 else batch["input_ids"]
+            at_labels = self.per_position and labels is not None and labels.dim() > 1
+            positions = labels if at_labels else batch["input_ids"]
             tokenizer = getattr(self.collator, "tokenizer", None)
         length = max(*(len(tensor) for tensor in tensors), positions.shape[1])
         side = getattr(tokenizer, "padding_side", "right")

@@ -151,6 +151,8 @@ def check(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
 def _differ(part: str, name: str, before: Any, now: Any) -> bool:
     unknown = part == "tokenizer" and (before is None or now is None)
     informal = (part, name) in (("teacher", "name"), ("teacher", "revision"), ("rows", "order"))
+    if name == "keeps_rows":  # older records do not say
+        return bool(before) != now
     return before != now and not unknown and not informal
 
 

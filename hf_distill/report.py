@@ -260,9 +260,8 @@ def compare(
         )
         for name, model in {**models, **again}.items()
     }
-    strange = _other_classes(config, teacher_model.config, task)
-    if columns.LOGITS in dataset.column_names:  # said in the student's classes already
-        strange = ""
+    sets = {"the test set": dataset, "fidelity_dataset": fidelity_dataset, **(test_sets or {})}
+    strange = _other_classes(config, teacher_model.config, task, {name: one for name, one in sets.items() if one})
     panel = Panel(
         {name: reader for name, reader in readers.items() if not (strange and name == "teacher")},
         problem,
@@ -357,11 +356,22 @@ def compare(
     return Report(**_plain(asdict(report) | {"warnings": warnings}))
 
 
-def _other_classes(student: Any, teacher: Any, task: str) -> str:
-    """A warning where the teacher answers in other classes, so that only its speed and size can be measured."""
+def _other_classes(student: Any, teacher: Any, task: str, sets: Mapping[str, Dataset]) -> str:
+    """A warning where the teacher answers in other classes, so that only its speed and size can be measured.
+
+    Cached logits are in the student's classes already.
+    """
     try:
         check_classes(student, teacher, TASKS[task])
     except ValueError as error:
+        live = [name for name, rows in sets.items() if columns.LOGITS not in rows.column_names]
+        if not live:
+            return ""
+        if len(live) < len(sets):
+            raise ValueError(
+                f"{', '.join(live)} lacks the column {columns.LOGITS} that the other sets have, and the live teacher "
+                f"answers in other classes: its numbers would not mean the same. Add the column. {error}"
+            ) from error
         return f"The teacher's quality and the student's fidelity to it were not measured. {error}"
     return ""
 
@@ -386,6 +396,12 @@ def _checked(
         raise ValueError(
             f"The first metric decides, so it has to grow with quality; {metrics[0]} falls. Put another first."
         )
+    if "f1" in metrics and len(names) > 2 and "labels" in next(iter(test_sets.values())).column_names:
+        labels = next(iter(test_sets.values())).with_format(None)["labels"][:1]
+        if np.asarray(labels).ndim == 1:
+            raise ValueError(
+                f"f1 is about one positive class of two, and there are {len(names)} classes. Use macro_f1."
+            )
     if "seqeval" in metrics and list(names) == [f"LABEL_{number}" for number in range(len(names))]:
         raise ValueError(
             "seqeval reads entities off the names of the tags (B-PER, I-PER, O), but the student's config names its "

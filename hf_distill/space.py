@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,8 @@ def write_space(
     output = run / "space" if output is None else Path(output)
     if output.exists() and not (output / "space.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} holds something else than a Space. Choose another --output, or empty it.")
-    temporary = output.with_name(f"{output.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
     models: list[dict[str, Any]] = []
     if source is not None:
         copied = Path(source).exists()
@@ -120,8 +120,12 @@ def write_space(
         tags=["knowledge-distillation", "hf_distill"],
     )
     SpaceCard.from_template(card, template_str=README, title=title, summary=summary).save(temporary / "README.md")
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(temporary, output)
+    for path in temporary.iterdir():  # what else is in a Space that was written before stays there
+        target = output / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    temporary.rmdir()
     return output
 
 
@@ -191,12 +195,14 @@ def _summary(folder: Path) -> str:
         return "A small student beside the teacher that it learned from."
     report = Report.load(folder)
     metric, student, teacher = report.metrics[0], report.models["student"], report.models["teacher"]
-    quality = [model["quality"][metric] for model in (student, teacher)]
-    said = [f"{each['value']:.4f} [{each['low']:.4f}, {each['high']:.4f}]" for each in quality]
+    # A teacher of other classes has no quality here.
+    known = [model["quality"][metric] for model in (student, teacher) if metric in model["quality"]]
+    said = [f"{each['value']:.4f} [{each['low']:.4f}, {each['high']:.4f}]" for each in known]
+    seeds = f", means of {report.seeds} seeds" if report.seeds > 1 else ""
     return (
         f"A student of {student['parameters']:,} parameters beside its teacher of {teacher['parameters']:,}. Measured "
-        f"on {report.examples:,} test examples: {metric.replace('_', ' ')} {said[0]} against the teacher's {said[1]} "
-        f"(95 % intervals), {report.ratios['faster']:.3g} times less time a text."
+        f"on {report.examples:,} test examples: {metric.replace('_', ' ')} {' against the teacher\'s '.join(said)} "
+        f"(95 % intervals{seeds}), {report.ratios['faster']:.3g} times as fast."
     )
 
 

@@ -31,6 +31,7 @@ AUTO_CLASSES: dict[str, Any] = {
 CALLS = 7  # timed calls a click, at most
 SECONDS = 1.0  # after which no further call is begun
 NEW_TOKENS = 64
+UNLIMITED = 10**6  # a tokenizer without a limit has an astronomic one
 
 
 class Reader:
@@ -52,7 +53,8 @@ class Reader:
         self.model = AUTO_CLASSES[task].from_pretrained(path, dtype=torch.float32, **trusted).eval()
         self.arguments = set(inspect.signature(self.model.forward).parameters)
         longest = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        self.max_length = min(longest, self.tokenizer.model_max_length)
+        shortest = min(longest, self.tokenizer.model_max_length)
+        self.limit = {"truncation": True, "max_length": shortest} if shortest < UNLIMITED else {}
         self.writes = task in ("translation", "text-generation")
 
     @property
@@ -62,7 +64,7 @@ class Reader:
 
     def tokenise(self, *texts: str) -> Any:
         """One text or a pair, cut to what the model reads."""
-        return self.tokenizer(*texts, truncation=True, max_length=self.max_length, return_tensors="pt")
+        return self.tokenizer(*texts, **self.limit, return_tensors="pt")
 
     @torch.inference_mode()
     def run(self, encoded: Any) -> torch.Tensor:

@@ -75,6 +75,8 @@ def soft_term(
     """
     taught, labels = task.taught(inputs), task.labels(inputs)
     cached = any(name in inputs for name in columns.SOFT_TARGETS)
+    if task.of_words and any(value.dim() < 3 for value in said.values()):  # a cached batch without a single word
+        return Term(logits[taught].sum(dim=-1), _rows(taught))
     values = soft_loss(
         task.aligned(logits)[taught],
         {name: task.answers(value, inputs, cached) for name, value in said.items()},

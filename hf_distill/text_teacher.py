@@ -408,7 +408,10 @@ def teacher_labels(answers: Sequence[str], classes: Sequence[str]) -> tuple[np.n
 
     def number_of(answer: str) -> int:
         plain = _plain(answer)
-        bare = plain.strip("".join({character for character in plain if not character.isalnum()}))
+        around = {character for character in plain if not character.isalnum()}
+        # What a class begins or ends with is no punctuation around it: -1 is not 1, and c++ is not c.
+        bare = plain.lstrip("".join(around - {name[0] for name in numbers}))
+        bare = bare.rstrip("".join(around - {name[-1] for name in numbers}))
         return numbers.get(plain, numbers.get(bare, IGNORE_INDEX))
 
     labels = np.fromiter((number_of(answer) for answer in answers), dtype=np.int64, count=len(answers))

@@ -98,11 +98,14 @@ class DistillationTrainer(PublishingTrainer):
         self._totals: dict[str, Tensor] = {}
         self._steps_in_totals = 0
         self._evaluated: dict[str, Tensor] = {}
-        self._temperatures_checked: set[float] = set()
         self._check_settings()
         pad_id = getattr(getattr(self.teacher, "model", self.model).config, "pad_token_id", None)
         self.data_collator = columns.TeacherColumnsCollator(
-            self.data_collator, teacher_processing_class, pad_id or 0, of_words=self.task.of_words
+            self.data_collator,
+            teacher_processing_class,
+            pad_id or 0,
+            of_words=self.task.of_words,
+            per_position=self.task.per_position,
         )
 
     @property
@@ -138,9 +141,9 @@ class DistillationTrainer(PublishingTrainer):
         self.settings.check()
         names = columns.column_names([self.train_dataset])
         if columns.TEMPERATURE in names and isinstance(self.train_dataset, datasets.Dataset):
-            first = torch.tensor(self.train_dataset.select_columns(columns.TEMPERATURE)[0][columns.TEMPERATURE])
+            cached_at = torch.tensor(self.train_dataset.unique(columns.TEMPERATURE))
             for progress in (0.0, 1.0):
-                self._check_temperature(first, self.settings.at(progress))
+                self._check_temperature(cached_at, self.settings.at(progress))
         cached = any(columns.is_output(name) for name in names)
         if names and self.settings.wants_soft_targets and self.teacher is None and not cached:
             raise ValueError(
@@ -335,7 +338,7 @@ class DistillationTrainer(PublishingTrainer):
         """The terms that this batch has something to say on, and the student's logits."""
         bridge = None if evaluating else self._bridge
         said = self._ask_teacher(inputs, bridge) if weights.soft > 0 or bridge is not None else {}
-        if columns.TEMPERATURE in inputs:
+        if columns.TEMPERATURE in inputs and (evaluating or not isinstance(self.train_dataset, datasets.Dataset)):
             self._check_temperature(inputs[columns.TEMPERATURE], weights)
         outputs = model(**self._student_inputs(inputs), **({} if bridge is None else bridge.needs))
         logits = outputs["logits"]
@@ -407,16 +410,18 @@ class DistillationTrainer(PublishingTrainer):
         return (columns.teacher_inputs(inputs) or inputs) if self.teacher is None else self.teacher.inputs_from(inputs)
 
     def _check_temperature(self, cached: Tensor, weights: Weights) -> None:
-        """Raise where the tail of a top-k cache is of another temperature; once for each, since it waits for a GPU."""
-        if weights.soft == 0 or weights.temperature in self._temperatures_checked:
-            return
-        if not torch.isclose(cached.double(), torch.tensor(weights.temperature, device=cached.device).double()).all():
+        """Raise where the tail of a top-k cache is of another temperature."""
+        if (
+            weights.soft > 0
+            and not torch.isclose(
+                cached.double(), torch.tensor(weights.temperature, device=cached.device).double()
+            ).all()
+        ):
             raise ValueError(
                 f"The top-k cache was made at temperature {cached.max().item():g}, and its tail cannot be tempered "
                 f"later; the training is at {weights.temperature:g}. Set temperature={cached.max().item():g} and no "
                 "temperature_end, or cache all logits (top_k=None), which can be tempered."
             )
-        self._temperatures_checked.add(weights.temperature)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as `Trainer` does, with the unweighted terms beside their weighted sum `loss`."""

@@ -112,7 +112,7 @@ class Panel:
         logits: dict[str, np.ndarray] = {}
         for name, reader in self.readers.items():
             if name == "teacher" and columns.LOGITS in dataset.column_names:
-                logits[name] = np.asarray(dataset.with_format(None)[columns.LOGITS][:], dtype=np.float32)
+                logits[name] = np.stack(columns.all_numbers(dataset, columns.LOGITS)).astype(np.float32)
                 check_finite(logits[name], "teacher's cache")
             else:
                 logits[name] = predict_logits(reader, dataset, name=name, batch_size=self.batch_size)
@@ -193,8 +193,8 @@ def decide(logits: np.ndarray, problem: str | None) -> np.ndarray:
 
 
 def _cached(reader: Reader, dataset: Dataset, classes: int) -> list[np.ndarray]:
-    rows = dataset.with_format(None)[columns.LOGITS]
-    logits = [np.asarray(row, dtype=np.float32) if len(row) else np.empty((0, classes), np.float32) for row in rows]
+    rows = columns.all_numbers(dataset, columns.LOGITS)
+    logits = [row.astype(np.float32) if len(row) else np.empty((0, classes), np.float32) for row in rows]
     read = [len(starts) for starts in reader.word_positions(dataset)]
     if read != [len(row) for row in logits]:
         raise ValueError(

@@ -616,3 +616,19 @@ def test_rows_that_do_not_fit(tmp_path):
         cached(tiny_rows(3).remove_columns("input_ids"), teacher, tmp_path)
     with pytest.raises(ValueError, match="has no rows"):
         cached(tiny_rows(3).select([]), teacher, tmp_path)
+
+
+def test_a_mask_is_a_part_of_a_row(tmp_path):
+    teacher = tiny_bert(seed=1, num_labels=3)
+    rows = datasets.Dataset.from_dict({"input_ids": [[5, 6, 7]] * 2, "attention_mask": [[1, 1, 1], [1, 1, 0]]})
+    made = np.array(cached(rows, teacher, tmp_path)["teacher_logits"])
+    turned = np.array(cached(rows.select([1, 0]), teacher, tmp_path)["teacher_logits"])
+    assert not np.allclose(made[0], made[1])
+    assert np.allclose(turned, made[::-1])
+
+
+def test_a_stream_does_not_read_the_folder_of_a_map_style_set(tmp_path):
+    teacher, rows = tiny_bert(seed=1, num_labels=3), tiny_rows(6)
+    cached(rows, teacher, tmp_path)
+    with pytest.raises(ValueError, match=r"options\.keeps_rows: False there, True now"):
+        cached(rows.to_iterable_dataset(), teacher, tmp_path)

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_distill import measure, plot
+from hf_distill import cache_teacher_outputs, measure, plot
 from hf_distill.report import Report, compare
 
 VOCABULARY = 40
@@ -458,3 +458,23 @@ def test_a_teacher_of_other_classes_is_only_timed(dataset):
     assert report.ratios["faster"] > 0
     assert "The teacher's quality and the student's fidelity to it were not measured" in report.warnings[0]
     assert 0 <= report.models["student"]["quality"]["accuracy"]["value"] <= 1
+
+
+def test_cached_logits_in_one_set_only_are_refused_where_the_classes_differ(dataset):
+    cached = dataset.add_column("teacher_logits", np.zeros((len(dataset), 2)).tolist())
+    with pytest.raises(ValueError, match="more lacks the column teacher_logits that the other sets have"):
+        compare(bert(num_labels=3), reader(), cached, metrics=["accuracy"], test_sets={"more": dataset})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16", "float16"])
+def test_a_compressed_cache_says_what_the_teacher_said(dataset, dtype, tmp_path):
+    teacher = bert().eval()
+    made = cache_teacher_outputs(dataset, teacher, task="text-classification", output_dir=tmp_path, dtype=dtype)
+    reports = [compare(teacher, reader(), rows, metrics=["accuracy"], resamples=20) for rows in (dataset, made)]
+    live, cached = (report.fidelity["kl"] for report in reports)
+    assert cached == pytest.approx(live, rel=0.02)
+
+
+def test_f1_is_about_two_classes(dataset):
+    with pytest.raises(ValueError, match="there are 3 classes"):
+        compare(bert(num_labels=3), bert(num_labels=3), dataset, metrics=["f1"])

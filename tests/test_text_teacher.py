@@ -512,3 +512,11 @@ def test_labels_that_are_none():
         ValueError, match=r"Of 2 answers 1 name none of the classes .*; 1 are empty. That leaves no label"
     ):
         teacher_labels(["maybe", ""], ["yes", "no"])
+
+
+def test_what_a_class_begins_or_ends_with_is_no_punctuation():
+    labels, counts = teacher_labels(["-1.", "'-1'", "**-1**", "1", "- 1 -", "x"], ["-1", "0", "1"])
+    assert labels.tolist() == [0, 0, 0, 2, -100, -100]
+    labels, _ = teacher_labels(["c++.", "C.", "(c++)"], ["c", "c++"])
+    assert labels.tolist() == [1, 0, 1]
+    assert counts["invalid"] == 2
