@@ -91,6 +91,8 @@ def tfidf_logistic_regression(
     features = csr_matrix(vectorizer.fit_transform(train_texts))[rows]
     validation_features = csr_matrix(vectorizer.transform(validation_texts))[counted]
 
+    if len(np.unique(targets)) == 1:
+        return np.full(len(test_texts), targets[0])
     best, best_accuracy = LogisticRegression(), -1.0
     for inverse_penalty in INVERSE_PENALTIES:
         model = LogisticRegression(C=inverse_penalty, max_iter=1000)

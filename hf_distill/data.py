@@ -140,13 +140,19 @@ def load(data: Data, seed: int = 0, *, task: str = "text-classification", keep: 
     counts = reader.counts
     if {"test", "validation"} <= held.keys():
         tested = {row["key"] for row in held["test"]}
-        kept = [row for row in held["validation"] if row["key"] not in tested]
+        apart = {row["together"] for row in held["test"]} if data.together else set()
+        kept = [row for row in held["validation"] if row["key"] not in tested and row["together"] not in apart]
         counts[NEAR_DUPLICATES] += len(held["validation"]) - len(kept)
         held["validation"] = kept
     rows = list(reader.rows(source[data.train]))
     if data.unlabelled is not None:
         rows += [reader.without_label(row) for row in reader.rows(source[data.unlabelled])]
 
+    if data.together:
+        apart = {row["together"] for part in held.values() for row in part}
+        whole, rows = rows, [row for row in rows if row["together"] not in apart]
+        if len(rows) < len(whole):
+            counts[f"rows that share a {data.together} with held-out ones, left out"] = len(whole) - len(rows)
     groups = _Groups(rows, [row["key"] for part in held.values() for row in part], counts, seed)
     for part in ("test", "validation"):
         size = getattr(data, part)
@@ -286,7 +292,7 @@ class _Reader:
                 self.counts["duplicates, left out"] += 1
             else:
                 self._seen.add(key)
-                sure = all((row[column] or 0) >= least for column, least in data.minimum.items())
+                sure = all(row[column] is not None and row[column] >= least for column, least in data.minimum.items())
                 value = number(row, text) if number is not None and sure else None
                 made = {
                     "text": text,
@@ -352,6 +358,8 @@ class _Reader:
         names = _names(dataset.features[columns[0]])
 
         def one(value: Any) -> int | None:
+            if value is None or value == "" or value != value:  # the last is NaN
+                return None
             if names is not None:
                 return None if value is None or value < 0 else self._numbers.get(names[value])
             return self._numbers.get(_label_name(value))

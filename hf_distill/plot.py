@@ -31,7 +31,7 @@ def save(report: Report, file: str | Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     metric = report.metrics[0]
-    # A teacher of other classes has no quality here.
+    # A teacher of other classes has no quality here: only its speed is drawn.
     quality = {name: model["quality"][metric] for name, model in report.models.items() if metric in model["quality"]}
     controls = {name: values[metric]["value"] for name, values in report.controls.items() if metric in values}
 
@@ -39,10 +39,13 @@ def save(report: Report, file: str | Path) -> None:
     axes.set_ylim(low, high)
     axes.set_xscale("log")
     latencies = [model["latency_ms"]["batch_1"]["p50"] for model in report.models.values()]
-    axes.set_xlim(min(latencies) / 3.2, max(latencies) * 3.2)
+    beside = max(3.2, (max(latencies) / min(latencies)) ** 0.45)  # room for the labels
+    axes.set_xlim(min(latencies) / beside, max(latencies) * beside)
 
     _draw_controls(axes, controls, report.controls_with_teacher)
     _draw_models(axes, report, quality)
+    for name in report.models.keys() - quality.keys():
+        _draw_speed_alone(axes, name, report.models[name])
     axes.set_xlabel("milliseconds a text, batch 1, median (log scale)")
     axes.set_ylabel(metric.replace("_", " "))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -166,6 +169,25 @@ def _draw_models(axes: Any, report: Report, quality: dict[str, Any]) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             zorder=5,
         )
+
+
+def _draw_speed_alone(axes: Any, name: str, model: dict[str, Any]) -> None:
+    x = model["latency_ms"]["batch_1"]["p50"]
+    # From above the line of controls that are off the scale.
+    axes.axvline(x, ymin=0.06, color=COLOURS[name], linewidth=1, linestyle=(0, (1, 3)), zorder=1)
+    axes.annotate(
+        f"{name}, not scored\n{x:.3g} ms, {_size(model['bytes'])}",
+        xy=(x, 0.5),
+        xycoords=("data", "axes fraction"),
+        xytext=(-8, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        color=COLOURS[name],
+        fontsize=9.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        zorder=5,
+    )
 
 
 def _size(count: int) -> str:

@@ -93,7 +93,7 @@ class Compare:
         test_sets: further test sets by name, each with the fields of `data` in which it differs; its split `train` is
             read. Rows that stand in the training data are left out.
         quote: whether `report.json`, which is published with the student, quotes the test texts on which teacher and
-            student differ most, beside their numbers.
+            student differ most, beside their numbers; and whether the card's usage reads a test text.
         resamples: of the bootstrap.
     """
 
@@ -245,6 +245,8 @@ class Recipe:
     @property
     def metrics(self) -> Sequence[str]:
         """The report's metrics, the one that selects the models first."""
+        if self.compare.metrics is None and self.data.problem_type == "regression":
+            return ("pearson", "spearman")
         return self.compare.metrics or TASKS[self.task].metrics
 
     @property
@@ -267,6 +269,9 @@ class Recipe:
             raise ValueError(
                 f"compare.more_seeds: expected seeds other than {self.seed}, each once; got {self.compare.more_seeds}."
             )
+        taken = {*self.data.label_columns, *self.data.text_columns, "label", "text", "text_pair", "words"}
+        if taken & set(self.compare.by):
+            raise ValueError(f"compare.by: {', '.join(sorted(taken & set(self.compare.by)))} is the text or its label.")
         fields = {part.name for part in dataclasses.fields(Data)} - {"minimum", "together"}
         for changes in self.compare.test_sets.values():
             for name in changes:

@@ -21,10 +21,11 @@ from datasets.fingerprint import Hasher
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, set_seed
 
-from hf_distill import columns, hub, metrics, rivals
+from hf_distill import columns, metrics, rivals
 from hf_distill.arguments import DistillationArguments
 from hf_distill.augment import augmented
-from hf_distill.data import Splits, load, load_further, near_duplicate_key, unlabelled
+from hf_distill.card import model_card
+from hf_distill.data import TEXTS, Splits, load, load_further, near_duplicate_key, unlabelled
 from hf_distill.export import export_onnx
 from hf_distill.label_map import check_label_map
 from hf_distill.matching import Matching
@@ -48,11 +49,13 @@ from hf_distill.trainer import DistillationTrainer
 from hf_distill.training import collator, training_arguments, validation
 
 SINGLE_LABEL = "single_label_classification"
+COMPARING = ("teacher_agreement", "teacher_kl")
+OF_CLASSES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "calibration_error")
 STEPS = ("teacher", "cache", "initialise", "distill", "controls", "seeds", "export", "compare")
 RESULTS = {
     "initialise": (".work/initial/carried.json",),
     "distill": ("student/model.safetensors",),
-    "controls": ("baseline/model.safetensors",),
+    "controls": ("baseline/model.safetensors", ".work/controls.json"),
     "compare": ("report.json", "student/README.md"),
 }
 
@@ -117,8 +120,15 @@ class _Run:
             raise ValueError(
                 "A recipe runs in one process, on all devices that it sees; for several processes use the trainer."
             )
-        for name in self.recipe.metrics:
-            metrics.load(name)
+        for number, name in enumerate(self.recipe.metrics):
+            metric = metrics.load(name)
+            if name in COMPARING or (number == 0 and not getattr(metric, "larger_is_better", True)):
+                raise ValueError(
+                    f"compare.metrics: {name} cannot stand {'first' if number == 0 else 'here'}. The first metric "
+                    "selects the models, so it grows with quality; agreement with the teacher is in the report anyway."
+                )
+            if name in OF_CLASSES and self.splits.problem_type == "regression":
+                raise ValueError(f"compare.metrics: {name} is about classes, and the label is a quantity. Use pearson.")
         unknown = set(self.recipe.compare.asked) - set(rivals.known_controls(self.task, self.splits.problem_type))
         if unknown:
             known = rivals.known_controls(self.task, self.splits.problem_type)
@@ -213,7 +223,11 @@ class _Run:
             **RESULTS,
             "teacher": ("teacher/model.safetensors",) if self.recipe.teacher.fine_tune else (),
             "cache": ("cache/fingerprint",) if self.hears_logits else (),
-            "seeds": tuple(f".work/seeds/{seed}/student/config.json" for seed in self.recipe.compare.more_seeds),
+            "seeds": tuple(
+                f".work/seeds/{seed}/{name}/config.json"
+                for seed in self.recipe.compare.more_seeds
+                for name in ("student", "baseline")
+            ),
         }
         there = all((self.folder / result).exists() for result in results.get(name, ()))
         if there and self.done.get(name, {}).get("fingerprint") == fingerprint:
@@ -237,7 +251,14 @@ class _Run:
         """A hash of all that each step's result depends on."""
         recipe, splits = self.recipe, self.splits
         parts = (splits.train, splits.unlabelled, splits.validation, splits.test, splits.fidelity)
-        data = Hasher.hash([recipe.task, self.classes, splits.problem_type, *(part.to_dict() for part in parts)])
+        # What the report alone reads does not make the models anew.
+        kept = [
+            part.select_columns([name for name in part.column_names if name in recipe.compare.by]) for part in parts
+        ]
+        read = [
+            part.select_columns([name for name in part.column_names if name not in recipe.compare.by]) for part in parts
+        ]
+        data = Hasher.hash([recipe.task, self.classes, splits.problem_type, *(part.to_dict() for part in read)])
         taught = recipe.teacher
         lesson = (taught.fine_tune, taught.max_length, taught.bf16)
         learnt = Hasher.hash([_contents(self.teacher_path), lesson, recipe.seed, data, recipe.metrics[0]])
@@ -252,7 +273,9 @@ class _Run:
         seeds = Hasher.hash([distill, recipe.compare.more_seeds])
         export = Hasher.hash([distill, dataclasses.asdict(recipe.export)])
         further = {name: part.to_dict() for name, part in self.further.items()}
-        report = Hasher.hash([controls, seeds, export, recipe.compare, further, recipe.teacher.floor, recipe.push])
+        report = Hasher.hash(
+            [controls, seeds, export, recipe.compare, kept[3].to_dict(), further, recipe.teacher.floor, recipe.push]
+        )
         steps = (teacher, cache, initialise, distill, controls, seeds, export, report)
         return {"learnt": learnt, "augment": augment, **dict(zip(STEPS, steps, strict=True))}
 
@@ -330,19 +353,26 @@ class _Run:
         if not self.recipe.student.from_teacher:
             return self.task.auto_class.from_config(config), {}
         student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
-        return (student, carried) if self.same_classes else self.with_new_head(student, carried)
+        if not self.same_classes:
+            return self.with_new_head(student, carried)
+        for name, value in self.head.items():  # a teacher's may be anonymous
+            setattr(student.config, name, value)
+        return student, carried
 
     def with_new_head(
         self, student: PreTrainedModel, carried: dict[str, str]
     ) -> tuple[PreTrainedModel, dict[str, str]]:
         """A student that answers in the data's classes, which are not its teacher's."""
         shapes = {name: parameter.shape for name, parameter in student.named_parameters()}
-        with tempfile.TemporaryDirectory() as folder:
-            student.save_pretrained(folder)
-            student = self.task.auto_class.from_pretrained(
-                folder, **self.head, dtype=torch.float32, ignore_mismatched_sizes=True
-            )
-        kept = {name for name, parameter in student.named_parameters() if parameter.shape == shapes[name]}
+        kept = set(shapes)
+        # By way of one class more: a head for equally many other classes would be taken for one of these.
+        for head in ({"num_labels": len(self.classes) + 1 + len(self.teacher_classes)}, self.head):
+            with tempfile.TemporaryDirectory() as folder:
+                student.save_pretrained(folder)
+                student = self.task.auto_class.from_pretrained(
+                    folder, **head, dtype=torch.float32, ignore_mismatched_sizes=True
+                )
+            kept &= {name for name, parameter in student.named_parameters() if parameter.shape == shapes[name]}
         return student, {name: source for name, source in carried.items() if name in kept}
 
     def _step_distill(self) -> None:
@@ -391,7 +421,7 @@ class _Run:
         """Train the student and its baseline again, from other seeds."""
         for seed in self.recipe.compare.more_seeds:
             for name in ("student", "baseline"):
-                self.once(f".work/seeds/{seed}/{name}", "seeds", functools.partial(self.trained_again, name, seed))
+                self.once(f".work/seeds/{seed}/{name}", "distill", functools.partial(self.trained_again, name, seed))
 
     def trained_again(self, name: str, seed: int) -> tuple[PreTrainedModel, Any]:
         """A student or a baseline from another seed, and its tokenizer."""
@@ -447,7 +477,7 @@ class _Run:
         report.save(self.folder / "student")
         self.recipe.save(self.folder / "recipe.yaml")
         push = self.recipe.push
-        hub.model_card(
+        model_card(
             report,
             self.folder / "student",
             student_name=(push.repo_id or f"{self.recipe.student.kind} student of {_name(self.recipe.teacher.model)}"),
@@ -457,13 +487,12 @@ class _Run:
             license=push.license,
             language=push.language or None,
             datasets=push.datasets or [_name(self.recipe.data.path)],
-            method={"temperature": 2.0, "soft_target_loss": "forward_kl", **self.recipe.stages[-1]},
+            fine_tuning=self.recipe.teacher.fine_tune,
+            stages=[{"temperature": 2.0, "soft_target_loss": "forward_kl", **stage} for stage in self.recipe.stages],
             carried=json.loads((self.work / "initial" / "carried.json").read_text()),
-            splits={
-                name: self.splits.counts[name] for name in ("train", "unlabelled", "validation", "test", "fidelity")
-            },
+            splits=run["rows"],
             reproduce="hf-distill run recipe.yaml",
-            example=next(rivals.texts_of(self.splits.test)),
+            example=self.example,
         )
         self.console.print(report.table())
 
@@ -616,6 +645,14 @@ class _Run:
         return made
 
     @property
+    def example(self) -> list[str]:
+        """What the card's usage reads: a text, a pair, or words; one of the test set only where it may be quoted."""
+        made: dict[str, Any] = {"text": "Some text", "text_pair": "Another text", "words": ["Some", "words", "."]}
+        row = self.splits.test[0] if self.recipe.compare.quote else made
+        names = TEXTS[: len(self.recipe.data.text_columns)]
+        return row["words"] if self.task.of_words else [row[name] for name in names]
+
+    @property
     def counts(self) -> dict[str, int]:
         """The rows of the data, and the words of the training sentences that were cut off."""
         counts = dict(self.splits.counts)
@@ -645,6 +682,13 @@ class _Run:
                 settings = dataclasses.replace(settings, masked_language_model=resolve(settings.masked_language_model))
             tokenizer = self.tokenizer(self.teacher_path)
             texts = augmented(rows["text"][:], settings, self.recipe.seed, tokenizer=tokenizer)
+            held = {
+                near_duplicate_key(text)
+                for part in (self.splits.validation, self.splits.test, self.splits.fidelity)
+                for text in part["text"]
+            }
+            made, texts = texts, [text for text in texts if near_duplicate_key(text) not in held]
+            self.console.print(f"  {len(texts):,} new texts; {len(made) - len(texts):,} were like held-out ones")
             kept = {"fingerprint": self.fingerprints["augment"], "texts": texts}
             self._write_json("augmented.json", kept)
         return datasets.concatenate_datasets([rows.select_columns(["text", "label"]), unlabelled(kept["texts"], rows)])
@@ -685,11 +729,13 @@ class _Run:
     def temperature(self) -> float:
         """At which the teacher's doubt fits the validation labels."""
         rows = self.with_live_logits(self.read(self.splits.validation))
-        logits = np.concatenate(
-            [np.asarray(row, dtype=np.float32).reshape(-1, len(self.classes)) for row in rows[columns.LOGITS]]
-        )
-        labels = np.concatenate([np.atleast_1d(row) for row in self.splits.validation["label"]])
-        found = calibration_temperature(logits, labels)
+        if self.recipe.teacher.label_map:
+            rows, _ = adjusted(rows, 1.0, self.recipe.teacher.label_map, self.teacher_classes, self.classes)
+        said = [np.asarray(row, dtype=np.float32).reshape(-1, len(self.classes)) for row in rows[columns.LOGITS]]
+        true = [np.atleast_1d(row) for row in self.splits.validation["label"]]
+        # Of a sentence that was cut off, the words that were read.
+        labels = np.concatenate([row[: len(answers)] for row, answers in zip(true, said, strict=True)])
+        found = calibration_temperature(np.concatenate(said), labels)
         self.console.print(f"  the teacher's temperature: {found:.3f}", highlight=False)
         return found
 

@@ -197,11 +197,13 @@ def _summary(folder: Path) -> str:
     metric, student, teacher = report.metrics[0], report.models["student"], report.models["teacher"]
     # A teacher of other classes has no quality here.
     known = [model["quality"][metric] for model in (student, teacher) if metric in model["quality"]]
-    said = [f"{each['value']:.4f} [{each['low']:.4f}, {each['high']:.4f}]" for each in known]
+    said = " against the teacher's ".join(
+        f"{each['value']:.4f} [{each['low']:.4f}, {each['high']:.4f}]" for each in known
+    )
     seeds = f", means of {report.seeds} seeds" if report.seeds > 1 else ""
     return (
         f"A student of {student['parameters']:,} parameters beside its teacher of {teacher['parameters']:,}. Measured "
-        f"on {report.examples:,} test examples: {metric.replace('_', ' ')} {' against the teacher\'s '.join(said)} "
+        f"on {report.examples:,} test examples: {metric.replace('_', ' ')} {said} "
         f"(95 % intervals{seeds}), {report.ratios['faster']:.3g} times as fast."
     )
 

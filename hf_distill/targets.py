@@ -128,7 +128,7 @@ def adjusted(
     teacher_classes: Sequence[str] = (),
     student_classes: Sequence[str] = (),
 ) -> tuple[datasets.Dataset, float]:
-    """The rows with their `teacher_logits` divided by a temperature, and through a label map.
+    """The rows with their `teacher_logits` through a label map, and then divided by a temperature.
 
     Args:
         rows: a row of logits each, or one a word.
@@ -144,11 +144,11 @@ def adjusted(
     def change(batch: dict[str, Any]) -> dict[str, Any]:
         made = []
         for row in batch[LOGITS]:
-            logits = np.asarray(row, dtype=np.float32) / temperature
+            logits = np.asarray(row, dtype=np.float32)
             if label_map:
                 logits, missing = mapped_logits(logits, label_map, teacher_classes, student_classes)
                 lost.extend(np.atleast_1d(missing > 0.5).tolist())
-            made.append(logits.tolist())
+            made.append((logits / temperature).tolist())
         return {LOGITS: made}
 
     others = rows.remove_columns(LOGITS)

@@ -97,11 +97,14 @@ def validation(
         values: dict[str, float] = {}
         for name in names:
             said, true = answers, labels
+            metric = metrics.load(name)
+            if getattr(metric, "reads_logits", False):
+                said = np.asarray(prediction.predictions)
             if name == "seqeval":
                 said, true = _named(answers, labels, classes)
             elif problem_type is None:
-                said, true = answers[labels != IGNORE_INDEX], labels[labels != IGNORE_INDEX]
-            values |= metrics.load(name).compute(predictions=said, references=true) or {}
+                said, true = said[labels != IGNORE_INDEX], labels[labels != IGNORE_INDEX]
+            values |= metric.compute(predictions=said, references=true) or {}
         return {name: float(value) for name, value in values.items()}
 
     return judge

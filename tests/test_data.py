@@ -292,3 +292,32 @@ def test_new_texts_have_no_label_of_any_kind(tmp_path):
         assert made.features == train.features
         label = np.array(made[0]["label"])
         assert np.isnan(label).all() if label.dtype.kind == "f" else label == -100
+
+
+def test_an_empty_label_is_no_class_called_none(tmp_path):
+    rows = [{"text": text, "label": ["None", "some", None][number % 3]} for number, (text, _, _) in enumerate(many(90))]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    splits = load(Data(str(path), test=10, validation=10))
+    assert splits.classes == ["None", "some"]
+    assert splits.counts["unlabelled"] == 30
+
+
+def test_documents_of_a_named_test_set_are_not_trained_on(tmp_path):
+    rows = tagged(60)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_tagged(folder / "train.jsonl", rows[:50])
+    with (folder / "test.jsonl").open("w") as file:
+        for words, tags in rows[50:]:
+            file.write(json.dumps({"words": words, "tags": tags, "doc": 3, "genre": "a"}) + "\n")
+    data = Data(str(folder), text="words", label="tags", together="doc", test="test", validation=5)
+    splits = load(data, task="token-classification", keep=["doc"])
+    assert 3 not in splits.train["doc"]
+    assert splits.counts["rows that share a doc with held-out ones, left out"] == 5
+
+
+def test_a_row_without_its_confidence_lends_its_text(tmp_path):
+    rows = [(text, label, "" if number % 4 == 0 else 0.5) for number, (text, label, _) in enumerate(many(80))]
+    splits = load(Data(write(tmp_path / "a.csv", rows), minimum={"confidence": 0}, test=10))
+    assert splits.counts["unlabelled"] == 20

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_distill import cache_teacher_outputs, measure, plot
+from hf_distill import cache_teacher_outputs, measure
 from hf_distill.report import Report, compare
 
 VOCABULARY = 40
@@ -437,16 +437,6 @@ def test_reports_of_the_first_release_are_still_read():
     assert report.models["student"]["quality"]["accuracy"]["value"] == 0.926667
     assert (report.seeds, report.errors, report.words) == (1, {}, {})
     assert report.table().row_count == 8
-
-
-def test_labels_of_a_picture_do_not_overlap():
-    places = plot.spread([0.3, 0.1, 0.31, 0.305], gap=0.1, low=0.0, high=1.0)
-    assert np.diff(sorted(places)).min() >= 0.1 - 1e-9
-    assert np.argsort(places).tolist() == np.argsort([0.3, 0.1, 0.31, 0.305]).tolist()
-    crowded = plot.spread([0.5] * 30, gap=0.1, low=0.0, high=1.0)
-    assert min(crowded) >= 0
-    assert max(crowded) <= 1 + 1e-9
-    assert plot.spread([], gap=0.1, low=0.0, high=1.0) == []
 
 
 def test_a_teacher_of_other_classes_is_only_timed(dataset):

@@ -95,7 +95,8 @@ def test_a_label_map_and_a_further_test_set(known):
         recipe(
             known,
             output_dir=str(known / "mapped"),
-            data={"path": str(answers), "labels": ["no", "yes"], "test": 60, "validation": 40},
+            data={"path": str(answers), "labels": ["yes", "no"], "test": 60, "validation": 40},
+            distill={"num_train_epochs": 6, "learning_rate": 1.0e-2, "disable_tqdm": True},
             teacher={"model": str(known / "polarity"), "label_map": {"bad": "no", "good": "yes"}, "calibrate": True},
             compare={
                 "resamples": 50,
@@ -107,6 +108,8 @@ def test_a_label_map_and_a_further_test_set(known):
     assert report is not None
     assert report.models["teacher"]["quality"]["accuracy"]["value"] > 0.8
     assert report.fidelity["agreement"] > 0.5
+    carried = json.loads((known / "mapped" / ".work" / "initial" / "carried.json").read_text())
+    assert not any("classifier" in name or "head" in name for name in carried)  # the teacher's classes stand otherwise
     assert set(report.test_sets) == {"more"}
     assert set(report.test_sets["more"]) >= {"teacher", "student", "baseline", "examples"}
 
@@ -147,6 +150,9 @@ def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
         ({"data__augment": {"texts": 5}, "data__text": ["a", "b"]}, "not of pairs or tagged sentences"),
         ({"compare__test_sets": {"a": {"pth": "b"}}}, r"compare\.test_sets: unknown key 'pth'\. Did you mean path"),
         ({"compare__more_seeds": [0, 1]}, r"compare\.more_seeds: expected seeds other than 0, each once"),
+        ({"compare__by": ["label"]}, r"compare\.by: label is the text or its label"),
+        ({"compare__metrics": ["calibration_error"]}, "calibration_error cannot stand first"),
+        ({"compare__metrics": ["accuracy", "teacher_kl"]}, "teacher_kl cannot stand here"),
         ({"compare__controls": ["crf_tagger"]}, "no crf_tagger here; there are majority_class"),
     ],
 )

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -146,6 +147,15 @@ def test_a_run_becomes_an_app_with_all_it_needs(run, tmp_path):
         assert figure in card.text
     assert write_space(run / "student") == space  # a run's student knows its teacher
     assert (space / "teacher").is_dir()
+
+
+def test_the_summary_of_several_seeds_and_of_a_teacher_of_other_classes(run):
+    report = Report.load(run)
+    report.models["teacher"]["quality"].clear()
+    replace(report, seeds=3).save(run / "student")
+    summary = json.loads((write_space(run) / "space.json").read_text())["summary"]
+    assert "accuracy 0.9100 [0.9000, 0.9200] (95 % intervals, means of 3 seeds), 16 times as fast." in summary
+    assert "against" not in summary
 
 
 def test_versions_are_those_that_are_tested(run):

@@ -1,0 +1,248 @@
+"""The tables of a model card: a report's figures and a training's settings in Markdown."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from hf_distill.arguments import Objective
+from hf_distill.report import Report
+
+MODELS = ("teacher", "student", "baseline")
+MOST_ROWS = 10
+# What is shown of a training's settings. The rest of transformers' arguments says where it ran, how it was logged, and
+# whose token it used.
+METHOD = (
+    "matching",
+    *(setting.name for setting in fields(Objective)),
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+)
+
+
+def results(report: Report) -> str:
+    """Everybody's quality, with intervals."""
+    rows = {**{name: report.models[name]["quality"] for name in by_rank(report.models)}, **report.controls}
+    used = {"teacher": "", "student": "yes", "baseline": "no"}
+    used |= {name: "yes" if name in report.controls_with_teacher else "no" for name in report.controls}
+    return table(
+        ["", "learned from the teacher", *(words(metric) for metric in report.metrics)],
+        [
+            [
+                f"**{name}**" if name == "student" else words(name),
+                used[name],
+                *(interval(quality[metric]) if metric in quality else "" for metric in report.metrics),
+            ]
+            for name, quality in rows.items()
+        ],
+    )
+
+
+def further_test_sets(report: Report) -> str | None:
+    """The first metric on the main test set and on the further ones; None without further ones."""
+    if not report.test_sets:
+        return None
+    metric, names = report.metrics[0], by_rank(report.models)
+    main = {"examples": report.examples, **report.models}
+    rows = []
+    for name, measured in [(None, main), *report.test_sets.items()]:
+        qualities = [measured.get(model, {}).get("quality", {}) for model in names]
+        said = (interval(quality[metric]) if metric in quality else "" for quality in qualities)
+        rows.append(["the main one" if name is None else code(name), f"{measured['examples']:,}", *said])
+    return table([f"test set, {words(metric)}", "examples", *names], rows)
+
+
+def breakdown(report: Report) -> str | None:
+    """The first metric by group, of each group the commonest `MOST_ROWS` values; None without groups."""
+    metric, names = report.metrics[0], _scored([part for parts in report.breakdown.values() for part in parts.values()])
+    ratio = any("error_ratio" in part for parts in report.breakdown.values() for part in parts.values())
+    rows = []
+    for group, parts in report.breakdown.items():
+        often = sorted(parts, key=lambda value: -_count(parts[value]))[:MOST_ROWS]
+        for value in (value for value in parts if value in often):
+            part = parts[value]
+            said = (part.get(model, {}).get(metric) for model in names)
+            rows.append(
+                [
+                    f"{words(group)}: {code(value)}",
+                    f"{_count(part):,} {'words' if 'words' in part else 'examples'}",
+                    *("" if value is None else f"{value:.4f}" for value in said),
+                    *([f"{part['error_ratio']:.3g}" if "error_ratio" in part else ""] if ratio else []),
+                ]
+            )
+    header = [words(metric), "", *map(words, names), *(["errors, student over teacher"] if ratio else [])]
+    return table(header, rows) if rows else None
+
+
+def per_class(report: Report) -> str | None:
+    """F1 of the commonest `MOST_ROWS` classes; None where there are no classes."""
+    if not report.per_class:
+        return None
+    names = _scored(list(report.per_class.values()))
+    often = sorted(report.per_class.items(), key=lambda item: -item[1]["support"])[:MOST_ROWS]
+    return table(
+        ["class, F1", "support", *map(words, names)],
+        [
+            [
+                code(name),
+                f"{scores['support']:,}",
+                *(f"{scores[model]['f1']:.4f}" if model in scores else "" for model in names),
+            ]
+            for name, scores in often
+        ],
+    )
+
+
+def speed(report: Report) -> str:
+    """Size, latency and throughput of the models."""
+    return table(
+        ["", "parameters", "weights file, bytes", "ms a text, p50", "p95", "texts a second, batch 32", "tokens a text"],
+        [
+            [
+                name,
+                f"{model['parameters']:,}",
+                f"{model['bytes']:,}",
+                f"{model['latency_ms']['batch_1']['p50']:.4g}",
+                f"{model['latency_ms']['batch_1']['p95']:.4g}",
+                f"{model['throughput']['batch_32']:,.0f}",
+                f"{model['tokens_per_text']:.4g}",
+            ]
+            for name, model in ((name, report.models[name]) for name in by_rank(report.models))
+        ],
+    )
+
+
+def ratios(report: Report) -> str | None:
+    """The student against its teacher; None without any."""
+    rows = []
+    for name, value in report.ratios.items():
+        inside = report.ratio_intervals.get(name)
+        rows.append([words(name), f"{value:.4g}" + (f" [{inside['low']:.4g}, {inside['high']:.4g}]" if inside else "")])
+    return table(["student against teacher", "ratio, larger is better"], rows) if rows else None
+
+
+def method(trainings: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The settings that `METHOD` names, of several trainings side by side; None without any.
+
+    >>> print(method({"student": {"temperature": 2.0, "hub_token": "hf_secret"}}))
+    | setting | student |
+    | --- | --- |
+    | `temperature` | 2.0 |
+    """
+    shown = [name for name in METHOD if any(name in settings for settings in trainings.values())]
+    if not shown:
+        return None
+    return table(
+        ["setting", *trainings],
+        [
+            [f"`{name}`", *(setting(settings[name]) if name in settings else "" for settings in trainings.values())]
+            for name in shown
+        ],
+    )
+
+
+def setting(value: Any) -> str:
+    """A setting's value, of a matching its kind and its own settings.
+
+    >>> setting([{"kind": "hidden_state", "layers": {-1: -1}, "weight": 0.3}])
+    'hidden_state, layers {-1: -1}, weight 0.3'
+    """
+    if isinstance(value, list | tuple):
+        return "; ".join(setting(each) for each in value)
+    if isinstance(value, Mapping) and "kind" in value:
+        rest = (f"{name} {each}" for name, each in value.items() if name != "kind")
+        return without_folders(", ".join([str(value["kind"]), *rest]))
+    return without_folders(str(value))
+
+
+def carried(sources: Mapping[str, str]) -> str | None:
+    """Which weights came from where; None without any."""
+    if not sources:
+        return None
+    return table(
+        ["student", "from the teacher"], [[f"`{name}`", without_folders(source)] for name, source in sources.items()]
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    r"""A table in Markdown, a row a line.
+
+    >>> print(table(["tag", "word"], [["NN", "a|b"]]))
+    | tag | word |
+    | --- | --- |
+    | NN | a\|b |
+    """
+    lines = [header, ["---"] * len(header), *(map(_cell, row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def interval(quality: Mapping[str, float], form: str = ".4f") -> str:
+    """A value and its interval, if it has one, in a format of Python's.
+
+    >>> interval({"value": 0.5, "low": 0.25, "high": 0.75}), interval({"value": 0.5}, "+.2f")
+    ('0.5000 [0.2500, 0.7500]', '+0.50')
+    """
+    inside = f" [{quality['low']:{form}}, {quality['high']:{form}}]" if "low" in quality else ""
+    return f"{quality['value']:{form}}{inside}"
+
+
+def words(name: str) -> str:
+    """A name as a reader says it."""
+    return name.replace("_", " ")
+
+
+def code(name: str) -> str:
+    """A name out of the data as it is, whatever Markdown would make of it.
+
+    >>> print(code("*"), code("``"))
+    `*` ``` `` ```
+    """
+    text = " ".join(without_folders(name).split()) or "(empty)"
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def without_folders(text: str) -> str:
+    """A text in which absolute paths are cut to their last name: a card is no place for somebody's home folder.
+
+    >>> without_folders("hf-distill run /home/me/project/recipe.yaml --from https://example.org/a/b")
+    'hf-distill run recipe.yaml --from https://example.org/a/b'
+    """
+    return re.sub(r"(?<![\w:/.~\\])(?:~|[A-Za-z]:)?[/\\](?=\S)(?:[^\s'\"/\\|]+[/\\])*([^\s'\"/\\|]*)", r"\1", text)
+
+
+def by_rank(names: Iterable[str]) -> list[str]:
+    """Names of models and controls in the order of reading; a saved report has them by the alphabet.
+
+    >>> by_rank(["baseline", "crf_tagger", "student", "teacher"])
+    ['teacher', 'student', 'baseline', 'crf_tagger']
+    """
+    names = list(names)
+    return [*(name for name in MODELS if name in names), *(name for name in names if name not in MODELS)]
+
+
+def _scored(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whose figures are in some parts of a report."""
+    return by_rank(dict.fromkeys(name for part in parts for name, value in part.items() if isinstance(value, Mapping)))
+
+
+def _count(part: Mapping[str, Any]) -> int:
+    return int(part.get("words", part.get("examples", 0)))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
