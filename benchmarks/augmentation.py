@@ -48,7 +48,8 @@ from hf_distill import (
 )
 from hf_distill.augment import Augment, augmented
 from hf_distill.columns import is_output, is_teacher_column
-from hf_distill.data import Data, load
+from hf_distill.data import Data
+from hf_distill.labelled_data import load
 from hf_distill.measure import has_fast_bf16, predict_classes
 from hf_distill.sources import resolve
 from hf_distill.tokenising import tokenise

@@ -13,12 +13,18 @@ The parts, each of which can be named to run it alone; its results replace those
   processor is fast at it, and the bytes a token of real logits.
 - `memory`: peak memory of a pass over 10,000, 100,000 and 1,000,000 made-up rows, a process each.
 - `reading`: the share of a cached step of a language model that is spent on reading the teacher's columns. Limit: 5 %.
-- `epochs`: ten epochs on tweets by hf_distill, TextBrewer 0.2.1 and a hand-written loop with everything in memory: one
-  teacher, student, batch, optimizer, float32, taking turns. Limits: TextBrewer takes 4 times as long as a cache pass
-  and ten epochs, 6 times as long as the ten epochs; the hand-written loop at least 1/1.05.
+- `epochs`: ten epochs on tweets by hf_distill, TextBrewer 0.2.1, `Trainer` without a teacher and a hand-written loop
+  with everything in memory: one teacher, student, batches, fused AdamW, clipping, constant schedule, taking turns; in
+  float32, and with a teacher in bfloat16 on both sides. The hand-written loop makes its batches of the rows anew each
+  epoch, as a loop that shuffles must; once more it keeps the batches of the first. Limits: TextBrewer takes 4 times as
+  long as a cache pass and ten epochs, 6 times as long as the ten epochs; the hand-written loop at least 1/1.05.
+
+Beside other work, `--processor-time` counts the seconds that the processor spent on this process, with
+OMP_NUM_THREADS=1: those of a clock would be about the other work.
 """
 
 import argparse
+import copy
 import json
 import logging
 import os
@@ -29,6 +35,7 @@ import tempfile
 import threading
 import time
 import types
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
@@ -46,6 +53,8 @@ from transformers import (
     DataCollatorWithPadding,
     LlamaConfig,
     LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
     set_seed,
 )
 
@@ -59,7 +68,8 @@ from hf_distill import (
     losses,
 )
 from hf_distill.columns import TeacherColumnsCollator
-from hf_distill.data import Data, load
+from hf_distill.data import Data
+from hf_distill.labelled_data import load
 from hf_distill.measure import environment, has_fast_bf16, peak_memory
 from hf_distill.sources import resolve
 from hf_distill.tokenising import tokenise
@@ -125,7 +135,7 @@ def measure_pass(options: argparse.Namespace) -> dict:
     found: dict[str, float] = {"tokens": blocks.numel()}
     for dtype in ("float32", "bfloat16") if has_fast_bf16() else ("float32",):
         with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
+            start = options.clock()
             cache_teacher_outputs(
                 rows,
                 teacher,
@@ -135,7 +145,7 @@ def measure_pass(options: argparse.Namespace) -> dict:
                 batch_size=4,
                 bf16=dtype == "bfloat16",
             )
-            found[f"tokens_a_second_{dtype}"] = round(blocks.numel() / (time.perf_counter() - start), 1)
+            found[f"tokens_a_second_{dtype}"] = round(blocks.numel() / (options.clock() - start), 1)
             shard = Path(folder) / "shard-00000.arrow"
             datasets.Dataset.from_file(str(shard)).to_parquet(f"{folder}/shard.parquet")
             found["bytes_a_token_arrow"] = round(shard.stat().st_size / blocks.numel(), 1)
@@ -233,10 +243,10 @@ def measure_reading(options: argparse.Namespace) -> dict:
     collate = transformers.default_data_collator
 
     def fetch(data: datasets.Dataset) -> float:
-        collator, start = TeacherColumnsCollator(collate), time.perf_counter()
+        collator, start = TeacherColumnsCollator(collate), options.clock()
         for first in range(0, len(data), 8):
             collator(data.__getitems__(list(range(first, first + 8))))
-        return (time.perf_counter() - start) / steps
+        return (options.clock() - start) / steps
 
     with tempfile.TemporaryDirectory() as folder:
         made = cache_teacher_outputs(
@@ -246,9 +256,9 @@ def measure_reading(options: argparse.Namespace) -> dict:
         student = LSTMStudentForCausalLM(LSTMStudentConfig(vocab_size=words, bidirectional=False))
         arguments = DistillationArguments(**quiet(f"{folder}/out", 8, steps), temperature=1.0)
         trainer = DistillationTrainer(student, arguments, train_dataset=made, data_collator=collate)
-        start = time.perf_counter()
+        start = options.clock()
         trainer.train()
-        step = (time.perf_counter() - start) / steps
+        step = (options.clock() - start) / steps
     reading = statistics.median(taken["with"]) - statistics.median(taken["without"])
     return {"ms_reading_a_step": 1000 * reading, "ms_a_step": 1000 * step, "share": round(reading / step, 4)}
 
@@ -287,44 +297,64 @@ def measure_epochs(options: argparse.Namespace) -> dict:
         )
     )
     number, batch, epochs = options.rows or 2048, 32, 10
+    steps = epochs * -(-number // batch)
     rows = tokenise(splits.train.select(range(number)), tokenizer, max_length=128).remove_columns("token_type_ids")
     collate = DataCollatorWithPadding(tokenizer)
-    # A plain dict: TextBrewer takes apart whatever else.
-    loader = torch.utils.data.DataLoader(rows, batch_size=batch, collate_fn=lambda each: dict(collate(each)))
+    halved = copy.deepcopy(teacher).to(torch.bfloat16) if has_fast_bf16() else None
+
+    def loader(rows: Iterable) -> torch.utils.data.DataLoader:
+        # A plain dict: TextBrewer takes apart whatever else.
+        return torch.utils.data.DataLoader(rows, batch_size=batch, collate_fn=lambda each: dict(collate(each)))
+
+    def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)  # as Trainer's own
 
     def student() -> LSTMStudentForSequenceClassification:
         set_seed(0)
         return LSTMStudentForSequenceClassification(LSTMStudentConfig(vocab_size=len(tokenizer), num_labels=2))
 
     def ours(folder: str, bf16: bool = False) -> dict[str, float]:
-        start = time.perf_counter()
+        start = options.clock()
         made = cache_teacher_outputs(
             rows, teacher, task="text-classification", output_dir=f"{folder}/cache", dtype="float32", bf16=bf16
         )
-        middle = time.perf_counter()
-        arguments = DistillationArguments(**quiet(f"{folder}/out", batch, epochs * -(-number // batch)))
+        middle = options.clock()
+        arguments = DistillationArguments(**quiet(f"{folder}/out", batch, steps))
         DistillationTrainer(student(), arguments, train_dataset=made, data_collator=collate).train()
-        return {"pass": middle - start, "epochs": time.perf_counter() - middle}
+        return {"pass": middle - start, "epochs": options.clock() - middle}
 
-    def by_hand(folder: str) -> dict[str, float]:
-        """Everything in memory, batches and logits, and the barest loop."""
-        start = time.perf_counter()
+    def without_teacher(folder: str) -> dict[str, float]:
+        start = options.clock()
+        arguments = TrainingArguments(**quiet(f"{folder}/out", batch, steps))
+        Trainer(student(), arguments, train_dataset=rows, data_collator=collate).train()
+        return {"pass": 0.0, "epochs": options.clock() - start}
+
+    def by_hand(keeps_batches: bool) -> dict[str, float]:
+        """Rows and logits in memory, and the barest loop."""
+        start = options.clock()
         with torch.no_grad():
-            kept = [(each, teacher(each["input_ids"], each["attention_mask"]).logits) for each in loader]
-        middle = time.perf_counter()
+            said = [teacher(each["input_ids"], each["attention_mask"]).logits for each in loader(rows)]
+        middle = options.clock()
+        logits_of = torch.cat(said).tolist()
+        kept: Iterable = loader([{**row, "teacher_logits": logits_of[number]} for number, row in enumerate(rows)])
+        kept = list(kept) if keeps_batches else kept
         model = student().train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+        optimizer = optimizer_of(model)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
         for _ in range(epochs):
-            for each, said in kept:
+            for each in kept:
                 logits = model(each["input_ids"], each["attention_mask"]).logits
-                soft = F.kl_div((logits / 2).log_softmax(-1), (said / 2).softmax(-1), reduction="batchmean") * 4
-                (0.5 * F.cross_entropy(logits, each["labels"]) + 0.5 * soft).backward()
+                soft = F.kl_div(
+                    (logits / 2).log_softmax(-1), (each["teacher_logits"] / 2).softmax(-1), reduction="batchmean"
+                )
+                (0.5 * F.cross_entropy(logits, each["labels"]) + 0.5 * 4 * soft).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
+                schedule.step()
                 optimizer.zero_grad()
-        return {"pass": middle - start, "epochs": time.perf_counter() - middle}
+        return {"pass": middle - start, "epochs": options.clock() - middle}
 
-    def textbrewer(folder: str, caching: bool) -> dict[str, float]:
+    def textbrewer(folder: str, teacher: torch.nn.Module, caching: bool = False) -> dict[str, float]:
         from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
         def adapt(inputs, outputs) -> dict:
@@ -343,21 +373,24 @@ def measure_epochs(options: argparse.Namespace) -> dict:
             adapt,
             adapt,
         )
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-        start = time.perf_counter()
+        optimizer = optimizer_of(model)
+        start = options.clock()
         with distiller:
-            distiller.train(optimizer, loader, num_epochs=epochs, max_grad_norm=1.0, callback=None)
-        return {"pass": 0.0, "epochs": time.perf_counter() - start}
+            distiller.train(optimizer, loader(rows), num_epochs=epochs, max_grad_norm=1.0, callback=None)
+        return {"pass": 0.0, "epochs": options.clock() - start}
 
     use_textbrewer()
     ways = {
         "hf_distill": ours,
-        "textbrewer": lambda folder: textbrewer(folder, caching=False),
-        "textbrewer with its cache": lambda folder: textbrewer(folder, caching=True),
-        "by hand": by_hand,
+        "by hand": lambda folder: by_hand(keeps_batches=False),
+        "by hand, batches kept": lambda folder: by_hand(keeps_batches=True),
+        "Trainer without a teacher": without_teacher,
+        "textbrewer": lambda folder: textbrewer(folder, teacher),
+        "textbrewer with its cache": lambda folder: textbrewer(folder, teacher, caching=True),
     }
-    if has_fast_bf16():
+    if halved is not None:
         ways["hf_distill, teacher in bfloat16"] = lambda folder: ours(folder, bf16=True)
+        ways["textbrewer, teacher in bfloat16"] = lambda folder: textbrewer(folder, halved)
     rounds = []
     for _ in range(options.rounds):
         rounds.append({})
@@ -366,13 +399,14 @@ def measure_epochs(options: argparse.Namespace) -> dict:
                 rounds[-1][name] = way(folder)
     ratios = {}
     for name in ways:
-        for against in ("hf_distill", "hf_distill, teacher in bfloat16"):
-            if against in ways and name != against:
-                whole = [sum(each[name].values()) / sum(each[against].values()) for each in rounds]
-                there = [sum(each[name].values()) / each[against]["epochs"] for each in rounds]
-                ratios[f"{name} / {against}"] = {"pass included": spread(whole), "cache exists": spread(there)}
-    bare = [each["hf_distill"]["epochs"] / each["by hand"]["epochs"] for each in rounds]
-    ratios["hf_distill / by hand, epochs alone"] = spread(bare)
+        if name.startswith("textbrewer"):
+            against = "hf_distill" + name.removeprefix("textbrewer").removeprefix(" with its cache")
+            whole = [sum(each[name].values()) / sum(each[against].values()) for each in rounds]
+            there = [sum(each[name].values()) / each[against]["epochs"] for each in rounds]
+            ratios[f"{name} / {against}"] = {"pass included": spread(whole), "cache exists": spread(there)}
+    for name in ("by hand", "by hand, batches kept", "Trainer without a teacher"):
+        bare = [each["hf_distill"]["epochs"] / each[name]["epochs"] for each in rounds]
+        ratios[f"hf_distill / {name}, epochs alone"] = spread(bare)
     seconds = {
         name: {part: round(statistics.median(each[name][part] for each in rounds), 2) for part in ("pass", "epochs")}
         for name in ways
@@ -388,7 +422,9 @@ class ReadsNoLabels(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids, attention_mask, labels=None):
-        return self.model(input_ids=input_ids, attention_mask=attention_mask)
+        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        outputs.logits = outputs.logits.float()
+        return outputs
 
 
 def use_textbrewer() -> None:
@@ -416,9 +452,11 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all of them if none is named")
     parser.add_argument("--rows", type=int, help="fewer rows, to try it out")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processor-time", action="store_true", help="for a machine that has other work too")
     parser.add_argument("--output", help="JSON file")
     parser.add_argument("--pass-over", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.clock = time.process_time if options.processor_time else time.perf_counter
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if options.pass_over:
@@ -426,7 +464,10 @@ def main() -> None:
     path = Path(options.output) if options.output else None
     results = json.loads(path.read_text()) if path and path.exists() else {}
     for part in options.parts or PARTS:
-        results[part] = {**PARTS[part](options), "threads": torch.get_num_threads()}
+        found = PARTS[part](options)
+        if part in ("pass", "reading", "epochs"):
+            found["seconds_of"] = "the processor" if options.processor_time else "the clock"
+        results[part] = {**found, "threads": torch.get_num_threads()}
         print(json.dumps({part: results[part]}, indent=2), flush=True)
     results["environment"] = environment(torch.device("cpu"))
     if path:

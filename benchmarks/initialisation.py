@@ -31,7 +31,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill.data import Data, Splits, load
+from hf_distill.data import Data
+from hf_distill.labelled_data import Splits, load
 from hf_distill.sources import resolve
 from hf_distill.students import LSTMStudentConfig, lstm, student_from_teacher, student_tokenizer
 from hf_distill.students.transformer import TransformerStudentConfig

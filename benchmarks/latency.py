@@ -30,8 +30,8 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from hf_distill.data import load
 from hf_distill.export import export_onnx
+from hf_distill.labelled_data import load
 from hf_distill.measure import count_parameters, weights_bytes
 from hf_distill.recipe import Recipe
 from hf_distill.sources import resolve

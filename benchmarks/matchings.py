@@ -31,7 +31,8 @@ from hf_distill import (
     cache_teacher_outputs,
     student_from_teacher,
 )
-from hf_distill.data import Data, load
+from hf_distill.data import Data
+from hf_distill.labelled_data import load
 from hf_distill.tokenising import tokenise
 
 LAST = {-1: -1}

@@ -52,7 +52,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill.data import Data, load
+from hf_distill.data import Data
+from hf_distill.labelled_data import load
 from hf_distill.sources import resolve
 from hf_distill.students import student_from_teacher, transformer
 from hf_distill.students.transformer import TransformerStudentConfig

@@ -34,7 +34,8 @@ from hf_distill import (
     LSTMStudentForSequenceClassification,
     cache_teacher_outputs,
 )
-from hf_distill.data import Data, load
+from hf_distill.data import Data
+from hf_distill.labelled_data import load
 from hf_distill.sources import resolve
 from hf_distill.tokenising import tokenise
 

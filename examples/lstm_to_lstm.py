@@ -29,7 +29,8 @@ from hf_distill import (
     student_from_teacher,
     student_tokenizer,
 )
-from hf_distill.data import Data, load
+from hf_distill.data import Data
+from hf_distill.labelled_data import load
 from hf_distill.measure import has_fast_bf16
 from hf_distill.sources import resolve
 from hf_distill.tokenising import tokenise

@@ -7,6 +7,7 @@ functions of scikit-learn and seqeval remain the definition: the tests hold thes
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -116,6 +117,39 @@ def span_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -
     return csr_matrix(np.array(rows, dtype=np.float64).reshape(-1, 3))
 
 
+def of_texts(kind: str) -> "Additive":
+    """A corpus metric of sacrebleu by the statistics of each text, as its own significance tests resample them.
+
+    Args:
+        kind: `BLEU` or `CHRF`.
+    """
+
+    def metric() -> Any:
+        return getattr(optional("sacrebleu.metrics", "generation"), kind)()
+
+    def counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
+        found = metric()._extract_corpus_statistics(predictions.tolist(), [references.tolist()])
+        return csr_matrix(np.array(found, dtype=np.float64))
+
+    def value(totals: np.ndarray) -> np.ndarray:
+        score = metric()._compute_score_from_stats
+        return np.array([score(total).score for total in totals.round().astype(np.int64).tolist()])
+
+    return Additive(counts, value)
+
+
+def bit_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
+    """The bits and the UTF-8 bytes of each text.
+
+    Args:
+        predictions: (texts,) nats.
+        references: (texts,) of str, or their numbers of bytes.
+        items: each one an example.
+    """
+    sizes = [len(text.encode()) if isinstance(text, str) else text for text in references.tolist()]
+    return csr_matrix(np.stack([predictions / np.log(2), np.array(sizes, dtype=np.float64)], axis=1))
+
+
 def by_class(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hits, predicted and true counts apart.
 
@@ -162,6 +196,10 @@ def _span_f1(totals: np.ndarray) -> np.ndarray:
     return divide(2 * hits, said + true)[:, 0]
 
 
+def _bits_per_byte(totals: np.ndarray) -> np.ndarray:
+    return divide(totals[:, 0], totals[:, 1])
+
+
 def _faultless(totals: np.ndarray) -> np.ndarray:
     return divide(totals[:, -2], totals[:, -1])
 
@@ -177,6 +215,9 @@ ADDITIVE: dict[str, Additive] = {
     "macro_f1": Additive(class_counts, _macro_f1),
     "matthews_correlation": Additive(class_counts, _matthews_correlation),
     "seqeval": Additive(span_counts, _span_f1),
+    "sacrebleu": of_texts("BLEU"),
+    "chrf": of_texts("CHRF"),
+    "bits_per_byte": Additive(bit_counts, _bits_per_byte),
 }
 OF_ROWS: dict[str, Additive] = {
     "accuracy": Additive(row_counts, _faultless),

@@ -14,14 +14,14 @@ from tqdm.auto import tqdm
 
 from hf_distill import columns
 from hf_distill.cached_columns import Layout, Values, in_order
-from hf_distill.tasks import IGNORE_INDEX, TASKS
+from hf_distill.tasks import IGNORE_INDEX, TASKS, decoder_inputs
 from hf_distill.teacher import LiveTeacher
 
 PIECE = 2**25  # logits that are compressed at once
 
 MARKS = {
     "token-classification": (columns.TEACHER_WORD_STARTS, columns.WORD_STARTS, "labels"),
-    "translation": (columns.PREFIX + "labels", "labels"),
+    "translation": (columns.TEACHER_LABELS, "labels"),
 }
 
 
@@ -45,8 +45,14 @@ class Asker:
         self._started = time.perf_counter()
         self._tokens = 0
 
-    def __call__(self, rows: datasets.Dataset, progress: tqdm) -> dict[str, Values]:
-        """The columns of some rows, in their order; batches are of rows of one length as far as possible."""
+    def __call__(self, rows: datasets.Dataset, first: int, progress: tqdm) -> dict[str, Values]:
+        """The columns of some rows, in their order; batches are of rows of one length as far as possible.
+
+        Args:
+            rows: some that follow each other.
+            first: the number of the first one, to name a row by.
+            progress: of the pass.
+        """
         wanted = [
             name
             for name in rows.column_names
@@ -58,8 +64,9 @@ class Asker:
         name = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in wanted else "input_ids"
         lengths = np.array([len(ids) for ids in rows[name]])
         if (lengths == 0).any():
+            empty = first + int((lengths == 0).nonzero()[0][0])
             raise ValueError(
-                "A row of the stream has no tokens: there is nothing to ask the teacher. Filter such rows."
+                f"Row {empty} of the stream has no tokens: there is nothing to ask the teacher. Filter such rows."
             )
         order = np.argsort(-lengths, kind="stable")  # longest first: too little memory shows at once
         answers: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
@@ -68,9 +75,8 @@ class Asker:
             for start in range(0, len(order), self.batch_size):
                 indices = order[start : start + self.batch_size]
                 read = rows[indices]
-                answers.append(
-                    self._answer([dict(zip(read, row, strict=True)) for row in zip(*read.values(), strict=True)])
-                )
+                examples = [dict(zip(read, row, strict=True)) for row in zip(*read.values(), strict=True)]
+                answers.append(self._answer(examples, first + indices))
                 self._report(int(lengths[indices].sum()), len(indices), progress)
         found = {}
         for name in answers[0]:
@@ -90,15 +96,14 @@ class Asker:
         progress.update(rows)
 
     @torch.no_grad()
-    def _answer(self, examples: list[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """For each column the items of a batch and how many each row has."""
+    def _answer(self, examples: list[dict[str, Any]], numbers: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """For each column the items of a batch, whose rows have these numbers, and how many each row has."""
         inputs = [self._inputs(example) for example in examples]
         collated: dict[str, Tensor] = self.collate(inputs)
         batch: dict[str, Any] = {name: value.to(self.teacher.device) for name, value in collated.items()}
         if self.task == "translation":
             labels = batch.pop("labels")
-            member: Any = self.teacher.members[0]
-            batch["decoder_input_ids"] = member.prepare_decoder_input_ids_from_labels(labels=labels)
+            batch["decoder_input_ids"] = decoder_inputs(self.teacher.members[0], labels)
         extra = {"use_cache": False} if "use_cache" in self.teacher.arguments else {}
         if self.layout.hidden_layers:
             extra["output_hidden_states"] = True
@@ -108,13 +113,14 @@ class Asker:
         offsets = [_offset(ids, row[read]) for ids, row in zip(padded, inputs, strict=True)]
         everywhere = [np.arange(len(row[read])) for row in inputs]
         heard = [self._heard(example, where) for example, where in zip(examples, everywhere, strict=True)]
-        found = self._columns(answer["logits"], heard, offsets, self._compressed_logits)
+        found = self._columns(answer["logits"], heard, offsets, numbers, self.layout.logits)
         for layer in self.layout.hidden_layers:
             of = "decoder_hidden_states" if self.task == "translation" else "hidden_states"
             states = answer[of]
             if layer >= len(states):
                 raise ValueError(f"hidden_layers: the teacher has layers 0 to {len(states) - 1}, got {layer}.")
-            found |= self._columns(states[layer], everywhere, offsets, functools.partial(self.layout.hidden, layer))
+            compress = functools.partial(self.layout.hidden, layer)
+            found |= self._columns(states[layer], everywhere, offsets, numbers, compress)
         return found
 
     def _inputs(self, example: dict[str, Any]) -> dict[str, Any]:
@@ -134,33 +140,38 @@ class Asker:
         values = np.asarray(example[str(name)])
         return np.flatnonzero(values != IGNORE_INDEX if name == "labels" else values == 1)
 
-    def _compressed_logits(self, logits: Tensor) -> dict[str, np.ndarray]:
-        if logits.isnan().any() or (logits == torch.inf).any():
-            raise ValueError(
-                "The teacher returned NaN or infinity for rows of this shard. A teacher in half precision may "
-                "overflow: load it with dtype=torch.float32 or pass bf16=True. Finished shards are kept."
-            )
-        return self.layout.logits(logits)
-
     def _columns(
         self,
         outputs: Tensor,
         heard: list[Any],
         offsets: list[int],
+        numbers: np.ndarray,
         compress: Callable[[Tensor], dict[str, np.ndarray]],
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The compressed outputs (batch, [length,] width) at the positions that are heard."""
         if heard[0] is None:
             counts = np.ones(len(heard), dtype=np.int64)
-            pieces = [compress(outputs.float())]
+            chosen: Iterable[tuple[np.ndarray, Tensor]] = [(np.arange(len(heard)), outputs)]
         else:
             counts = np.array([len(where) for where in heard])
             rows = torch.from_numpy(np.repeat(np.arange(len(heard)), counts))
             places = torch.from_numpy(np.concatenate([o + w for o, w in zip(offsets, heard, strict=True)]))
             size = max(1, PIECE // outputs.shape[-1])
             at = list(zip(rows.split(size), places.split(size), strict=True))
-            pieces = [compress(outputs[row.to(outputs.device), place.to(outputs.device)].float()) for row, place in at]
+            chosen = ((row.numpy(), outputs[row.to(outputs.device), place.to(outputs.device)]) for row, place in at)
+        pieces = [compress(_usable(items.float(), numbers[row])) for row, items in chosen]
         return {name: (np.concatenate([piece[name] for piece in pieces]), counts) for name in pieces[0]}
+
+
+def _usable(items: Tensor, numbers: np.ndarray) -> Tensor:
+    """The items (items, width) themselves, which belong to the rows of these numbers: (items,)."""
+    strange = ~(items.amax(dim=-1) < torch.inf)  # NaN is greater than any number, and smaller than none
+    if strange.any():
+        raise ValueError(
+            f"The teacher returned NaN or infinity for row {numbers[strange.cpu().numpy()].min()}. A teacher in half "
+            "precision may overflow: load it with dtype=torch.float32 or pass bf16=True. Finished shards are kept."
+        )
+    return items
 
 
 def _offset(padded: Tensor, row: list[int]) -> int:

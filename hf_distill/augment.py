@@ -86,6 +86,7 @@ def augmented(
     tokenizer: PreTrainedTokenizerBase | None = None,
     masked_language_model: MaskedLanguageModel | None = None,
     counts: dict[str, int] | None = None,
+    sources: list[int] | None = None,
 ) -> list[str]:
     """New texts, made from old ones.
 
@@ -100,6 +101,7 @@ def augmented(
             student's, where `student_tokenizer` made it, knows the same one. Not needed with `mask=0`.
         masked_language_model: in place of the one that the settings name, where it is loaded already.
         counts: receives how much was made and left out, each with its reason.
+        sources: receives, for each new text, the number of the old one that it was made from.
     Returns:
         (settings.texts,) None is empty, or nothing but masks.
     Raises:
@@ -112,7 +114,10 @@ def augmented(
     """
     source = _Source(texts, settings, seed, [] if tokenizer is None else [tokenizer], masked_language_model)
     made = source.draw(epoch, counts if counts is not None else {})
-    return list(tqdm(made, total=settings.texts, desc="Augment", unit=" texts", delay=5))
+    found = list(tqdm(made, total=settings.texts, desc="Augment", unit=" texts", delay=5))
+    if sources is not None:
+        sources.extend(number for number, _ in found)
+    return [text for _, text in found]
 
 
 class FreshTexts(IterableDataset):
@@ -166,7 +171,7 @@ class FreshTexts(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for text in itertools.islice(self._source.draw(int(self._epoch), {}), first, None, step):
+        for _, text in itertools.islice(self._source.draw(int(self._epoch), {}), first, None, step):
             yield self._encode(text)
 
     def _encode(self, text: str) -> dict[str, Any]:
@@ -182,12 +187,13 @@ class _Draft:
 
     Args:
         old: with one word at least.
+        source: the number of the old text.
         settings: see `Augment`.
         generator: this draft's own.
     """
 
-    def __init__(self, old: Text, settings: Augment, generator: np.random.Generator) -> None:
-        self.old = old
+    def __init__(self, old: Text, source: int, settings: Augment, generator: np.random.Generator) -> None:
+        self.old, self.source = old, source
         self.generator = generator
         number = len(old.words)
         draws = generator.random(number).tolist()
@@ -251,7 +257,8 @@ class _Source:
         self.mask = _mask_token(tokenizers) if settings.mask > 0 else ""
         self.keys = {_key(text) for text in texts}
         split = [Text(text) for text in texts]
-        self.old = [text for text in split if text.words]
+        self.numbers = [number for number, text in enumerate(split) if text.words]
+        self.old = [split[number] for number in self.numbers]
         self.wordless = len(split) - len(self.old)
         if not self.old:
             raise ValueError(f"Expected texts to make new ones from, got {len(split)} without a word in them.")
@@ -263,8 +270,8 @@ class _Source:
             elif self.model is None:
                 self.model = Neighbours(self.old)
 
-    def draw(self, epoch: int, counts: dict[str, int]) -> Iterator[str]:
-        """The new texts of an epoch, with `counts` filled on the way."""
+    def draw(self, epoch: int, counts: dict[str, int]) -> Iterator[tuple[int, str]]:
+        """The new texts of an epoch, each after the number of its old one, with `counts` filled on the way."""
         wanted = self.settings.texts
         seen = set(self.keys) if self.settings.distinct else set()
         counts |= dict.fromkeys(
@@ -293,7 +300,7 @@ class _Source:
                 counts["words masked"] += len(draft.masked)
                 counts["words replaced"] += len(changes)
                 counts["words without another to replace them, kept"] += len(draft.replaced) - len(changes)
-                yield text
+                yield draft.source, text
                 if counts["augmented texts"] == wanted:
                     return
         raise ValueError(
@@ -308,11 +315,11 @@ class _Source:
         """
         places = self._places(epoch)
         while True:
-            drafts = [
+            drafts = []
+            for turn, index in itertools.islice(places, BLOCK):
                 # 0 in the last place is the order's own.
-                _Draft(self.old[index], self.settings, np.random.default_rng((self.seed, epoch, turn, index + 1)))
-                for turn, index in itertools.islice(places, BLOCK)
-            ]
+                generator = np.random.default_rng((self.seed, epoch, turn, index + 1))
+                drafts.append(_Draft(self.old[index], self.numbers[index], self.settings, generator))
             proposals: list[list[Proposals]] = [[] for _ in drafts]
             if self.model is not None:
                 proposals = self.model.propose([draft.old for draft in drafts], [draft.replaced for draft in drafts])

@@ -163,7 +163,8 @@ class Bridge(nn.Module):
     def _places(self, inputs: Mapping[str, Any], read: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The positions that are not padding and where words start, on one side."""
         if self.task.name == "translation":
-            return inputs["labels"] != IGNORE_INDEX, None
+            theirs = read is not inputs and columns.TEACHER_LABELS in inputs
+            return inputs[columns.TEACHER_LABELS if theirs else "labels"] != IGNORE_INDEX, None
         own = read is not inputs and columns.teacher_inputs(inputs)
         word_starts = inputs.get(columns.TEACHER_WORD_STARTS if own else columns.WORD_STARTS)
         mask = read.get("attention_mask")

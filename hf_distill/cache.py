@@ -271,10 +271,10 @@ class _Pass:
             for number in missing:
                 window = self.ask.batch_size * WINDOW
                 parts = (
-                    dataset.select(range(start, min(start + window, ends[number])))
+                    (start, dataset.select(range(start, min(start + window, ends[number]))))
                     for start in range(starts[number], ends[number], window)
                 )
-                tables = (self._table(part, progress, keep_rows=False) for part in parts)
+                tables = (self._table(start, part, progress, keep_rows=False) for start, part in parts)
                 self._write_shard(number, tables)
         self.crew.wait()
         cached = self._load(paths)
@@ -299,7 +299,7 @@ class _Pass:
                 elif self._is_whole(path, None):
                     self._compare(path, hashed, progress)
                 else:
-                    tables = (self._table(part, progress, keep_rows=True) for part in hashed)
+                    tables = (self._table(start, part, progress, keep_rows=True) for start, part in hashed)
                     self._write_shard(number, tables)
                 number += 1
         self.crew.wait()
@@ -370,10 +370,10 @@ class _Pass:
         both = [dataset.select(row_of_answer), cached.remove_columns(ROW_HASH)]
         return datasets.concatenate_datasets(both, axis=1).select(answer_of_row)
 
-    def _compare(self, path: Path, parts: Iterator[datasets.Dataset], progress: tqdm) -> None:
+    def _compare(self, path: Path, parts: Iterator[tuple[int, datasets.Dataset]], progress: tqdm) -> None:
         shard = _hashes(datasets.Dataset.from_file(str(path)))
         start = 0
-        for part in parts:
+        for _, part in parts:
             now = row_hashes(part, self.read)
             before = shard[start : start + len(now)]
             if not np.array_equal(now, before):
@@ -401,8 +401,8 @@ class _Pass:
         with tqdm(total=total, initial=done, desc="Teacher", unit=" rows", disable=self.crew.number > 0) as progress:
             yield progress
 
-    def _table(self, rows: datasets.Dataset, progress: tqdm, keep_rows: bool) -> pa.Table:
-        found = self.ask(rows, progress)
+    def _table(self, first: int, rows: datasets.Dataset, progress: tqdm, keep_rows: bool) -> pa.Table:
+        found = self.ask(rows, first, progress)
         found[ROW_HASH] = Values(row_hashes(rows, self.read), None)
         return table(found, rows.data.table if keep_rows else None, rows.features if keep_rows else {})
 
@@ -451,9 +451,11 @@ def _ends_well(path: Path) -> bool:
         return file.read() == b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
-def _remember(found: list[np.ndarray], part: datasets.Dataset, hashes: np.ndarray) -> datasets.Dataset:
+def _remember(found: list[np.ndarray], part: datasets.Dataset, hashes: np.ndarray) -> tuple[int, datasets.Dataset]:
+    """Some rows of a stream after the number of the first, with their hashes put to those of the rows before."""
+    first = sum(map(len, found))
     found.append(hashes)
-    return part
+    return first, part
 
 
 class _Windows:

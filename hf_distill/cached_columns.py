@@ -101,7 +101,7 @@ class Layout:
             return self._numbers(columns.LOGITS, logits)
         kept, ids = logits.topk(self.top_k, dim=-1)
         # The rest itself, rather than the whole without the top: their difference would cancel.
-        rest = (logits / self.temperature).scatter(-1, ids, -torch.inf).logsumexp(-1)
+        rest = (logits / self.temperature).scatter_(-1, ids, -torch.inf).logsumexp(-1)
         return {
             **self._numbers(columns.TOP_K_LOGITS, kept),
             columns.TOP_K_IDS: ids.cpu().numpy().astype(id_type(logits.shape[-1])),

@@ -10,11 +10,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_distill import card_tables as tables
-from hf_distill.card_tables import interval, without_folders, words
+from hf_distill.card_tables import interval, words
 from hf_distill.hub import is_hub_id
+from hf_distill.privacy import without_folders
 from hf_distill.report import Report
 from hf_distill.tasks import TASKS
 
+OPERATIONS = "Operations are those of the matrix products, a multiplication and an addition being two."
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
@@ -62,7 +64,8 @@ def model_card(
     )
     on_hub = is_hub_id(teacher)
     shown_teacher = f"[{teacher}](https://huggingface.co/{teacher})" if on_hub else f"`{Path(teacher).name}`"
-    labels = config.get("id2label") or {}
+    # transformers names two classes of every model, of those that write too.
+    labels = {} if TASKS[report.task].writes else config.get("id2label") or {}
     onnx = sorted((folder / "onnx").glob("model*.onnx"))
     of_words = TASKS[report.task].of_words
     card = ModelCard.from_template(
@@ -71,6 +74,7 @@ def model_card(
         student_name=student_name,
         task=report.task,
         of_words=of_words,
+        writes=TASKS[report.task].writes,
         summary=_summary(report, shown_teacher),
         load_from=json.dumps(repo_id or folder.name),
         on_hub=repo_id is not None,
@@ -92,6 +96,8 @@ def model_card(
         most=tables.MOST_ROWS,
         picture="report.png" if (folder / "report.png").exists() else None,
         speed=tables.speed(report),
+        by_length=tables.by_length(report),
+        exported=tables.exported(report),
         conditions=_conditions(report),
         ratios=tables.ratios(report),
         warnings=report.warnings,
@@ -268,6 +274,7 @@ def _conditions(report: Report) -> str:
     return (
         f"On {where}, {threads}, torch {env['torch']}, transformers {env['transformers']}; {env['calls_timed']} calls "
         f"on {env['texts_timed']} test texts, tokenisation excluded: {env['timing']}."
+        + (f" {OPERATIONS}" if "flops_per_text" in report.models["student"] else "")
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from hf_distill.arguments import Objective
+from hf_distill.privacy import without_folders
 from hf_distill.report import Report
 
 MODELS = ("teacher", "student", "baseline")
@@ -38,6 +39,7 @@ def results(report: Report) -> str:
     """Everybody's quality, with intervals."""
     rows = {**{name: report.models[name]["quality"] for name in by_rank(report.models)}, **report.controls}
     used = {"teacher": "", "student": "yes", "baseline": "no"}
+    used |= {"untuned_teacher": "is it, before its adaptation"} if "untuned_teacher" in report.models else {}
     used |= {name: "yes" if name in report.controls_with_teacher else "no" for name in report.controls}
     return table(
         ["", "learned from the teacher", *(words(metric) for metric in report.metrics)],
@@ -108,30 +110,95 @@ def per_class(report: Report) -> str | None:
 
 
 def speed(report: Report) -> str:
-    """Size, latency and throughput of the models."""
+    """Size, latency and throughput of the models, and of the student's ONNX files; what they compute, where counted."""
+    rows = [(name, report.models[name]) for name in by_rank(report.models)]
+    rows += [(f"student, onnx {kind}", measured) for kind, measured in report.onnx.items()]
+    counted = any("flops_per_text" in model for _, model in rows)
+    header = [
+        "",
+        "parameters",
+        "weights file, bytes",
+        "ms a text, p50",
+        "p95",
+        "texts a second, batch 32",
+        "tokens a text",
+    ]
     return table(
-        ["", "parameters", "weights file, bytes", "ms a text, p50", "p95", "texts a second, batch 32", "tokens a text"],
+        [*header, *(["million operations a text", "a token"] if counted else [])],
         [
             [
                 name,
-                f"{model['parameters']:,}",
+                f"{model['parameters']:,}" if "parameters" in model else "",
                 f"{model['bytes']:,}",
                 f"{model['latency_ms']['batch_1']['p50']:.4g}",
                 f"{model['latency_ms']['batch_1']['p95']:.4g}",
                 f"{model['throughput']['batch_32']:,.0f}",
                 f"{model['tokens_per_text']:.4g}",
+                *(_millions(model.get(f"flops_per_{what}")) for what in ("text", "token") if counted),
             ]
-            for name, model in ((name, report.models[name]) for name in by_rank(report.models))
+            for name, model in rows
+        ],
+    )
+
+
+def by_length(report: Report) -> str | None:
+    """Latency and throughput by batch size and length of the texts; None where they were not measured apart."""
+    if not report.speed:
+        return None
+    header = [
+        "texts",
+        "texts a call",
+        "",
+        "tokens",
+        "ms a call, p50",
+        "p95",
+        "texts a second",
+        "faster than the teacher",
+    ]
+    return table(
+        header,
+        [
+            [
+                row["length"],
+                str(row["batch"]),
+                row["model"] if row["runtime"] == "torch" else f"{row['model']}, {row['runtime']}",
+                "{}-{}".format(*row["tokens"]),
+                f"{row['p50_ms']:.4g}",
+                f"{row['p95_ms']:.4g}",
+                f"{row['per_second']:,.0f}",
+                interval(row["faster"], ".3g") if "faster" in row else "",
+            ]
+            for row in report.speed
+        ],
+    )
+
+
+def exported(report: Report) -> str | None:
+    """What the ONNX files are worth beside the student in torch; None without any."""
+    if not report.onnx:
+        return None
+    rows = {"torch": report.models["student"], **{f"onnx {kind}": of for kind, of in report.onnx.items()}}
+    # The same against the teacher in torch, which for the student itself the report has at its top.
+    compared = {"torch": (report.ratios, report.ratio_intervals)}
+    compared |= {f"onnx {kind}": (of["ratios"], of["ratio_intervals"]) for kind, of in report.onnx.items()}
+    names = ("lighter", "faster", "throughput")
+    return table(
+        ["the student in", "same answers as in torch", *map(words, report.metrics), *names],
+        [
+            [
+                name,
+                f"{of['agreement']:.4f}" if "agreement" in of else "",
+                *(interval(of["quality"][metric]) if metric in of["quality"] else "" for metric in report.metrics),
+                *(_ratio(each, *compared[name]) for each in names),
+            ]
+            for name, of in rows.items()
         ],
     )
 
 
 def ratios(report: Report) -> str | None:
     """The student against its teacher; None without any."""
-    rows = []
-    for name, value in report.ratios.items():
-        inside = report.ratio_intervals.get(name)
-        rows.append([words(name), f"{value:.4g}" + (f" [{inside['low']:.4g}, {inside['high']:.4g}]" if inside else "")])
+    rows = [[words(name), _ratio(name, report.ratios, report.ratio_intervals)] for name in report.ratios]
     return table(["student against teacher", "ratio, larger is better"], rows) if rows else None
 
 
@@ -216,15 +283,6 @@ def code(name: str) -> str:
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
-def without_folders(text: str) -> str:
-    """A text in which absolute paths are cut to their last name: a card is no place for somebody's home folder.
-
-    >>> without_folders("hf-distill run /home/me/project/recipe.yaml --from https://example.org/a/b")
-    'hf-distill run recipe.yaml --from https://example.org/a/b'
-    """
-    return re.sub(r"(?<![\w:/.~\\])(?:~|[A-Za-z]:)?[/\\](?=\S)(?:[^\s'\"/\\|]+[/\\])*([^\s'\"/\\|]*)", r"\1", text)
-
-
 def by_rank(names: Iterable[str]) -> list[str]:
     """Names of models and controls in the order of reading; a saved report has them by the alphabet.
 
@@ -233,6 +291,15 @@ def by_rank(names: Iterable[str]) -> list[str]:
     """
     names = list(names)
     return [*(name for name in MODELS if name in names), *(name for name in names if name not in MODELS)]
+
+
+def _millions(count: float | None) -> str:
+    return "" if count is None else f"{count / 1e6:.3g}"
+
+
+def _ratio(name: str, values: Mapping[str, float], intervals: Mapping[str, Mapping[str, float]]) -> str:
+    """A ratio with its interval, where there are any."""
+    return interval({"value": values[name], **intervals.get(name, {})}, ".4g") if name in values else ""
 
 
 def _scored(parts: Sequence[Mapping[str, Any]]) -> list[str]:

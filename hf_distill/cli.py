@@ -29,9 +29,14 @@ def main(words: Sequence[str] | None = None) -> int:
         "--only", metavar="STEP", help="stop after teacher, cache, initialise, distill, export or controls"
     )
     push = commands.add_parser("push", help="publish a student's folder on the Hub")
-    push.add_argument("folder", help="the student's folder, with its model card")
+    push.add_argument("folder", help="the student's folder, with its model card; a recipe.yaml beside it goes along")
     push.add_argument("--repo-id", required=True, help="user/name on the Hub")
     push.add_argument("--public", action="store_true", help="visible to others; private otherwise")
+    push.add_argument(
+        "--with-cache",
+        action="store_true",
+        help="publish the teacher's outputs too, from the cache beside the folder, as REPO_ID-teacher-outputs",
+    )
     space = commands.add_parser("space", help="write an app that shows teacher and student side by side")
     space.add_argument("folder", help="of a finished run, or of a student")
     space.add_argument("--output", metavar="DIR", help="the app's folder; by default space, beside the student's")
@@ -46,10 +51,14 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         # Imported here so that --help answers at once.
         if arguments.command == "push":
-            from hf_distill.hub import push as push_folder
+            from hf_distill import hub
 
-            address = push_folder(arguments.folder, arguments.repo_id, private=not arguments.public)
-            sys.stdout.write(f"{address}\n")
+            private = not arguments.public
+            if arguments.with_cache:
+                hub.check_cache(arguments.folder)  # before anything is published
+            sys.stdout.write(f"{hub.push(arguments.folder, arguments.repo_id, private=private)}\n")
+            if arguments.with_cache:
+                sys.stdout.write(f"{hub.push_cache(arguments.folder, arguments.repo_id, private=private)}\n")
         elif arguments.command == "space":
             from hf_distill.space import push_space, write_space
 

@@ -19,8 +19,9 @@ SOFT_TARGETS = (LOGITS, TOP_K_LOGITS, TOP_K_IDS, TAIL)
 PREFIX = "teacher_"
 WORD_STARTS = "word_starts"
 TEACHER_WORD_STARTS = PREFIX + WORD_STARTS
+TEACHER_LABELS = PREFIX + "labels"  # the teacher's own tokens that are targets, where its vocabulary is another one
 
-IGNORED = -100  # in a column of word starts: special tokens and padding
+IGNORED = -100  # in labels and word starts: special tokens, padding and whatever else does not count
 
 
 def is_output(name: str) -> bool:
@@ -34,15 +35,15 @@ def is_teacher_column(name: str) -> bool:
 
 
 def teacher_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The teacher's own inputs in a batch or a row, under the names its tokenizer gave them.
+    """The teacher's own inputs in a batch or a row, under the names its tokenizer gave them; labels are none.
 
-    >>> teacher_inputs({"input_ids": [1], "teacher_input_ids": [2], "teacher_logits": [0.5]})
+    >>> teacher_inputs({"input_ids": [1], "teacher_input_ids": [2], "teacher_labels": [3], "teacher_logits": [0.5]})
     {'input_ids': [2]}
     """
     return {
         name.removeprefix(PREFIX): value
         for name, value in batch.items()
-        if name.startswith(PREFIX) and not is_output(name) and name != TEACHER_WORD_STARTS
+        if name.startswith(PREFIX) and not is_output(name) and name not in (TEACHER_WORD_STARTS, TEACHER_LABELS)
     }
 
 
@@ -127,8 +128,9 @@ class TeacherColumnsCollator:
         pad_id: the teacher's pad token id.
         of_words: whether cached outputs are one row a word, for tagging, rather than one a position.
         per_position: whether labels stand at positions; else two dimensions of them are classes.
+        in_decoder: whether the positions with labels are those of a decoder, rather than those of `input_ids`.
     Raises:
-        ValueError: rows changed inside the collator, or cached outputs of other words than a row has.
+        ValueError: rows changed inside the collator, or cached outputs of other words or targets than a row has.
     """
 
     def __init__(
@@ -138,12 +140,14 @@ class TeacherColumnsCollator:
         pad_id: int = 0,
         of_words: bool = False,
         per_position: bool = True,
+        in_decoder: bool = False,
     ) -> None:
         self.collator = collator
         self.processing_class = processing_class
         self.pad_id = pad_id
         self.of_words = of_words
         self.per_position = per_position
+        self.in_decoder = in_decoder
         self._checked = False
 
     def __getattr__(self, name: str) -> Any:
@@ -164,10 +168,14 @@ class TeacherColumnsCollator:
         inputs = [teacher_inputs(row) for row in rows]
         if inputs[0]:
             batch |= {PREFIX + name: value for name, value in self._pad_inputs(inputs).items()}
+        if TEACHER_LABELS in names and self.per_position and not self.of_words:
+            batch[TEACHER_LABELS] = self._pad_labels(rows, batch)
         for name in names:
             if self.of_words and name in SOFT_TARGETS:
                 batch[name] = self._stack_words(rows, name)
             elif name in (WORD_STARTS, TEACHER_WORD_STARTS) or (is_output(name) and not name.endswith(SCALE)):
+                if TEACHER_LABELS in batch and name in SOFT_TARGETS:
+                    self._check_targets(rows, name)
                 batch[name] = self._stack([numbers(row, name) for row in rows], name, batch)
         return batch
 
@@ -183,22 +191,45 @@ class TeacherColumnsCollator:
             for name in rows[0]
         }
 
+    def _pad_labels(self, rows: list[dict[str, Any]], batch: dict[str, Any]) -> Tensor:
+        """The teacher's labels, at the positions of its logits."""
+        labels = [torch.as_tensor(row[TEACHER_LABELS]).clone() for row in rows]
+        length = max(map(len, labels))
+        if not self.in_decoder:
+            for row in labels:
+                row[:1] = IGNORED  # nothing comes before it to say it, unless padding on the left would
+        if not self.in_decoder and PREFIX + "input_ids" in batch:
+            if any(len(row[TEACHER_LABELS]) != len(row[PREFIX + "input_ids"]) for row in rows):
+                raise ValueError(
+                    f"{TEACHER_LABELS} must have one entry a token of {PREFIX}input_ids, {IGNORED} where it is no "
+                    "target, since a causal model's targets are among what it reads; got rows of other lengths."
+                )
+            length = batch[PREFIX + "input_ids"].shape[1]
+        return torch.stack([_pad_to(row, length, self._teacher_side, IGNORED) for row in labels])
+
+    @property
+    def _teacher_side(self) -> str:
+        # A decoder reads its labels moved by one: padding on their left would come between.
+        return "right" if self.in_decoder else getattr(self.processing_class, "padding_side", "right")
+
     def _stack(self, tensors: list[Tensor], name: str, batch: dict[str, Any]) -> Tensor:
         """One column of a batch; a column with a row a position takes the length and the side of what it belongs to."""
         of_positions = tensors[0].dim() > 1 or name in (WORD_STARTS, TEACHER_WORD_STARTS, TAIL, TOP_K_IDS, TOP_K_LOGITS)
         if not of_positions or tensors[0].dim() == 0:
             return torch.stack(tensors)
+        side = self._teacher_side
         if name == TEACHER_WORD_STARTS:  # with cached outputs there may be no inputs of the teacher to line up with
-            positions, tokenizer = batch.get(PREFIX + "input_ids", torch.empty(1, 0)), self.processing_class
+            positions = batch.get(PREFIX + "input_ids", torch.empty(1, 0))
+        elif TEACHER_LABELS in batch and name != WORD_STARTS:
+            positions = batch[TEACHER_LABELS]
         elif name.startswith(HIDDEN) and PREFIX + "input_ids" in batch:  # at the positions that the teacher read
-            positions, tokenizer = batch.get(PREFIX + "labels", batch[PREFIX + "input_ids"]), self.processing_class
+            positions = batch[PREFIX + "input_ids"]
         else:
             labels = batch.get("labels")
             at_labels = self.per_position and labels is not None and labels.dim() > 1
             positions = labels if at_labels else batch["input_ids"]
-            tokenizer = getattr(self.collator, "tokenizer", None)
+            side = getattr(getattr(self.collator, "tokenizer", None), "padding_side", "right")
         length = max(*(len(tensor) for tensor in tensors), positions.shape[1])
-        side = getattr(tokenizer, "padding_side", "right")
         fill = IGNORED if name in (WORD_STARTS, TEACHER_WORD_STARTS) else 0
         return torch.stack([_pad_to(tensor, length, side, fill) for tensor in tensors])
 
@@ -213,6 +244,14 @@ class TeacherColumnsCollator:
         shape = next((tensor.shape[1:] for tensor in said if len(tensor)), torch.Size())
         # A sentence without words has an empty list, which knows nothing of classes.
         return pad_sequence([tensor if len(tensor) else tensor.new_zeros(0, *shape) for tensor in said], True)
+
+    def _check_targets(self, rows: list[dict[str, Any]], name: str) -> None:
+        for row in rows:
+            if len(row[name]) != len(row[TEACHER_LABELS]):
+                raise ValueError(
+                    f"{name} has {len(row[name])} entries for {len(row[TEACHER_LABELS])} of {TEACHER_LABELS}: a cache "
+                    "holds one a position of the teacher's. Make it with cache_teacher_outputs on these very rows."
+                )
 
     def _check_rows(self, originals: list[Any], batch: dict[str, Any]) -> None:
         if originals[0] is None or "input_ids" not in batch:

@@ -126,7 +126,7 @@ class GreedyTranslator:
                     f"Expected {file}, which is not there. Write it with export_onnx(student, {str(folder)!r}"
                     f"{', int8=True' * quantized}); only sequence-to-sequence students have an encoder and a decoder."
                 )
-        self.encoder, self.decoder = (_session(file, threads) for file in files)
+        self.encoder, self.decoder = (open_session(file, threads) for file in files)
         self.ids = json.loads(self.decoder.get_modelmeta().custom_metadata_map[DECODING])
 
     def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray, max_new_tokens: int = 128) -> np.ndarray:
@@ -378,7 +378,7 @@ def _compare(graph: Graph, file: Path, exactly: bool = True) -> None:
     Raises:
         ValueError: they are not.
     """
-    session = _session(file, torch.get_num_threads())
+    session = open_session(file, torch.get_num_threads())
     for batch, length in CHECKED:
         for left in (False, True):
             inputs = graph.example(batch, length, left)
@@ -446,7 +446,16 @@ def _move(staged: Path, folder: Path, stale: Sequence[str]) -> dict[str, Path]:
     return written
 
 
-def _session(file: Path, threads: int | None) -> Any:
+def open_session(file: str | Path, threads: int | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` of a file, on the processor.
+
+    Args:
+        file: that `export_onnx` wrote.
+        threads: that it may use. None: onnxruntime's choice.
+    Raises:
+        ImportError: onnxruntime is missing.
+    """
+    _require("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

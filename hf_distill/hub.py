@@ -1,11 +1,19 @@
 """The way to the Hub: one commit with everything a user needs and nothing else."""
 
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+import datasets
+import yaml
+from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
+
+from hf_distill.privacy import shareable
 
 NEEDED = ("config.json", "model.safetensors", "README.md")
 # Training state, caches and logs; training_args.bin and the logs would also give away paths and the machine's name.
@@ -28,12 +36,33 @@ NOT_PUSHED = (
     "*.tmp",
     "*.lock",
 )
+# The card of a pushed cache.
+OUTPUTS = """# What a teacher said
+
+The outputs ({columns}) of the teacher of [{student}](https://huggingface.co/{student}), one row for each text that it
+was asked about, and none of the texts. `provenance.json` tells which teacher and which options; `row_hash` is a hash of
+the tokens that it read. To put the outputs to the same tokenised rows:
+
+```python
+from datasets import concatenate_datasets, load_dataset
+from hf_distill.provenance import row_hashes
+
+outputs = load_dataset({dataset}, split="train")
+place = {{row_hash: number for number, row_hash in enumerate(outputs["row_hash"])}}
+# The columns that the teacher reads, in the order of their names; its own tokens are in teacher_input_ids.
+hashes = row_hashes(rows, ["attention_mask", "input_ids"])
+answers = outputs.select([place[each] for each in hashes.tolist()]).remove_columns("row_hash")
+rows = concatenate_datasets([rows, answers], axis=1)
+```
+"""
 
 
 def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
     """Publish a student in one commit; training state and names that start with "_" or "." stay behind.
 
-    Files that are there already are not sent again: pushing what is published makes no commit.
+    Files that are there already are not sent again: pushing what is published makes no commit. The usage in the card
+    that is sent loads the student from `repo_id`, and the `recipe.yaml` that a run left beside the folder goes along,
+    see `privacy.shareable`; the files on disk stay as they are.
 
     Args:
         folder: with `config.json`, `model.safetensors` and `README.md`.
@@ -53,13 +82,108 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
             f"{folder} is not a finished student: {', '.join(missing)} is missing. Save the model there with "
             "save_pretrained, and write its card with hf_distill.card.model_card."
         )
+    made = {"README.md": addressed((folder / "README.md").read_text(encoding="utf-8"), repo_id)}
+    recipe = folder.resolve().parent / "recipe.yaml"
+    if recipe.is_file():
+        content = shareable(yaml.safe_load(recipe.read_text(encoding="utf-8")))
+        made["recipe.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return publish(
-        folder, repo_id, message="Add the distilled student, its report and its card", private=private, token=token
+        folder,
+        repo_id,
+        message="Add the distilled student, its report and its card",
+        private=private,
+        token=token,
+        made=made,
     )
 
 
+def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Publish the teacher's answers that a run left beside a student, as the data set `<repo_id>-teacher-outputs`.
+
+    They are the answers and a hash of each row's inputs, without texts; the card of the data set tells how to put them
+    to the same rows again. A second push replaces the first.
+
+    Args:
+        folder: of the student; `cache` stands beside it.
+        repo_id: of the student.
+        private: only where the repository is made.
+        token: None: the one that `hf auth login` stored.
+    Returns:
+        The address of the data set.
+    Raises:
+        ValueError: there is no cache.
+        OSError: the Hub refused or broke off; one line that says what to do.
+    """
+    cache = check_cache(folder)
+    shards = sorted(cache.rglob("shard-*.arrow"))
+    answers = datasets.concatenate_datasets([datasets.Dataset.from_file(str(shard)) for shard in shards])
+    to = f"{repo_id}-teacher-outputs"
+    with _told(to):
+        api = HfApi(token=token)
+        answers.push_to_hub(to, private=private, token=token, commit_message="Add the teacher's outputs")
+        card = DatasetCard.load(to, token=token)
+        card.text = OUTPUTS.format(student=repo_id, dataset=json.dumps(to), columns=", ".join(answers.column_names))
+        records = {file.relative_to(cache).as_posix(): file for file in sorted(cache.rglob("provenance.json"))}
+        additions = [CommitOperationAdd("README.md", str(card).encode())]
+        additions += [CommitOperationAdd(name, file) for name, file in records.items()]
+        api.create_commit(to, additions, commit_message="Say where they come from", repo_type="dataset")
+    return f"{api.endpoint}/datasets/{to}"
+
+
+def check_cache(folder: str | Path) -> Path:
+    """The teacher's cache beside a student.
+
+    Args:
+        folder: of the student.
+    Raises:
+        ValueError: there is none.
+    """
+    cache = Path(folder).resolve().parent / "cache"
+    if not any(cache.rglob("shard-*.arrow")):
+        raise ValueError(
+            f"Expected the teacher's cache in {cache}, where a recipe's run leaves it; there is none. Push without it, "
+            "or from the folder of the run."
+        )
+    return cache
+
+
+def addressed(card: str, repo_id: str) -> str:
+    """A model card whose usage loads the student from the Hub; cards that hf_distill did not write stay as they are.
+
+    Args:
+        card: of a student, which names a folder or another repository.
+        repo_id: where the student will be.
+
+    >>> card = "---\\ntags:\\n- hf_distill\\n---\\n```python\\npipeline('a', 'student')\\n```".replace("'", '"')
+    >>> addressed(card, "me/x").splitlines()[-2]
+    'pipeline("a", "me/x")'
+    """
+    if "hf_distill" not in (ModelCard(card, ignore_metadata_errors=True).data.get("tags") or []):
+        return card
+    return re.sub(r"```python\n.*?```", lambda snippet: _from_hub(snippet[0], json.dumps(repo_id)), card, flags=re.S)
+
+
+def _from_hub(snippet: str, repo_id: str) -> str:
+    snippet = re.sub(
+        r'(from_pretrained\(|hf_hub_download\(|pipeline\("[\w-]+", )"[^"]*"', lambda call: call[1] + repo_id, snippet
+    )
+    downloaded = re.sub(
+        r'InferenceSession\("[^"]*?/?(onnx/[^"/]+)"\)', rf'InferenceSession(hf_hub_download({repo_id}, "\1"))', snippet
+    )
+    if downloaded != snippet:
+        downloaded = downloaded.replace("```python\n", "```python\nfrom huggingface_hub import hf_hub_download\n", 1)
+    return downloaded
+
+
 def publish(
-    folder: str | Path, repo_id: str, *, message: str, private: bool = False, token: str | None = None, **kind: Any
+    folder: str | Path,
+    repo_id: str,
+    *,
+    message: str,
+    private: bool = False,
+    token: str | None = None,
+    made: Mapping[str, str] | None = None,
+    **kind: Any,
 ) -> str:
     """Make a repository if it is missing, and send a folder to it in one commit, without what `NOT_PUSHED` names.
 
@@ -69,6 +193,7 @@ def publish(
         message: title of the commit.
         private: only where the repository is made.
         token: None: the one that `hf auth login` stored.
+        made: texts that are sent under these names, in place of such files or beside the others.
         kind: `repo_type` of anything but a model, and for a Space its `space_sdk`.
     Returns:
         The address of the commit, or of the last one where nothing is new.
@@ -79,17 +204,27 @@ def publish(
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     # Not upload_folder: since huggingface_hub 2.4 it may cut a folder into several commits, and between two of them the
     # Hub would offer a student without its code or its card.
+    contents: dict[str, Any] = {
+        name: folder / name for name in filter_repo_objects(files, ignore_patterns=list(NOT_PUSHED))
+    }
+    contents |= {name: text.encode() for name, text in (made or {}).items()}
     additions = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name)
-        for name in filter_repo_objects(files, ignore_patterns=list(NOT_PUSHED))
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(contents.items())
     ]
     api = HfApi(token=token)
-    try:
+    with _told(repo_id):
         api.create_repo(repo_id, private=private, exist_ok=True, **kind)
         commit = api.create_commit(repo_id, additions, commit_message=message, repo_type=kind.get("repo_type"))
+    return commit.commit_url
+
+
+@contextmanager
+def _told(repo_id: str) -> Iterator[None]:
+    """What the Hub refuses, in one line."""
+    try:
+        yield
     except (HTTPError, RuntimeError) as error:  # RuntimeError: what huggingface_hub wraps a failed file's error in
         raise OSError(f"{repo_id}: {_why_refused(error)}") from error
-    return commit.commit_url
 
 
 def is_hub_id(name: str) -> bool:

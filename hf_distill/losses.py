@@ -390,6 +390,57 @@ def top_k_forward_kl(
     return _kl(teacher_classes.log_softmax(-1), student_classes.log_softmax(-1)) * temperature**2
 
 
+def top_k_universal_logit_distance(
+    student_logits: Tensor, teacher_top_k_logits: Tensor, teacher_tail: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """L1 distance of k + 1 probabilities, {each of the sorted top k, everything else}, times temperature.
+
+    The teacher's top k keep their exact probabilities. How the rest is shared out was not kept, so its mass as a whole
+    meets that of all but the student's own top k. Never more than `universal_logit_distance`, less by at most
+    2 × temperature × the smaller of the two rests, and equal to it where the tail is -inf.
+
+    Args:
+        student_logits: (..., student vocabulary), unnormalised.
+        teacher_top_k_logits: (..., k), unnormalised, not divided by the temperature; receives no gradient.
+        teacher_tail: (...), log-sum-exp of the other logits / temperature, at this same temperature; -inf where
+            nothing is left (k = vocabulary).
+        temperature: dimensionless, > 0, the one the tail was computed at.
+    Returns:
+        (...), dimensionless × temperature, in [0, 2 × temperature], unreduced.
+    Raises:
+        ValueError: shapes do not fit together, or temperature is not positive and finite.
+    Source:
+        Boizard et al. 2024 (ULD), arXiv:2402.12030.
+
+    >>> top_k_universal_logit_distance(torch.zeros(4), torch.zeros(1), torch.tensor(3.0).log()) < 1e-6
+    tensor(True)
+    """
+    _check_temperature(temperature)
+    shapes_fit = (
+        student_logits.ndim == teacher_top_k_logits.ndim > 0
+        and student_logits.shape[:-1] == teacher_top_k_logits.shape[:-1] == teacher_tail.shape
+    )
+    if not shapes_fit:
+        raise ValueError(
+            "expected student_logits (..., vocabulary), teacher_top_k_logits (..., k) and teacher_tail (...); got "
+            f"{tuple(student_logits.shape)}, {tuple(teacher_top_k_logits.shape)} and {tuple(teacher_tail.shape)}. "
+            "Give all three the same positions."
+        )
+    dtype = _compute_dtype(student_logits)
+    k = teacher_top_k_logits.shape[-1]
+    student = _scale(student_logits, temperature, dtype)
+    student_top, ids = student.topk(min(k, student.shape[-1]), -1)
+    student_rest = student.scatter(-1, ids, _RULED_OUT).logsumexp(-1, keepdim=True)
+    student_top = F.pad(student_top, (0, k - student_top.shape[-1]), value=_RULED_OUT)  # of fewer than k tokens
+    teacher_top = _scale(teacher_top_k_logits.detach(), temperature, dtype).sort(-1, descending=True).values
+    teacher_rest = _scale(teacher_tail.detach().unsqueeze(-1), 1.0, dtype)
+    student, teacher = (
+        torch.cat(side, -1).softmax(-1)  # (..., k + 1)
+        for side in ((student_top, student_rest), (teacher_top, teacher_rest))
+    )
+    return (student - teacher).abs().sum(-1) * temperature
+
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,

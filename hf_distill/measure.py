@@ -1,12 +1,10 @@
-"""What a model says on a tokenised data set, how big it is and how fast: measured, never estimated."""
+"""What a model says on a tokenised data set, and how big it is: measured, never estimated."""
 
 import platform
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,6 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from hf_distill import columns
 from hf_distill.teacher import TeacherEnsemble, evaluating, forward_arguments, is_placed
-
-BLOCK = 8  # texts that one model reads before it is the next one's turn
-WARM_UP = 3
-CALLS = 200
-FEWEST_CALLS = 32
-SECONDS = 10.0  # after which slow models may stop at FEWEST_CALLS, and at one round of batches; all models together
-THROUGHPUT_BATCH = 32
-THROUGHPUT_BATCHES = 4
-THROUGHPUT_ROUNDS = 5
 
 
 class Reader:
@@ -106,8 +95,24 @@ class Reader:
             dataset: with the columns this reader was made for.
             rows: their numbers.
         """
-        read = dataset.with_format(None).select_columns(list(self.columns.values()))[[int(row) for row in rows]]
-        features = {argument: read[name] for argument, name in self.columns.items()}
+        return self.batches(dataset, [rows])[0]
+
+    def batches(self, dataset: Dataset, groups: Sequence[Any] | np.ndarray) -> list[dict[str, Tensor]]:
+        """The padded inputs of several groups of rows, for which the data set is read once.
+
+        Args:
+            dataset: with the columns this reader was made for.
+            groups: the numbers of each one's rows.
+        """
+        wanted = [int(row) for rows in groups for row in rows]
+        read = dataset.with_format(None).select_columns(list(self.columns.values()))[wanted]
+        ends = np.cumsum([len(rows) for rows in groups])
+        return [
+            self._padded({argument: read[name][end - len(rows) : end] for argument, name in self.columns.items()})
+            for rows, end in zip(groups, ends, strict=True)
+        ]
+
+    def _padded(self, features: dict[str, Any]) -> dict[str, Tensor]:
         if self.masks:
             features.setdefault("attention_mask", [[1] * len(ids) for ids in features["input_ids"]])
         if self.collator is not None:
@@ -261,83 +266,6 @@ def weights_bytes(model: nn.Module | TeacherEnsemble) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-
-
-@dataclass
-class Speed:
-    """How fast one model answered.
-
-    Attributes:
-        latencies_ms: (calls,) one text a call, call i on the same text for all models of a run.
-        throughput: examples a second in batches of 32.
-        tokens_per_text: mean over the texts that were read, in the model's own tokens.
-        texts: how many different texts the calls and the batches were made of.
-    """
-
-    latencies_ms: np.ndarray
-    throughput: float
-    tokens_per_text: float
-    texts: int
-
-
-def measure_speed(readers: Mapping[str, Reader], dataset: Dataset, *, seed: int = 0) -> dict[str, Speed]:
-    """Time several models in one run, in turns, so that their ratios are paired.
-
-    Inputs are real rows at their real lengths, tokenised and on the device beforehand. Models take turns text block by
-    text block: what else the machine does falls on all of them alike, and yet each runs with its own weights in the
-    processor's caches. Batches hold 32 random rows, padded to their longest.
-
-    Args:
-        readers: by name, each within its `ready`.
-        dataset: tokenised.
-        seed: of the choice of texts.
-    """
-    shuffled = np.random.default_rng(seed).permutation(len(dataset))
-    read = np.min([reader.lengths(dataset) for reader in readers.values()], axis=0) > 0  # an empty row is no text
-    chosen = shuffled[read[shuffled]][: THROUGHPUT_BATCH * THROUGHPUT_BATCHES]
-    singles = {name: [reader.inputs(dataset, [row]) for row in chosen] for name, reader in readers.items()}
-    calls: dict[str, list[float]] = {name: [] for name in readers}
-    for name, reader in readers.items():
-        for inputs in singles[name][:WARM_UP]:
-            _milliseconds(reader, inputs)
-    began, start = time.perf_counter(), 0
-    while start < FEWEST_CALLS or (start < CALLS and time.perf_counter() - began < SECONDS):
-        block = [i % len(chosen) for i in range(start, start + BLOCK)]
-        for name, reader in readers.items():
-            # The last block was another model's: one untimed call brings this one's weights back into the caches.
-            _milliseconds(reader, singles[name][block[0]])
-            calls[name] += [_milliseconds(reader, singles[name][i]) for i in block]
-        start += BLOCK
-
-    # A small data set is gone through again, so that a batch always holds 32.
-    full = np.resize(chosen, max(THROUGHPUT_BATCH, len(chosen) // THROUGHPUT_BATCH * THROUGHPUT_BATCH))
-    rows = full.reshape(-1, THROUGHPUT_BATCH)
-    batches = {name: [reader.inputs(dataset, batch) for batch in rows] for name, reader in readers.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in readers}
-    began = time.perf_counter()
-    for turn in range(THROUGHPUT_ROUNDS):
-        if turn and time.perf_counter() - began > SECONDS:
-            break
-        for name, reader in readers.items():
-            _milliseconds(reader, batches[name][0])
-            rounds[name].append(sum(_milliseconds(reader, batch) for batch in batches[name]))
-    return {
-        name: Speed(
-            latencies_ms=np.array(calls[name]),
-            throughput=full.size / float(np.median(rounds[name])) * 1000,
-            tokens_per_text=float(np.mean([inputs["input_ids"].shape[1] for inputs in singles[name]])),
-            texts=len(chosen),
-        )
-        for name, reader in readers.items()
-    }
-
-
-def _milliseconds(reader: Reader, inputs: Mapping[str, Tensor]) -> float:
-    began = time.perf_counter()
-    logits = reader(inputs)
-    if logits.device.type != "cpu":
-        torch.accelerator.synchronize()
-    return (time.perf_counter() - began) * 1000
 
 
 def predict_classes(model: PreTrainedModel, dataset: Dataset, tokenizer: Any) -> np.ndarray:

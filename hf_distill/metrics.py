@@ -6,6 +6,7 @@ leaves out examples without a label (-100). `load` finds them by name, and whate
 
 import difflib
 import math
+import re
 from typing import Any, ClassVar
 
 import evaluate
@@ -221,15 +222,42 @@ class CalibrationError(OfflineMetric):
 class BitsPerByte(OfflineMetric):
     """Bits a language model needs for each UTF-8 byte of the text, comparable across tokenizers; smaller is better.
 
-    Predictions are the texts' negative log-likelihoods in nats, summed over their tokens; references are the texts.
+    Predictions are the texts' negative log-likelihoods in nats, summed over their tokens; references are the texts, or
+    their numbers of UTF-8 bytes.
     """
 
-    inputs: ClassVar[list[Features]] = [_pair(Value("float64"), Value("string"))]
+    inputs: ClassVar[list[Features]] = [_pair(Value("float64"), Value("string")), *NUMBERS]
     larger_is_better = False
 
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
         """No settings."""
-        return float(predictions.sum() / math.log(2) / sum(len(text.encode()) for text in references))
+        sizes = [len(text.encode()) if isinstance(text, str) else text for text in references.tolist()]
+        if not sum(sizes):
+            raise ValueError(f"The {len(sizes)} references have no byte between them: there is nothing to divide by.")
+        return float(predictions.sum() / math.log(2) / sum(sizes))
+
+
+class DistinctN(OfflineMetric):
+    """Share of the n-grams in all texts together that differ from each other: 1 where nothing is said twice.
+
+    Predictions are texts, references are not needed. Words are lowercased runs of letters, digits and underscores; any
+    other character that is not white space is a word of its own. No n-gram reaches from one text into the next; where
+    no text has n words the share is 0. `compute(n=...)`, 2 if not said otherwise.
+
+    Source: Li et al. 2016, arXiv:1510.03055, section 5.2; they divide by the number of words, which for n = 1 is the
+    same.
+    """
+
+    inputs: ClassVar[list[Features]] = [Features({"predictions": Value("string")})]
+
+    def _compute(  # type: ignore[override]  # the settings are spelled out
+        self, predictions: Any, references: Any = None, n: int = 2
+    ) -> dict[str, float]:
+        if n < 1:
+            raise ValueError(f"n: expected the number of words in an n-gram, 1 or more, got {n}.")
+        words = [re.findall(r"\w+|[^\w\s]", text.lower()) for text in predictions]
+        grams = [gram for each in words for gram in zip(*(each[start:] for start in range(n)), strict=False)]
+        return {self.name: len(set(grams)) / len(grams) if grams else 0.0}
 
 
 class Sacrebleu(OfflineMetric):
@@ -312,6 +340,7 @@ METRICS: dict[str, type[OfflineMetric]] = {
     "sacrebleu": Sacrebleu,
     "chrf": Chrf,
     "bits_per_byte": BitsPerByte,
+    "distinct_n": DistinctN,
     "teacher_agreement": TeacherAgreement,
     "teacher_kl": TeacherKL,
     "calibration_error": CalibrationError,

@@ -1,4 +1,4 @@
-"""The picture of a report: quality against latency, size as area, controls as lines."""
+"""The picture of a report: quality against latency, size as area, controls as lines; and how it was learned."""
 
 from __future__ import annotations
 
@@ -27,9 +27,19 @@ def save(report: Report, file: str | Path) -> None:
         file: of the picture.
     """
     # Without pyplot nothing global changes: a notebook keeps its own backend and figures.
-    figure = Figure(figsize=(9, 5.2), dpi=160, layout="constrained")
+    curves = {name: points for name, points in report.run.get("curves", {}).items() if len(points) > 1}
+    figure = Figure(figsize=(13.5 if curves else 9, 5.2), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    if curves:
+        left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+        _draw_models_and_controls(left, report)
+        _draw_curves(right, curves, report.run.get("curves_of", report.metrics[0]))
+    else:
+        _draw_models_and_controls(figure.add_subplot(), report)
+    figure.savefig(file)
+
+
+def _draw_models_and_controls(axes: Any, report: Report) -> None:
     metric = report.metrics[0]
     # A teacher of other classes has no quality here: only its speed is drawn.
     quality = {name: model["quality"][metric] for name, model in report.models.items() if metric in model["quality"]}
@@ -57,15 +67,29 @@ def save(report: Report, file: str | Path) -> None:
         scored += f", {report.words['scored']:,} words"
     if report.seeds > 1:
         scored += f", means of {report.seeds} seeds"
-    axes.set_title(
-        f"{report.task}: {scored}\nbars are 95 % intervals, areas are file sizes",
-        loc="left",
-        fontsize=10,
-    )
+    _finish(axes, f"{report.task}: {scored}\nbars are 95 % intervals, areas are file sizes")
+
+
+def _draw_curves(axes: Any, curves: dict[str, Any], metric: str) -> None:
+    for name, points in curves.items():
+        steps, values = zip(*points, strict=True)
+        colour = COLOURS.get(name, GREY)
+        axes.plot(steps, values, color=colour, linewidth=1.6, marker="o", markersize=3, label=name)
+        best = int(np.argmax(values))
+        axes.scatter(
+            [steps[best]], [values[best]], s=64, facecolors="none", edgecolors=colour, linewidths=1.4, zorder=4
+        )
+    axes.legend(frameon=False, fontsize=9.5, loc="best", labelcolor="linecolor")
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel(f"{metric.replace('_', ' ')} on validation")
+    _finish(axes, "learning curves\na ring marks the best")
+
+
+def _finish(axes: Any, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#eeeeee", linewidth=0.8)
     axes.set_axisbelow(True)
-    figure.savefig(file)
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -149,7 +173,7 @@ def _draw_models(axes: Any, report: Report, quality: dict[str, Any]) -> None:
         model = report.models[name]
         x = model["latency_ms"]["batch_1"]["p50"]
         area = max(SMALLEST, LARGEST * model["bytes"] / largest)
-        colour = COLOURS[name]
+        colour = COLOURS.get(name, GREY)
         axes.vlines(x, value["low"], value["high"], color=colour, linewidth=1.6, zorder=3)
         axes.scatter([x], [value["value"]], s=area, color=colour, alpha=0.85, linewidths=0, zorder=4)
         # The baseline is as fast as the student: their labels go to either side of the one column of markers.
@@ -157,7 +181,7 @@ def _draw_models(axes: Any, report: Report, quality: dict[str, Any]) -> None:
         away = (area**0.5 / 2 + 8) * (-1 if left else 1)
         shift = (place - value["value"]) / (high - low) * axes.get_window_extent().height * 72 / axes.figure.dpi
         axes.annotate(
-            f"{name} {value['value']:.3f}\n{x:.3g} ms, {_size(model['bytes'])}",
+            f"{name.replace('_', ' ')} {value['value']:.3f}\n{x:.3g} ms, {_size(model['bytes'])}",
             xy=(x, value["value"]),
             xytext=(away, shift),
             textcoords="offset points",

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import evaluate
-import numpy as np
 
-from hf_distill.bootstrap import RESAMPLES, Estimate, draws, estimate, over_seeds
-from hf_distill.measure import Speed
+from hf_distill.bootstrap import Estimate, estimate, over_seeds
 from hf_distill.metrics import CalibrationError, TeacherAgreement, TeacherKL
+from hf_distill.speed import Speed
+from hf_distill.timings import faster
 from hf_distill.verdicts import Verdicts
 
 MAJORITY = "majority_class"
@@ -59,7 +59,7 @@ def ratios(
     """How much better the student is, more being better in each.
 
     Args:
-        models: `parameters` and `bytes` of teacher and student.
+        models: `parameters`, `bytes` and, where counted, `flops_per_text` of teacher and student.
         value: of the first metric, by name; without the teacher's, no ratio of quality is found.
         speeds: of teacher and student.
         seed: of the draws of timed calls.
@@ -69,13 +69,10 @@ def ratios(
     """
     found: dict[str, dict[str, Any]] = {
         name: {"value": models["teacher"][size] / models["student"][size]}
-        for name, size in (("smaller", "parameters"), ("lighter", "bytes"))
+        for name, size in (("smaller", "parameters"), ("lighter", "bytes"), ("fewer_flops", "flops_per_text"))
+        if all(size in models[who] for who in ("teacher", "student"))
     }
-    slow, fast = speeds["teacher"].latencies_ms, speeds["student"].latencies_ms
-    medians = [
-        np.median(slow[rows], axis=1) / np.median(fast[rows], axis=1) for rows in draws(len(fast), RESAMPLES, seed)
-    ]
-    found["faster"] = Estimate(float(np.median(slow) / np.median(fast)), np.concatenate(medians)).summary()
+    found |= faster(speeds["teacher"], speeds["student"], seed)
     if "teacher" in value and value["teacher"].value > 0:
         found["quality_kept"] = (value["student"] / value["teacher"]).summary()
     if {MAJORITY, "teacher"} <= value.keys() and value["teacher"].value > value[MAJORITY].value:

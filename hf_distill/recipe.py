@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from hf_distill.arguments import DistillationArguments
+from hf_distill.arguments import DistillationArguments, Seq2SeqDistillationArguments
 from hf_distill.data import Data
 from hf_distill.matching import (
     AdversarialMatching,
@@ -27,6 +27,8 @@ MATCHINGS: dict[str, Any] = {
     each.kind: each
     for each in (HiddenStateMatching, AttentionMatching, RelationMatching, VariationalMatching, AdversarialMatching)
 }
+OF_TEXTS = ("sacrebleu", "chrf")
+TARGETS = ("word", "sequence", "both")
 STUDENTS: dict[str, Any] = {"lstm": LSTMStudentConfig, "transformer": TransformerStudentConfig}
 
 
@@ -46,6 +48,11 @@ class Teacher:
         floor: the first metric that its test result should reach; below it the report says that the teacher is too weak
             for its ratios to mean much.
         bf16: whether it computes in bfloat16 where the hardware is fast at it.
+        lora: where a model that writes is fine-tuned by low-rank adapters, which are merged at its end: fields of
+            `peft.LoraConfig`. None: all of its weights are.
+        generation: options of `generate` for the texts that it writes to learn from, `num_beams` for instance.
+        top_k: of a model that writes, how many of its most likely tokens are kept at a position, with the mass of all
+            others. None: all.
     """
 
     model: str
@@ -56,6 +63,9 @@ class Teacher:
     calibrate: bool = False
     floor: float | None = None
     bf16: bool = True
+    lora: dict[str, Any] | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+    top_k: int | None = 64
 
 
 @dataclass
@@ -154,12 +164,14 @@ class Recipe:
     """Everything that a run depends on.
 
     Attributes:
-        task: `text-classification` or `token-classification`.
+        task: `text-classification`, `token-classification`, `translation` or `text-generation`.
         data: see `Data`.
         teacher: see `Teacher`.
         student: see `Student`.
         distill: training arguments with the fields of `Objective`, or a list of stages: each starts from the student
-            that the last one left.
+            that the last one left. Of a translation also `targets`: "word", the teacher's probabilities of each word of
+            the data's targets; "sequence", what it writes itself; or "both", its probabilities of what it writes. And
+            `sequences`: how many texts it writes, all others keep the data's target (default: all).
         compare: see `Compare`.
         export: see `Export`.
         push: see `Push`.
@@ -215,6 +227,16 @@ class Recipe:
         return recipe
 
     @property
+    def writes(self) -> bool:
+        """Whether the models write texts, rather than choose among classes."""
+        return self.task in ("translation", "text-generation")
+
+    @property
+    def targets(self) -> str:
+        """What a translation is learnt from, see `distill`."""
+        return self.stages[0].get("targets", "word") if self.task == "translation" else "word"
+
+    @property
     def stages(self) -> list[dict[str, Any]]:
         """The stages of the distillation, one or more."""
         return self.distill if isinstance(self.distill, list) else [self.distill]
@@ -261,10 +283,8 @@ class Recipe:
         """Raise a ValueError for what can be known to be wrong without reading any data."""
         if self.task not in TASKS:
             raise ValueError(f"task: unknown {self.task!r}.{nearest(self.task, TASKS)}")
-        if self.task not in ("text-classification", "token-classification"):
-            raise ValueError(
-                f"task: recipes know text-classification and token-classification, got {self.task!r}; use its trainer."
-            )
+        if self.writes:
+            self._check_writing()
         if self.seed in self.compare.more_seeds or len(set(self.compare.more_seeds)) < len(self.compare.more_seeds):
             raise ValueError(
                 f"compare.more_seeds: expected seeds other than {self.seed}, each once; got {self.compare.more_seeds}."
@@ -291,14 +311,16 @@ class Recipe:
             )
         if not self.stages:
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
-        arguments = {argument.name for argument in dataclasses.fields(DistillationArguments)}
+        kind = Seq2SeqDistillationArguments if self.task == "translation" else DistillationArguments
+        arguments = {argument.name for argument in dataclasses.fields(kind)}
+        further = ("matching", *(("targets", "sequences") if self.task == "translation" else ()))
         for stage in self.stages:
             self.matchings(stage)
         for stage in (*self.stages, self.teacher.fine_tune or {}):
             if "output_dir" in stage:
                 raise ValueError("distill or teacher.fine_tune: output_dir belongs at the recipe's top level.")
             for name in stage:
-                if name not in arguments and not (name == "matching" and stage in self.stages):
+                if name not in arguments and not (name in further and stage in self.stages):
                     raise ValueError(f"distill or teacher.fine_tune: unknown key {name!r}.{nearest(name, arguments)}")
         if self.student.kind == "transformer" and not self.student.from_teacher:
             raise ValueError(
@@ -308,6 +330,47 @@ class Recipe:
         for name in self.student.config:
             if name not in names:
                 raise ValueError(f"student.config: unknown key {name!r}.{nearest(name, names)}")
+
+    def _check_writing(self) -> None:
+        """What does not go together with models that write."""
+        compare, teacher = self.compare, self.teacher
+        refused = {
+            "compare.more_seeds": compare.more_seeds,
+            "compare.controls": compare.asked,
+            "compare.test_sets": compare.test_sets,
+            "compare.by": compare.by,
+            "teacher.label_map": teacher.label_map,
+            "teacher.cross_fit": teacher.cross_fit,
+            "teacher.calibrate": teacher.calibrate,
+            "data.labelled": self.data.labelled,
+            "data.fidelity": self.data.fidelity,
+            "data.augment": self.data.augment,
+        }
+        for name, value in refused.items():
+            if value:
+                raise ValueError(f"{name}: is for classification and tagging; leave it out of a {self.task} recipe.")
+        fitting = OF_TEXTS if self.task == "translation" else TASKS[self.task].metrics
+        strange = [name for name in self.metrics if name not in fitting]
+        if strange:
+            raise ValueError(
+                f"compare.metrics: {', '.join(strange)} does not judge a {self.task}; there are {', '.join(fitting)}."
+            )
+        if teacher.lora is not None and teacher.fine_tune is None:
+            raise ValueError("teacher.lora: adapters are trained by teacher.fine_tune, which is missing.")
+        if self.task == "translation":
+            asked = {stage.get("targets", self.targets) for stage in self.stages}
+            if len(asked) > 1 or self.targets not in TARGETS:
+                raise ValueError(
+                    f"distill.targets: expected one of {', '.join(TARGETS)} for all stages, got "
+                    f"{', '.join(map(str, sorted(asked)))}."
+                )
+            if self.targets == "word" and any("sequences" in stage for stage in self.stages):
+                raise ValueError(
+                    'distill.sequences: the teacher writes nothing for targets: word. Set targets to "sequence" or '
+                    '"both".'
+                )
+            if isinstance(self.data.text, list):
+                raise ValueError(f"data.text: a translation has one text to read, got {self.data.text}.")
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as YAML, every default spelled out."""

@@ -2,7 +2,7 @@
 controls."""
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,23 +18,19 @@ from torch import nn
 
 from hf_distill import breakdown, columns, plot
 from hf_distill.bootstrap import RESAMPLES
+from hf_distill.caveats import BASELINE, caveats, leak
 from hf_distill.controls import majority_class
-from hf_distill.measure import (
-    Reader,
-    Speed,
-    count_parameters,
-    environment,
-    measure_speed,
-    weights_bytes,
-)
+from hf_distill.measure import Reader, count_parameters, environment, weights_bytes
 from hf_distill.metrics import TeacherAgreement, TeacherKL
 from hf_distill.metrics import load as load_metric
+from hf_distill.onnx_model import onnx_models
 from hf_distill.quality import MAJORITY, SHARES, calibration, errors, fidelity, gain, ratios, score, summaries
+from hf_distill.speed import measure_cells, measure_speed
 from hf_distill.tasks import TASKS, problem_type
 from hf_distill.teacher import TeacherEnsemble, check_classes
+from hf_distill.timings import by_length, exported, summary, with_intervals
 from hf_distill.verdicts import Panel
 
-BASELINE = "baseline"
 SINGLE_LABEL = "single_label_classification"
 DIGITS = 6  # significant ones: far finer than any interval, and ratios recomputed from a saved report still agree
 
@@ -49,11 +45,12 @@ class Report:
         examples: how many labelled examples the quality was measured on.
         models: `teacher`, `student` and, if there is one, `baseline`, each with `quality.<metric>.{value,low,high}` (95
             % interval), `parameters`, `bytes` of the weights file, `latency_ms.batch_1.{p50,p95}`,
-            `throughput.batch_32` (examples a second) and `tokens_per_text`.
+            `throughput.batch_32` (examples a second), and of the texts that were timed `tokens_per_text`,
+            `flops_per_text` and `flops_per_token` (see `flops.count_flops`), means in the model's own tokens.
         controls: quality of what needs no student like this, by name.
         controls_with_teacher: which of the controls used the teacher.
-        ratios: `quality_kept`, `quality_kept_above_chance`, `smaller`, `lighter`, `faster`; more is better in all of
-            them.
+        ratios: `quality_kept`, `quality_kept_above_chance`, `smaller` (parameters), `lighter` (bytes), `fewer_flops`
+            (a text), `faster` (p50 at batch 1), `throughput` (batches of 32); more is better in all of them.
         ratio_intervals: `{low, high}` of those ratios that have one.
         differences: `gain_over_best_control.{value,low,high,control}`, on the first metric, the best one without a
             teacher; `baseline_over_best_other_control` likewise, which shows whether the baseline is a fair one.
@@ -67,11 +64,19 @@ class Report:
         calibration: expected calibration error by model, 0 is best.
         most_different: the examples on which student and teacher differ most, see `breakdown.most_different`.
         test_sets: further ones, `<name>.{examples, <model>.quality.<metric>.{value,low,high}}`.
+        speed: a row for each model, batch size and third of the texts by length: `{model, runtime, batch, length,
+            tokens: [fewest, most], calls, p50_ms, p95_ms, per_second}`, and `faster.{value,low,high}` than the teacher
+            in torch at the same texts. `runtime` is "torch", "onnx float32" or "onnx int8".
+        onnx: of the student's exported files, `float32` and `int8`: `bytes`, `quality`, `latency_ms`, `throughput` and
+            `tokens_per_text` as of a model; `agreement`, the share of the test items to which it gives the class that
+            the student in torch gives; `ratios` (`lighter`, `faster`, `throughput`) to the teacher in torch, and
+            `ratio_intervals`.
         seeds: how many trainings of the student `quality`, `ratios`, `errors`, `differences` and `test_sets` are means
             of; then `quality` lists their `values`, first that of the student which all other fields describe.
         environment: the machine, versions, and how speed was measured.
         warnings: what a reader should know before using the numbers, in plain words.
-        run: what the run that made the student adds about itself: seconds, rows. Empty after `compare`.
+        run: what the run that made the student adds about itself: seconds, rows, and `curves`, the first metric on
+            validation by step: `{"student": [[step, value], ...], "baseline": ...}`. Empty after `compare`.
     """
 
     task: str
@@ -91,6 +96,8 @@ class Report:
     calibration: dict[str, float] = field(default_factory=dict)
     most_different: list[dict[str, Any]] = field(default_factory=list)
     test_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    speed: list[dict[str, Any]] = field(default_factory=list)
+    onnx: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: int = 1
     environment: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -172,6 +179,8 @@ def compare(
     test_sets: Mapping[str, Dataset] | None = None,
     groups: Mapping[str, Sequence[Any]] | None = None,
     texts: Sequence[Any] | None = None,
+    training_texts: Iterable[Any] | None = None,
+    onnx: str | Path | None = None,
     teacher_floor: float | None = None,
     batch_size: int = 32,
     device: str | torch.device | None = None,
@@ -210,19 +219,26 @@ def compare(
         groups: a breakdown of the first metric, by name: a value for each example of `dataset` or, for tagging, a list
             for each with a value for each word.
         texts: the examples as a reader sees them, shown where student and teacher differ most. None: not shown.
+        training_texts: what teacher or student learned from, as `texts` are; the report warns of test texts that stand
+            among them. A recipe keeps them apart by itself.
+        onnx: the folder to which `export_onnx` wrote the student's files, which are measured as well. None: they are
+            not.
         teacher_floor: what the teacher should reach on the first metric; the report warns below.
         batch_size: of predictions, which do not depend on it.
         device: where to run everything. None: where the models are.
         resamples: of the test examples, for the intervals.
         seed: of resampled intervals and of the choice of texts to time.
     Raises:
-        ValueError: an unknown task, a data set without labels, controls or groups that do not fit, or NaN logits.
+        ValueError: an unknown task, a data set without labels, controls or groups that do not fit, NaN logits,
+            `training_texts` without `texts`, or no exported file.
 
     The models come back as they were: mode and device.
     """
     if task not in ("text-classification", "token-classification"):
         raise ValueError(f"compare measures text-classification and token-classification so far, got task={task!r}.")
     of_words = TASKS[task].of_words
+    if training_texts is not None and texts is None:
+        raise ValueError("training_texts are compared with the test texts: give those as texts, in the rows' order.")
     config: Any = student_model.config
     names = [str(config.id2label[number]) for number in sorted(config.id2label)]
     scores = _checked(metrics, names, {"the test set": dataset, **(test_sets or {})})
@@ -246,8 +262,9 @@ def compare(
         for name in models
         if name != "teacher"
     }
+    files = {f"onnx {kind}": model for kind, model in (onnx_models(onnx, config) if onnx else {}).items()}
     controls, taught = dict(controls or {}), dict(controls_with_teacher or {})
-    _check_names(controls, taught, models.keys() | again.keys() | {BASELINE})
+    _check_names(controls, taught, models.keys() | again.keys() | files.keys() | {BASELINE})
 
     tokenizers = {"teacher": teacher_processing_class}
     readers = {
@@ -258,12 +275,12 @@ def compare(
             as_teacher=name == "teacher",
             of_words=of_words,
         )
-        for name, model in {**models, **again}.items()
+        for name, model in {**models, **again, **files}.items()
     }
     sets = {"the test set": dataset, "fidelity_dataset": fidelity_dataset, **(test_sets or {})}
     strange = _other_classes(config, teacher_model.config, task, {name: one for name, one in sets.items() if one})
     panel = Panel(
-        {name: reader for name, reader in readers.items() if not (strange and name == "teacher")},
+        {name: readers[name] for name in (*models, *again) if not (strange and name == "teacher")},
         problem,
         names,
         of_words,
@@ -271,12 +288,16 @@ def compare(
     )
     two = replace(panel, readers={name: readers[name] for name in ("student", "teacher")})
     with ExitStack() as stack:
-        for reader in readers.values():
-            stack.enter_context(reader.ready(device))
-        verdicts = panel.ask(dataset, {**controls, **taught})
+        for name, reader in readers.items():
+            stack.enter_context(reader.ready(None if name in files else device))
+        everybody = replace(panel, readers={**panel.readers, **{name: readers[name] for name in files}})
+        verdicts = everybody.ask(dataset, {**controls, **taught})
         pair = verdicts if fidelity_dataset is None or strange else two.ask(fidelity_dataset)
         further = {name: panel.ask(rows) for name, rows in (test_sets or {}).items()}
-        speeds = measure_speed({name: readers[name] for name in models}, dataset, seed=seed)
+        speeds = measure_speed({name: readers[name] for name in (*models, *files)}, dataset, seed=seed)
+        # The baseline is the student's like.
+        timed = [name for name in (*models, *files) if name != BASELINE]
+        cells = measure_cells({name: readers[name] for name in timed}, dataset, seed=seed)
         described = environment(readers["student"].device)
 
     for name, said in {"the test set": verdicts, **further}.items():
@@ -296,11 +317,11 @@ def compare(
             "quality": summaries(scored.get(name, {})),
             "parameters": count_parameters(model),
             "bytes": weights_bytes(model),
-            **_speed(speeds[name]),
+            **summary(speeds[name]),
         }
         for name, model in models.items()
     }
-    better = ratios(measured, value, speeds, seed)
+    better = with_intervals(ratios(measured, value, speeds, seed))
     rivals = [name for name in (BASELINE, *controls) if name in value]
     differences = {"gain_over_best_control": gain(value, rivals)} if rivals else {}
     if BASELINE in rivals[:-1]:
@@ -324,10 +345,8 @@ def compare(
         models=measured,
         controls={name: summaries(scored[name]) for name in (*controls, *taught)},
         controls_with_teacher=list(taught),
-        ratios={name: ratio["value"] for name, ratio in better.items()},
-        ratio_intervals={
-            name: {"low": ratio["low"], "high": ratio["high"]} for name, ratio in better.items() if "low" in ratio
-        },
+        ratios=better["ratios"],
+        ratio_intervals=better["ratio_intervals"],
         differences=differences,
         errors=errors(value) if first in SHARES and not strange else {},
         words=verdicts.words,
@@ -342,18 +361,28 @@ def compare(
             }
             for name, said in further.items()
         },
+        speed=by_length(cells, seed),
+        onnx={
+            name.removeprefix("onnx "): {
+                "quality": summaries(scored[name]),
+                **exported(model.file, name, verdicts, speeds, measured["teacher"]["bytes"], seed),
+            }
+            for name, model in files.items()
+        },
         seeds=1 + len(more_students),
         **of_classes,
         environment=described
         | {
             "texts_timed": speeds["student"].texts,
             "calls_timed": len(speeds["student"].latencies_ms),
+            "batches_timed": len(speeds["student"].batches_ms),
             "timing": "tokenised texts at their real lengths, models in turns in one run, batches padded to their "
             "longest",
         },
     )
-    warnings = [*([strange] if strange else []), *_warnings(report, teacher_floor)]
-    return Report(**_plain(asdict(report) | {"warnings": warnings}))
+    leaked = leak(texts or [], training_texts or [])
+    warnings = [*(said for said in (leaked, strange) if said), *caveats(report, teacher_floor)]
+    return Report(**plain(asdict(report) | {"warnings": warnings}))
 
 
 def _other_classes(student: Any, teacher: Any, task: str, sets: Mapping[str, Dataset]) -> str:
@@ -416,71 +445,12 @@ def _check_names(controls: Mapping[str, Any], taught: Mapping[str, Any], models:
         raise ValueError(f"Two results would be called {sorted(twice)}. Give each control a name of its own.")
 
 
-def _speed(speed: Speed) -> dict[str, Any]:
-    p50, p95 = np.percentile(speed.latencies_ms, [50, 95])
-    return {
-        "latency_ms": {"batch_1": {"p50": p50, "p95": p95}},
-        "throughput": {"batch_32": speed.throughput},
-        "tokens_per_text": speed.tokens_per_text,
-    }
-
-
-def _warnings(report: Report, teacher_floor: float | None) -> list[str]:
-    metric = report.metrics[0]
-    value = {
-        name: quality[metric]["value"]
-        for name, quality in {**{n: m["quality"] for n, m in report.models.items()}, **report.controls}.items()
-        if metric in quality
-    }
-    warnings = []
-    lost = {name: report.words.get(f"cut_off_{name}", 0) for name in ("teacher", "student")}
-    if any(lost.values()):
-        warnings.append(
-            f"Of {report.words['words']} words {lost['teacher']} were cut off for the teacher and {lost['student']} "
-            f"for the student, at the longest that each reads; all are scored on the {report.words['scored']} labelled "
-            "ones that all read."
-        )
-    if teacher_floor is not None and value.get("teacher", teacher_floor) < teacher_floor:
-        warnings.append(
-            f"The teacher's {metric} of {value['teacher']:.4f} is below its floor of {teacher_floor:g}: it is too weak "
-            "to judge distillation by."
-        )
-    gain = report.differences.get("gain_over_best_control")
-    if gain is None:
-        warnings.append(
-            "There is no control without a teacher, so this report cannot say whether the teacher was worth it."
-        )
-    elif gain["value"] <= 0:
-        warnings.append(
-            f"The student does not beat the best control without a teacher: {metric} {value['student']:.4f} against "
-            f"{value[gain['control']]:.4f} of {gain['control']}. It is not worth its teacher."
-        )
-    elif gain["low"] <= 0:
-        warnings.append(
-            f"The student's gain over {gain['control']} is not certain on {report.examples} test examples: "
-            f"{gain['value']:+.4f}, between {gain['low']:+.4f} and {gain['high']:+.4f}."
-        )
-    fair = report.differences.get("baseline_over_best_other_control")
-    if fair and fair["high"] < 0:
-        warnings.append(
-            f"The baseline is a weak one: {metric} {value[BASELINE]:.4f}, below the {value[fair['control']]:.4f} of "
-            f"{fair['control']}. A gain over it alone says little about the teacher."
-        )
-    ahead = [name for name in report.controls_with_teacher if value[name] >= value["student"]]
-    if ahead:
-        warnings.append(f"With the same teacher, {' and '.join(ahead)} does at least as well as the student.")
-    for ratio, fault in (("smaller", "has no fewer parameters than"), ("faster", "is no faster than")):
-        if report.ratios[ratio] <= 1:
-            warnings.append(f"The student {fault} the teacher.")
-    return warnings
-
-
-def _plain(tree: Any) -> Any:
+def plain(tree: Any) -> Any:
     """The same in Python's own types, numbers rounded: strict JSON, equal before and after saving."""
     if isinstance(tree, Mapping):
-        return {name: _plain(value) for name, value in tree.items()}
+        return {name: plain(value) for name, value in tree.items()}
     if isinstance(tree, list):
-        return [_plain(value) for value in tree]
+        return [plain(value) for value in tree]
     if isinstance(tree, float | np.floating):
         if not np.isfinite(tree):
             raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from hf_distill.controls import crf_tagger, majority_class, most_frequent_tag, tfidf_logistic_regression
-from hf_distill.data import Splits
+from hf_distill.labelled_data import Splits
 from hf_distill.tasks import IGNORE_INDEX, Task
 
 SELF_TRAINING, HARD_LABELS = "self_training", "teacher_hard_labels"

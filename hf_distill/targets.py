@@ -19,6 +19,7 @@ from hf_distill.tasks import IGNORE_INDEX
 from hf_distill.teacher import TeacherEnsemble
 
 TEMPERATURES = (0.05, 20.0)
+NOBODYS = -1  # the fold of rows that no teacher learnt from
 
 
 @dataclass(frozen=True)
@@ -46,25 +47,45 @@ def fold_of(key: str, folds: int) -> int:
     return zlib.crc32(key.encode()) % folds
 
 
+def inherited_folds(folds: Sequence[int], rows: int, sources: Sequence[int]) -> np.ndarray:
+    """The folds of all rows, where a text that was made from another one is in that one's fold: a teacher that learnt
+    from the old text knows the new one.
+
+    Args:
+        folds: of the rows with labels, which come first.
+        rows: the number of old ones, with and without a label.
+        sources: for each new text, which come last, the number of the old row it was made from: see `augmented`.
+    Returns:
+        (rows + new texts,) and `NOBODYS` where no teacher learnt from the row or its source.
+
+    >>> inherited_folds([0, 1], 3, [1, 2, 0]).tolist()
+    [0, 1, -1, 1, -1, 0]
+    """
+    old = np.full(rows, NOBODYS)
+    old[: len(folds)] = folds
+    return np.concatenate([old, old[np.asarray(sources, dtype=np.int64)]])
+
+
 def cross_fit_shares(folds: Sequence[int], teachers: int, rows: int) -> list[Share]:
     """Which teachers label which rows, if each teacher learnt from all folds but its own.
 
     Args:
-        folds: of the rows with labels, which come first.
+        folds: of the first rows, or of all, see `inherited_folds`. `NOBODYS`: no teacher learnt from the row.
         teachers: how many there are, one a fold.
-        rows: in all; those after the labelled ones nobody learnt from, and all teachers label them together.
+        rows: in all; from those after the folds nobody learnt either. What nobody learnt from, all teachers label
+            together.
     Raises:
         ValueError: a fold without rows.
     """
-    shares = [
-        Share(f"fold-{number}", np.flatnonzero(np.asarray(folds) == number), (number,)) for number in range(teachers)
-    ]
+    fold = np.full(rows, NOBODYS)
+    fold[: len(folds)] = folds
+    shares = [Share(f"fold-{number}", np.flatnonzero(fold == number), (number,)) for number in range(teachers)]
     empty = [share.name for share in shares if not len(share.rows)]
     if empty:
         raise ValueError(
-            f"teacher.cross_fit: {', '.join(empty)} got none of {len(folds)} labelled rows. Ask for fewer."
+            f"teacher.cross_fit: {', '.join(empty)} got none of {(fold != NOBODYS).sum()} labelled rows. Ask for fewer."
         )
-    others = Share("others", np.arange(len(folds), rows), tuple(range(teachers)))
+    others = Share("others", np.flatnonzero(fold == NOBODYS), tuple(range(teachers)))
     return [*shares, others] if len(others.rows) else shares
 
 
@@ -104,9 +125,9 @@ def ask_teachers(
     """The rows with the logits of a teacher, or of teachers that learnt from all folds but their own.
 
     Args:
-        rows: tokenised, those with labels first.
+        rows: tokenised.
         teachers: one, or one a fold.
-        folds: of the labelled rows, see `fold_of`; not read with one teacher.
+        folds: of the first rows or of all, see `cross_fit_shares`; not read with one teacher.
         folder: of the cache.
         options: of `cache_teacher_outputs`.
     """

@@ -1,5 +1,6 @@
 """What differs between the tasks: the auto class, which positions count, and the loss on the labels."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from hf_distill.columns import TEACHER_WORD_STARTS, WORD_STARTS
+from hf_distill.columns import TEACHER_LABELS, TEACHER_WORD_STARTS, WORD_STARTS
 
 IGNORE_INDEX = -100
 
@@ -71,6 +72,11 @@ class Task:
         """Whether an item is a word, read at its first piece, so that two tokenizers can be aligned."""
         return self.name == "token-classification"
 
+    @property
+    def writes(self) -> bool:
+        """Whether an item is the choice of the next token, so that a teacher may have a vocabulary of its own."""
+        return self.per_position and not self.of_words
+
     def taught(self, inputs: Mapping[str, Any]) -> Tensor:
         """Which items a teacher is listened to at.
 
@@ -79,15 +85,30 @@ class Task:
         Returns:
             bool, shaped as `labelled`: every example; in tagging every word's first piece (where `word_starts` is 1;
             where the batch has no such column, the labelled positions), as far as the teacher read the sentence too;
-            in language models every position with a target.
+            in language models every position with a target, as far as the teacher has targets too (`teacher_labels`,
+            where its tokens are others).
         Raises:
             ValueError: a batch of an output a position has neither labels nor `word_starts`.
         """
         if not self.per_position:
             return torch.ones(batch_size(inputs), dtype=torch.bool, device=any_tensor(inputs).device)
-        own = self._items(inputs)
-        theirs = inputs.get(TEACHER_WORD_STARTS) if self.of_words else None
-        return own if theirs is None else _first(own, (theirs == 1).sum(dim=-1))
+        own, theirs = self._items(inputs), self._teacher_items(inputs)
+        return own if theirs is None else _first(own, theirs.sum(dim=-1))
+
+    def unmet(self, inputs: Mapping[str, Any]) -> Tensor:
+        """How many targets meet none of the other side, where student and teacher write other tokens.
+
+        The k-th target of a row meets the k-th one of the teacher, up to the end of the shorter sequence.
+
+        Args:
+            inputs: a collated batch with `labels` and `teacher_labels`.
+        Returns:
+            (4,): of the student's targets those beyond the end of the teacher's, and all; of the teacher's likewise.
+        """
+        own, theirs = self._items(inputs).sum(dim=-1), inputs[TEACHER_LABELS][:, self.shift :] != IGNORE_INDEX
+        theirs = theirs.sum(dim=-1)
+        beyond = own - theirs
+        return torch.stack([beyond.clamp(min=0).sum(), own.sum(), (-beyond).clamp(min=0).sum(), theirs.sum()])
 
     def answers(self, value: Tensor, inputs: Mapping[str, Any], cached: bool) -> Tensor:
         """What the teacher said of the items of `taught`, in their order.
@@ -104,11 +125,11 @@ class Task:
         taught = self.taught(inputs)
         if not self.per_position:
             return value[taught]
-        value = self.aligned(value)
+        value, theirs = self.aligned(value), self._teacher_items(inputs)
         if self.of_words and cached:
             heard = torch.arange(value.shape[1], device=value.device) < taught.sum(dim=-1, keepdim=True)
-        elif self.of_words and TEACHER_WORD_STARTS in inputs:
-            heard = _first(inputs[TEACHER_WORD_STARTS] == 1, taught.sum(dim=-1))
+        elif theirs is not None:
+            heard = _first(theirs, taught.sum(dim=-1))
         else:
             heard = taught
         if heard.shape != value.shape[:2] or not torch.equal(heard.sum(dim=-1), taught.sum(dim=-1)):
@@ -129,6 +150,12 @@ class Task:
                 "Add `labels` (their -100 positions are left out) or, for tagging, `word_starts`."
             )
         return labelled
+
+    def _teacher_items(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """The items of the teacher's own reading; None where it reads what the student does."""
+        if self.of_words:
+            return inputs[TEACHER_WORD_STARTS] == 1 if TEACHER_WORD_STARTS in inputs else None
+        return inputs[TEACHER_LABELS][:, self.shift :] != IGNORE_INDEX if TEACHER_LABELS in inputs else None
 
 
 def _first(marks: Tensor, number: Tensor) -> Tensor:
@@ -197,6 +224,31 @@ def task_of(model: Any) -> Task:
         f"{type(base).__name__} has no head that can be distilled: expected a class whose name ends in one of "
         f"{', '.join(end for task in TASKS.values() for end in task.class_name_ends)}. "
         "Load it with an AutoModelFor... class."
+    )
+
+
+def decoder_inputs(model: Any, labels: Tensor) -> Tensor:
+    """What an encoder-decoder model's decoder reads when it is given labels, by the model's own rule.
+
+    Args:
+        model: an encoder-decoder model with a language head, PEFT adapters allowed.
+        labels: (batch, target), padded on the right; -100 is read as padding.
+    Returns:
+        (batch, target), the labels moved by one behind the token that the decoder starts with.
+    Raises:
+        ValueError: the model has no such rule that could be called.
+    """
+    base = base_model(model)
+    if hasattr(base, "prepare_decoder_input_ids_from_labels"):
+        return base.prepare_decoder_input_ids_from_labels(labels=labels)
+    # M2M100 (NLLB) and others of transformers 5.23 shift by a function beside the class, and in `forward` alone.
+    for cls in type(base).__mro__:
+        shift = getattr(sys.modules[cls.__module__], "shift_tokens_right", None)
+        if shift is not None:
+            return shift(labels, base.config.pad_token_id, base.config.decoder_start_token_id)
+    raise ValueError(
+        f"{type(base).__name__} does not say what its decoder reads for given labels: expected a method "
+        "prepare_decoder_input_ids_from_labels, or a function shift_tokens_right in its module. Add the method to it."
     )
 
 

@@ -108,7 +108,8 @@ class LiveTeacher:
 
     def inputs_from(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the teacher reads of a batch: its own inputs where it has some, else the student's, never labels."""
-        inputs = columns.teacher_inputs(batch) or batch
+        own = columns.teacher_inputs(batch)
+        inputs = own if "input_ids" in own else {**batch, **own}
         return {name: value for name, value in inputs.items() if name in self.arguments and name != "labels"}
 
     @torch.no_grad()
@@ -157,10 +158,14 @@ def soft_loss(
         ValueError: a loss that does not fit the problem or the columns.
     """
     if columns.TOP_K_LOGITS in said:
+        if loss == "universal_logit_distance":
+            return losses.top_k_universal_logit_distance(
+                student_logits, said[columns.TOP_K_LOGITS], said[columns.TAIL], temperature
+            )
         if loss != "forward_kl":
             raise ValueError(
-                "The cache holds the teacher's top-k logits, which only forward_kl can use; soft_target_loss is "
-                f"{loss!r}. Cache without top_k, or choose forward_kl."
+                "The cache holds the teacher's top-k logits, which only forward_kl can use (and, for two vocabularies, "
+                f"universal_logit_distance); soft_target_loss is {loss!r}. Cache without top_k, or choose forward_kl."
             )
         return losses.top_k_forward_kl(
             student_logits, said[columns.TOP_K_LOGITS], said[columns.TOP_K_IDS], said[columns.TAIL], temperature

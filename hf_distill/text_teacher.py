@@ -43,11 +43,11 @@ class TextTeacher(ABC):
 
     @abstractmethod
     def answers(self, texts: list[str]) -> Answers:
-        """Pairs of a text's number and its answer, in any order."""
+        """Pairs of a text's number and its answer, in any order: one a text, empty where there is no answer."""
 
     def __call__(self, texts: list[str]) -> list[str]:
         """One answer a text, in the order of the texts."""
-        said = dict(self.answers(texts))
+        said = dict(_complete(self, texts))
         return [said[number] for number in range(len(texts))]
 
 
@@ -172,7 +172,7 @@ class GeneratingTeacher(TextTeacher):
 
         ids = padded([torch.tensor(row) for row in rows], pad)
         mask = padded([torch.ones(len(row), dtype=torch.long) for row in rows], 0)
-        options = {"pad_token_id": pad, **self.options, "max_new_tokens": self.max_new_tokens}
+        options = {"pad_token_id": pad, "max_length": None, **self.options, "max_new_tokens": self.max_new_tokens}
         generate: Any = self.model.generate
         written = generate(input_ids=ids, attention_mask=mask, **options)
         # A sequence-to-sequence model's answer starts with decoder_start_token_id, which is not its own.
@@ -317,10 +317,30 @@ class _Function(TextTeacher):
                     "expected a list of one answer a text, in order (an empty one where it has none), or nobody knows "
                     "whose is whose. The answers to earlier texts are in the ledger, if there is one."
                 )
-            for answer in said:
-                if not isinstance(answer, str):
-                    raise TypeError(f"The teacher must answer with texts, got {type(answer).__name__}: {answer!r}.")
             yield from enumerate(said, start)
+
+
+def _complete(teacher: TextTeacher, texts: list[str]) -> Answers:
+    """A teacher's answers, each checked when it comes, and their number at the end."""
+    missing = set(range(len(texts)))
+    with contextlib.closing(teacher.answers(texts)) as pairs:
+        for number, answer in pairs:
+            if number not in range(len(texts)):
+                raise ValueError(
+                    f"{type(teacher).__name__} was given {len(texts)} texts and answered number {number!r}: its "
+                    "answers must be pairs of a text's number, from 0 on, and a text."
+                )
+            if not isinstance(answer, str):
+                raise TypeError(f"The teacher must answer with texts, got {type(answer).__name__}: {answer!r}.")
+            missing.discard(number)
+            yield number, answer
+    if missing:
+        first = min(missing)
+        raise ValueError(
+            f"{type(teacher).__name__} was given {len(texts)} texts and left {len(missing)} without an answer, number "
+            f"{first} first: {_short(texts[first])}. Its answers must be one pair a text, with an empty text where it "
+            "has no answer. Those that it gave are in the ledger, if there is one."
+        )
 
 
 def ask(
@@ -348,8 +368,8 @@ def ask(
         (texts,) answers, stripped. Empty ones are counted and told.
     Raises:
         TypeError: texts or answers that are not texts.
-        ValueError: blank texts; a function that returns fewer or more texts than it was given, or has a ledger and no
-            name; a ledger that is none; and what the teachers raise.
+        ValueError: blank texts; a teacher that returns fewer or more texts than it was given; a function that has a
+            ledger and no name; a ledger that is none; and what the teachers raise.
 
     >>> ask(lambda texts: [text.upper() for text in texts], ["hola", "adiós"])
     ['HOLA', 'ADIÓS']
@@ -371,7 +391,7 @@ def ask(
             said = {text: kept[key] for text, key in keys.items() if key in kept}
         waiting = [text for text in unique if text not in said]
         progress = stack.enter_context(tqdm(total=len(unique), initial=len(said), desc="Teacher", unit=" texts"))
-        for number, answer in stack.enter_context(contextlib.closing(teacher.answers(waiting))):
+        for number, answer in stack.enter_context(contextlib.closing(_complete(teacher, waiting))):
             text = waiting[number]
             said[text] = answer.strip()
             if file is not None:
@@ -445,23 +465,25 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, str], BinaryIO]]:
 
 def _read(path: Path) -> dict[str, str]:
     answers = {}
-    whole, torn = 0, False
-    with path.open("rb") as file:
+    whole = 0
+    with path.open("r+b") as file:
         for number, line in enumerate(file, start=1):
             torn = not line.endswith(b"\n")
-            if torn and (line.startswith(LINE_START) or LINE_START.startswith(line)):
-                break  # the last line of a run that was killed while it wrote
             try:
                 entry = json.loads(line)
                 answers[entry["key"]] = str(entry["answer"])
             except (ValueError, KeyError, TypeError) as error:
+                if torn and (line.startswith(LINE_START) or LINE_START.startswith(line)):
+                    file.truncate(whole)  # the last line of a run that was killed while it wrote
+                    break
                 raise ValueError(
                     f"{path}, line {number} is not a line of a ledger: {_short(line.decode(errors='replace'))}. Choose "
                     "another file, or, if it was one, delete this line and its answer is asked again."
                 ) from error
             whole += len(line)
-    if torn:
-        os.truncate(path, whole)
+            if torn:  # or the next answer would stand on this line
+                file.seek(whole)
+                file.write(b"\n")
     return answers
 
 

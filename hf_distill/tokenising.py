@@ -60,6 +60,56 @@ def tokenise(
     return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenise", keep_in_memory=True)
 
 
+def tokenise_pairs(
+    dataset: datasets.Dataset,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    teacher_tokenizer: Any = None,
+    teacher_max_length: int | None = None,
+) -> tuple[datasets.Dataset, dict[str, int]]:
+    """Tokenise texts and what to write for them; half a text is no translation of the whole, so none is cut.
+
+    Args:
+        dataset: with `source` and `target`.
+        tokenizer: the student's.
+        max_length: tokens of either side, longer pairs are left out; never more than the tokenizer's own limit, which
+            is taken where this is None.
+        teacher_tokenizer: makes `teacher_input_ids`, `teacher_attention_mask` and `teacher_labels`; None: the teacher
+            reads `input_ids`.
+        teacher_max_length: likewise.
+    Returns:
+        `input_ids`, `attention_mask`, `labels` and the teacher's columns; and how many pairs were left out, by reason.
+    Raises:
+        ValueError: no pair is left.
+    """
+    readers = {"": (tokenizer, _limit(tokenizer, max_length))}
+    if teacher_tokenizer is not None:
+        readers[PREFIX] = (teacher_tokenizer, _limit(teacher_tokenizer, teacher_max_length))
+
+    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded: dict[str, Any] = {}
+        for prefix, (reader, _) in readers.items():
+            read = reader(rows["source"], text_target=rows["target"], verbose=False)
+            encoded |= {prefix + name: read[name] for name in ("input_ids", "attention_mask", "labels")}
+        return encoded
+
+    def fits(row: dict[str, Any]) -> bool:
+        return all(
+            len(row[prefix + name]) <= (limit or len(row[prefix + name]))
+            for prefix, (_, limit) in readers.items()
+            for name in ("input_ids", "labels")
+        )
+
+    rows = dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenise", keep_in_memory=True)
+    kept = rows.filter(fits, keep_in_memory=True, desc="Fit")
+    left_out = len(rows) - len(kept)
+    if not len(kept):
+        limits = " and ".join(str(limit) for _, limit in readers.values())
+        raise ValueError(f"All {len(rows)} pairs are longer than the limit of {limits} tokens. Raise max_length.")
+    return kept, {"pairs longer than a model's limit, left out": left_out} if left_out else {}
+
+
 def words_cut_off(dataset: datasets.Dataset, starts: Iterable[list[int]]) -> int:
     """How many words of some sentences did not fit a tokenizer's limit.
 

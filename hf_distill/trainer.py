@@ -21,16 +21,22 @@ from hf_distill.bridge import NAME, Bridge, check_cached_states
 from hf_distill.matching import Matching
 from hf_distill.publishing import PublishingTrainer
 from hf_distill.sampling import LabelledFractionSampler, labelled_rows
-from hf_distill.tasks import Task, any_tensor, batch_size, problem_type, task_of
+from hf_distill.tasks import Task, any_tensor, batch_size, decoder_inputs, problem_type, task_of
 from hf_distill.teacher import LiveTeacher, TeacherEnsemble, check_classes, forward_arguments, shared_tokens
 from hf_distill.terms import Term, hard_term, soft_term
 
 logger = logging.get_logger(__name__)
 
+TEACHER_DECODER_INPUTS = columns.PREFIX + "decoder_input_ids"
 TWO_READINGS = (
-    "The rows hold teacher_input_ids: with two tokenizers the positions of {} do not line up, and its outputs "
-    "there are about other words. Use one tokenizer for both, for tagging the columns word_starts and "
-    'teacher_word_starts, or soft_target_weight=0 with a matching of granularity="word".'
+    "The rows hold the teacher's own tokens: with two tokenizers the positions of {} do not line up, and its outputs "
+    "there are about other words. {}, use one tokenizer for both, or soft_target_weight=0 with a matching of "
+    'granularity="word".'
+)
+OF_WORDS = "Add the columns word_starts and teacher_word_starts"
+OF_VOCABULARIES = (
+    "Add the columns teacher_input_ids, teacher_attention_mask and teacher_labels (the teacher's tokens that are "
+    'targets, -100 elsewhere) and set soft_target_loss="universal_logit_distance", which compares two vocabularies'
 )
 
 
@@ -52,12 +58,14 @@ class DistillationTrainer(PublishingTrainer):
             mode, and neither changed nor saved. Cached columns in the data set are used instead of it where they are
             there.
         teacher_processing_class: the teacher's tokenizer, where the rows carry `teacher_input_ids` beside `input_ids`.
+            Language models then need `teacher_labels` too, and `soft_target_loss="universal_logit_distance"`: the k-th
+            target of a row meets the teacher's k-th, and how many meet none is said after a training.
         matching: modules of `hf_distill.matching`, which compare inner states of both models with their own weights.
         trainer_kwargs: `Trainer`'s own arguments, with `Trainer`'s own meaning.
     Raises:
         ValueError: soft targets are wanted and there is no teacher; student and teacher have other classes, or read
-            other tokens and the rows hold one reading; the model's auxiliary loss or a `compute_loss_func` would have
-            to be mixed in.
+            other tokens and the rows do not say which of them meet; the model's auxiliary loss or a
+            `compute_loss_func` would have to be mixed in.
     Source:
         Hinton et al. 2015, arXiv:1503.02531.
     """
@@ -98,6 +106,7 @@ class DistillationTrainer(PublishingTrainer):
         self._totals: dict[str, Tensor] = {}
         self._steps_in_totals = 0
         self._evaluated: dict[str, Tensor] = {}
+        self._unmet = torch.zeros(4, dtype=torch.long, device=self.args.device)
         self._check_settings()
         pad_id = getattr(getattr(self.teacher, "model", self.model).config, "pad_token_id", None)
         self.data_collator = columns.TeacherColumnsCollator(
@@ -106,6 +115,7 @@ class DistillationTrainer(PublishingTrainer):
             pad_id or 0,
             of_words=self.task.of_words,
             per_position=self.task.per_position,
+            in_decoder=self.task.name == "translation",
         )
 
     @property
@@ -152,8 +162,8 @@ class DistillationTrainer(PublishingTrainer):
                 "with a teacher_logits column (cache_teacher_outputs makes it), or set soft_target_weight=0 and "
                 "hard_label_weight=1 for a student without a teacher."
             )
-        if self.teacher is not None and self.settings.wants_soft_targets and self._two_readings(names):
-            raise ValueError(TWO_READINGS.format(self.task.name))
+        if (self.teacher is not None or cached) and self.settings.wants_soft_targets:
+            self._check_readings(names)
         if self.teacher is None and any(name.startswith(columns.HIDDEN) for name in names):
             check_cached_states(self._matching, names)
         elif self._matching and (self.teacher is None or len(self.teacher.members) > 1):
@@ -181,6 +191,8 @@ class DistillationTrainer(PublishingTrainer):
             # A streamed data set may not know its columns beforehand.
             wanted |= {*columns.SOFT_TARGETS, columns.TEMPERATURE, columns.WORD_STARTS, columns.TEACHER_WORD_STARTS}
             wanted |= {name + columns.SCALE for name in columns.SOFT_TARGETS}
+            if self.task.writes:
+                wanted.add(columns.TEACHER_LABELS)
             if any(name.startswith(columns.HIDDEN) for name in names):  # of the positions that the teacher read
                 wanted |= {name for name in names if name.startswith(columns.PREFIX)}
             if self.teacher is not None:
@@ -224,6 +236,10 @@ class DistillationTrainer(PublishingTrainer):
         if not batch_samples:
             return None
         self._steps_in_totals += 1
+        if self.task.writes and self.settings.wants_soft_targets:
+            for inputs in batch_samples:
+                if columns.TEACHER_LABELS in inputs:
+                    self._unmet += self.task.unmet(inputs).to(device)
         return self._step_counts(batch_samples, device)
 
     def _step_counts(self, batches: list[Any], device: torch.device) -> Tensor:
@@ -242,12 +258,27 @@ class DistillationTrainer(PublishingTrainer):
 
     def train(self, *arguments: Any, **kwargs: Any) -> Any:
         """`Trainer`'s training; the matchings are parts of the student until its end and no longer."""
+        if self._distils:
+            self._unmet.zero_()
         try:
-            return super().train(*arguments, **kwargs)
+            output = super().train(*arguments, **kwargs)
         finally:
             if self._distils and self._bridge is not None:
                 self._bridge.detach(self.model)
                 self._bridge = None
+        if self._distils:
+            self._warn_of_unmet()
+        return output
+
+    def _warn_of_unmet(self) -> None:
+        """Say once a training how many targets of two vocabularies met none of the other side."""
+        beyond, own, teacher_beyond, theirs = self._global(self._unmet).tolist()
+        if beyond + teacher_beyond > 0 and self.is_world_process_zero():
+            logger.warning(
+                f"{beyond / max(1, own):.1%} of the student's targets lay beyond the end of the teacher's and heard no "
+                f"teacher, and {teacher_beyond / max(1, theirs):.1%} of the teacher's beyond the end of the student's "
+                "and were not heard: universal_logit_distance compares up to the end of the shorter sequence."
+            )
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Put the matchings into the student, before it is wrapped and before its optimizer is made."""
@@ -361,10 +392,14 @@ class DistillationTrainer(PublishingTrainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """`Trainer`'s, and what a decoder reads: both models make it of labels, which neither is given."""
         inputs = super()._prepare_inputs(inputs)
-        labels, decoder = inputs.get("labels"), inputs.get("decoder_input_ids")
-        if self._distils and self.task.name == "translation" and labels is not None and decoder is None:
-            student = self.accelerator.unwrap_model(self.model)
-            inputs["decoder_input_ids"] = student.prepare_decoder_input_ids_from_labels(labels=labels)
+        labels = inputs.get("labels")
+        if self._distils and self.task.name == "translation" and labels is not None:
+            if inputs.get("decoder_input_ids") is None:
+                inputs["decoder_input_ids"] = decoder_inputs(self.model, labels)
+            if self.teacher is not None and TEACHER_DECODER_INPUTS not in inputs:
+                # Its own even of the same labels, since a decoder may start with another token than the student's.
+                of_teacher = inputs.get(columns.TEACHER_LABELS, labels)
+                inputs[TEACHER_DECODER_INPUTS] = decoder_inputs(self.teacher.members[0], of_teacher)
         return inputs
 
     def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -373,14 +408,26 @@ class DistillationTrainer(PublishingTrainer):
 
     def _two_readings(self, names: Container[str]) -> bool:
         """Whether the teacher reads other tokens and nothing says which of them belong to the student's."""
-        two = columns.PREFIX + "input_ids" in names and not any(name in names for name in columns.SOFT_TARGETS)
-        aligned = self.task.of_words and columns.WORD_STARTS in names and columns.TEACHER_WORD_STARTS in names
-        return two and self.task.per_position and not aligned
+        cached = any(name in names for name in columns.SOFT_TARGETS)
+        own = columns.PREFIX + "input_ids" in names
+        if not self.task.writes:
+            aligned = columns.WORD_STARTS in names and columns.TEACHER_WORD_STARTS in names
+            return self.task.of_words and own and not cached and not aligned
+        if columns.TEACHER_LABELS in names:
+            return not (own or cached) or self.settings.soft_target_loss != "universal_logit_distance"
+        # Cached translations are of the positions of the target, which two encoders may share.
+        return own and not (cached and self.task.name == "translation")
+
+    def _check_readings(self, names: Container[str]) -> None:
+        """Raise where soft targets would stand beside other words than they are about."""
+        if self._two_readings(names):
+            remedy = OF_WORDS if self.task.of_words else OF_VOCABULARIES
+            raise ValueError(TWO_READINGS.format(self.task.name, remedy))
 
     def _problem_type(self, labels: Tensor | None) -> str:
         if self.task.per_position:
             return "single_label_classification"
-        config = self.accelerator.unwrap_model(self.model).config
+        config = self.model.config  # not by way of unwrap_model, which looks for packages on the disk at every step
         problem = problem_type(config, labels)
         if config.problem_type is None and labels is not None:
             config.problem_type = problem  # as the models do when they see labels: the published config needs it
@@ -389,8 +436,8 @@ class DistillationTrainer(PublishingTrainer):
     def _ask_teacher(self, inputs: Mapping[str, Any], bridge: Bridge | None) -> dict[str, Tensor]:
         """The soft targets: the cached columns where the batch has some, else what the live teacher says now."""
         said = {name: inputs[name] for name in columns.SOFT_TARGETS if name in inputs}
-        if self.teacher is not None and not said and bridge is None and self._two_readings(inputs):
-            raise ValueError(TWO_READINGS.format(self.task.name))
+        if self.settings.wants_soft_targets:
+            self._check_readings(inputs)
         if self.teacher is None and bridge is not None:
             bridge.teach(inputs, bridge.remembered(inputs), self._teacher_reads(inputs), self._progress)
         if self.teacher is not None and (not said or bridge is not None):
@@ -484,10 +531,9 @@ class DistillationTrainer(PublishingTrainer):
         inputs = self._prepare_inputs(inputs)
         weights = self.settings.at(progress=1.0)
         unlabelled = self.task.per_position and inputs.get("labels") is None
-        can_listen = self._comparable and (
-            (self.teacher is not None and not self._two_readings(inputs) and not unlabelled)
-            or any(name in inputs for name in columns.SOFT_TARGETS)
-        )
+        cached = any(name in inputs for name in columns.SOFT_TARGETS)
+        can_listen = self._comparable and not self._two_readings(inputs)
+        can_listen &= cached or (self.teacher is not None and not unlabelled)
         terms: dict[str, Term] = {}
         logits = None
         if not (unlabelled and self.task.name == "translation"):

@@ -35,7 +35,9 @@ def training_arguments(
     metric: str,
     steps: int | None = None,
     evaluate_every: int | None = None,
-) -> DistillationArguments:
+    kind: type[Any] = DistillationArguments,
+    greater_is_better: bool = True,
+) -> Any:
     """Training arguments: the settings, over the defaults, with validation about once an epoch.
 
     Args:
@@ -46,6 +48,8 @@ def training_arguments(
         metric: selects the model.
         steps: optimizer steps in all; None: by `num_train_epochs`.
         evaluate_every: steps between validations; None: an epoch.
+        kind: of arguments.
+        greater_is_better: whether the metric grows with quality.
     """
     # Both decide on the order of the rows.
     order = {"train_sampling_strategy": "random"} if settings.get("labelled_fraction") else {}
@@ -58,7 +62,7 @@ def training_arguments(
     elif settings.get("max_steps", -1) <= 0:
         settings["max_steps"] = math.ceil(settings["num_train_epochs"] * epoch)
     every = min(evaluate_every or epoch, settings["max_steps"])
-    return DistillationArguments(
+    return kind(
         **{
             "output_dir": str(folder),
             "eval_strategy": "steps",
@@ -68,7 +72,7 @@ def training_arguments(
             "save_total_limit": 1,
             "load_best_model_at_end": True,
             "metric_for_best_model": metric,
-            "greater_is_better": True,
+            "greater_is_better": greater_is_better,
             "use_cpu": not torch.cuda.is_available(),
             **settings,
         }

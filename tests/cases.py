@@ -45,6 +45,10 @@ CASES: dict[str, dict[str, Any]] = {
     "seq2seq reverse_kl": {"task": "seq2seq", "loss": "reverse_kl"},
     "causal": {"task": "causal"},
     "causal skewed_kl": {"task": "causal", "loss": "skewed_kl"},
+    **{
+        f"{task} of two vocabularies": {"task": task, "loss": "universal_logit_distance", "teacher_vocabulary": 70}
+        for task in ("seq2seq", "causal")
+    },
     "hidden states": {"matching": lambda: [HiddenStateMatching(LAYERS, weight=0.3)]},
     "relations": {"matching": lambda: [RelationMatching(LAYERS, weight=0.3)]},
     "variational": {"matching": lambda: [VariationalMatching(LAYERS, weight=0.3, latent_size=4)]},
@@ -83,6 +87,25 @@ def position_labels(rows: Any, classes: int) -> Any:
     return rows.remove_columns("labels").map(labels, with_indices=True)
 
 
+def two_vocabularies(rows: Any, task: str, teacher_vocabulary: int) -> Any:
+    """The rows with a reading of the teacher's own beside the student's: longer here and shorter there."""
+    generator = np.random.default_rng(3)
+
+    def read(row: dict[str, Any], number: int) -> dict[str, Any]:
+        length = max(2, len(row["input_ids"]) + number % 5 - 2)
+        ids = generator.integers(3, teacher_vocabulary, length)
+        targets = generator.integers(3, teacher_vocabulary, length + 1) if task == "seq2seq" else ids.copy()
+        if task == "causal" or number % 4 == 0:
+            targets[: number % 3] = -100
+        return {
+            "teacher_input_ids": ids.tolist(),
+            "teacher_attention_mask": [1] * length,
+            "teacher_labels": targets.tolist() if number != 5 else [-100] * len(targets),
+        }
+
+    return rows.map(read, with_indices=True)
+
+
 def pad(rows: list[dict[str, Any]], extra: int = 0) -> dict[str, torch.Tensor]:
     """Pad everything that has a position on the right."""
     longest = max(len(row["input_ids"]) for row in rows) + extra
@@ -96,13 +119,14 @@ def pad(rows: list[dict[str, Any]], extra: int = 0) -> dict[str, torch.Tensor]:
     return batch
 
 
-def models(task: str, problem: str) -> tuple[Any, Any]:
+def models(task: str, problem: str, teacher_vocabulary: int = 50) -> tuple[Any, Any]:
     """A student and a teacher in float64, both a little random network."""
     labels = 1 if problem == "regression" else 3
-    small = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 40}
+    small = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 40}
     made = []
-    for seed in (0, 1):
+    for seed, vocabulary in ((0, 50), (1, teacher_vocabulary)):
         set_seed(seed)
+        small["vocab_size"] = vocabulary
         if task == "sequence":
             made.append(tiny_bert(seed=seed, num_labels=labels, problem_type=problem))
         elif task == "token":
@@ -121,7 +145,7 @@ def models(task: str, problem: str) -> tuple[Any, Any]:
             )
         else:
             config = BartConfig(
-                vocab_size=50,
+                vocab_size=vocabulary,
                 d_model=16,
                 encoder_layers=1,
                 decoder_layers=1,
@@ -158,7 +182,10 @@ def build(name: str, folder: Path, batch: int = 8, accumulation: int = 1, **chan
         rows = float_labels(rows, problem)
     if task != "sequence":
         rows = position_labels(rows, 4 if task == "token" else 50)
-    student, teacher = models(task, problem)
+    teacher_vocabulary = case.get("teacher_vocabulary", 50)
+    if teacher_vocabulary != 50:
+        rows = two_vocabularies(rows, task, teacher_vocabulary)
+    student, teacher = models(task, problem, teacher_vocabulary)
     set_seed(0)
     seq2seq = task == "seq2seq"
     arguments = (Seq2SeqDistillationArguments if seq2seq else DistillationArguments)(

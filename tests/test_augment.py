@@ -65,6 +65,19 @@ def test_every_text_is_gone_through_before_any_again():
     assert texts[:40] != texts[40:]
 
 
+@pytest.mark.parametrize("settings", [Augment(200), Augment(200, mask=0.3, replace=0.6, ngram=0.5, distinct=False)])
+def test_a_new_text_says_which_old_one_it_was_made_from(settings):
+    old = ["", *(f"So 1{number} 1{number} 1{number} it ends" for number in range(40)), "?!", *["a film", "a day"] * 5]
+    sources: list[int] = []
+    texts = made(settings, old, sources=sources)
+    assert texts == made(settings, old)
+    assert len(sources) == len(texts) == 200
+    assert {0, 41} & set(sources) == set()  # nothing is made from texts without a word
+    assert set(range(1, 41)) < set(sources)
+    for text, source in zip(texts, sources, strict=True):
+        assert {word for word in Text(text).words if word.isdigit()} <= {f"1{source - 1}"}, text
+
+
 def test_ngrams():
     old = corpus()
     texts = made(Augment(3000, mask=0, replace=0, ngram=1, distinct=False), old)
@@ -95,6 +108,27 @@ def test_replaced_by_a_masked_language_model():
     assert words.count(MASK) == counts["words masked"]
     assert counts["words replaced"] == pytest.approx(480, abs=70)
     assert counts["words without another to replace them, kept"] == 0
+
+
+def test_a_masked_language_model_replaces_words_and_nothing_else():
+    """By hand: each new text is its old one but for words that the model offers for these very places."""
+    model = MaskedLanguageModel(tiny_masked_language_model(TOKENIZER), TOKENIZER)
+    settings = Augment(60, mask=0, replace=0.4, ngram=0, masked_language_model="given")
+    old, sources = [f"[CLS] {text} [PAD]?" for text in corpus(20)], []
+    texts = made(settings, old, masked_language_model=model, sources=sources)
+    assert texts == made(settings, old, masked_language_model=model)
+    assert texts != made(settings, old, masked_language_model=model, seed=1)
+    changed = 0
+    for text, source in zip(texts, sources, strict=True):
+        before, after = Text(old[source]), Text(text)
+        assert after.gaps == before.gaps
+        places = [n for n, (a, b) in enumerate(zip(before.words, after.words, strict=True)) if a != b]
+        assert places
+        for place, (words, _) in zip(places, model.propose([before], [places])[0], strict=True):
+            assert after.words[place] in words
+            assert after.words[place] in WORDS
+        changed += len(places)
+    assert changed == pytest.approx(60 * 14 * 0.4, abs=60)
 
 
 def test_the_setting_loads_the_model(tmp_path):

@@ -29,7 +29,7 @@ from hf_distill import (
     cache_teacher_outputs,
 )
 from hf_distill.cached_columns import Layout, table
-from hf_distill.columns import TeacherColumnsCollator
+from hf_distill.columns import TeacherColumnsCollator, all_numbers
 from hf_distill.matching import HiddenStateMatching
 from hf_distill.provenance import row_hashes
 from tests.cases import models, pad, position_labels
@@ -263,6 +263,34 @@ def test_a_float32_cache_equals_the_live_teacher(tmp_path, task, name, top_k):
         assert history(other) == pytest.approx(history(live), abs=1e-6)
         for ours, theirs in zip(live.model.parameters(), other.model.parameters(), strict=True):
             assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("sequence", "text-classification"),
+        ("token", "token-classification"),
+        ("seq2seq", "translation"),
+        ("causal", "text-generation"),
+    ],
+)
+def test_a_float16_cache_is_within_a_thousandth_of_the_loss(tmp_path, task, name):
+    """With logits as large as those of trained teachers."""
+    rows = tiny_rows(8)
+    if task != "sequence":
+        rows = position_labels(rows, 4 if task == "token" else 50)
+    if task == "seq2seq":
+        rows = rows.map(lambda row: {"labels": [max(label, 3) for label in row["labels"]]})
+    teacher = tiny_bert(seed=1, num_labels=3) if task == "sequence" else tiny_lm(task)
+    with torch.no_grad():
+        head = teacher.get_output_embeddings() or teacher.classifier
+        head.weight.mul_(20)
+    made = cache_teacher_outputs(rows, teacher, task=name, output_dir=tmp_path / "cache")
+    assert max(abs(row).max(initial=0) for row in all_numbers(made, "teacher_logits")) > 3
+    live = history(trained(tmp_path, task, rows, teacher_model=teacher))
+    again = history(trained(tmp_path, task, made))
+    assert again == pytest.approx(live, abs=1e-3)
+    assert again != pytest.approx(live, abs=1e-7)
 
 
 def trained(folder, task, rows, matching=(), temperature=2.0, **options):
@@ -546,7 +574,7 @@ def test_a_row_without_text(tmp_path, of):
     rows = tiny_rows(3).map(
         lambda row, number: {"input_ids": [] if number == 1 else row["input_ids"]}, with_indices=True
     )
-    with pytest.raises(ValueError, match="has no tokens: there is nothing to ask the teacher"):
+    with pytest.raises(ValueError, match=r"Row 1 (of the stream )?has no tokens: there is nothing to ask the teacher"):
         cached(of(rows), tiny_bert(num_labels=3), tmp_path)
 
 
@@ -579,11 +607,53 @@ def test_hashes_tell_rows_apart():
     assert (row_hashes(changed, ["input_ids"]) != hashes).nonzero()[0].tolist() == [3]
 
 
-def test_teacher_that_returns_nan(tmp_path):
+class Failing(type(tiny_bert())):
+    """A teacher that answers with NaN where it reads this token."""
+
+    stumbles_over = -1
+
+    def forward(self, input_ids=None, attention_mask=None, **kwargs):
+        said = super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        said.logits = said.logits.where((input_ids != self.stumbles_over).all(dim=-1, keepdim=True), torch.nan)
+        if said.hidden_states is not None:
+            here = (input_ids == self.stumbles_over).unsqueeze(-1)
+            said.hidden_states = [states.masked_fill(here, torch.inf) for states in said.hidden_states]
+        return said
+
+
+@pytest.mark.parametrize("of", [lambda rows: rows, lambda rows: rows.to_iterable_dataset()])
+def test_a_teacher_that_returns_nan_is_told_by_the_row_and_what_is_finished_is_kept(tmp_path, of):
     teacher = tiny_bert(num_labels=3)
-    torch.nn.init.constant_(teacher.classifier.bias, float("nan"))
-    with pytest.raises(ValueError, match="The teacher returned NaN or infinity for row"):
-        cached(tiny_rows(4), teacher, tmp_path)
+
+    def planted(row, number):
+        ids = [46 if token == 47 else token for token in row["input_ids"]]
+        return {"input_ids": [47, *ids[1:]] if number in (8, 9, 13) else ids}
+
+    odd = tiny_rows(14).map(planted, with_indices=True)
+    expected = cached(odd, teacher, tmp_path / "well", shard_size=3)["teacher_logits"]
+    teacher.__class__ = Failing
+    teacher.stumbles_over = 47
+    with pytest.raises(
+        ValueError, match=r"The teacher returned NaN or infinity for row 8\. .* Finished shards are kept"
+    ):
+        cached(of(odd), teacher, tmp_path / "cache", shard_size=3)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.arrow")}
+    assert sorted(path.name for path in kept) == ["shard-00000.arrow", "shard-00001.arrow"]
+    assert not list((tmp_path / "cache").glob("shard*.part"))
+    teacher.stumbles_over = -1
+    made = cached(of(odd), teacher, tmp_path / "cache", shard_size=3)
+    assert np.allclose(made["teacher_logits"], expected, atol=1e-6)
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
+
+
+def test_states_that_are_no_numbers(tmp_path):
+    teacher = tiny_bert(num_labels=3)
+    teacher.__class__ = Failing
+    teacher.stumbles_over = tiny_rows(4)["input_ids"][2][0]
+    number = next(n for n, ids in enumerate(tiny_rows(4)["input_ids"]) if teacher.stumbles_over in ids)
+    teacher.classifier.forward = lambda pooled: torch.zeros(len(pooled), 3)
+    with pytest.raises(ValueError, match=f"The teacher returned NaN or infinity for row {number}"):
+        cached(tiny_rows(4), teacher, tmp_path, hidden_layers=[1])
 
 
 @pytest.mark.parametrize(
@@ -612,10 +682,16 @@ def test_rows_that_do_not_fit(tmp_path):
     teacher = tiny_bert(num_labels=3)
     with pytest.raises(ValueError, match="has a column teacher_logits already"):
         cached(tiny_rows(3).add_column("teacher_logits", [[0.0] * 3] * 3), teacher, tmp_path)
+    options = {"dtype": "int8", "hidden_layers": [1]}
+    for name in ("teacher_hidden_1", "teacher_hidden_1_scale", "teacher_logits_scale", "row_hash"):
+        for rows in (tiny_rows(3).add_column(name, [0.0] * 3), streamed(tiny_rows(3).add_column(name, [0.0] * 3))):
+            with pytest.raises(ValueError, match=f"has a column {name} already: remove or rename it"):
+                cached(rows, teacher, tmp_path, **options)
     with pytest.raises(ValueError, match="Expected tokenised rows with input_ids, got the columns"):
         cached(tiny_rows(3).remove_columns("input_ids"), teacher, tmp_path)
     with pytest.raises(ValueError, match="has no rows"):
         cached(tiny_rows(3).select([]), teacher, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mask_is_a_part_of_a_row(tmp_path):

@@ -23,7 +23,8 @@ from hf_distill import (
     export_onnx,
 )
 from hf_distill.card import model_card
-from hf_distill.card_tables import code, without_folders
+from hf_distill.card_tables import code
+from hf_distill.privacy import without_folders
 from hf_distill.report import Report
 from tests.conftest import tiny_bert
 from tests.hub_server import Hub
@@ -243,6 +244,48 @@ def test_the_card_says_how_to_remake_the_student(report, folder, tmp_path):
     assert "| `matching` |  | hidden_state, layers {-1: -1} |  |" in text
     assert "| `temperature` |  |  | 2.0 |" in text
     assert "| `learning_rate` | 3e-05 |  | 0.002 |" in text
+
+
+def test_speed_by_length_and_of_the_files(report, folder, tmp_path):
+    assert "Of the ONNX files" not in full(report, folder, tmp_path).text
+    file = {
+        "bytes": 1_234_567,
+        "agreement": 0.9963,
+        "quality": quality(0.9228),
+        "latency_ms": {"batch_1": {"p50": 0.2124, "p95": 0.3456}},
+        "throughput": {"batch_32": 98_765.4},
+        "tokens_per_text": 21.5,
+        "ratios": {"lighter": 74.02, "faster": 68.88, "throughput": 21.23},
+        "ratio_intervals": {"faster": {"low": 65.43, "high": 72.11}, "throughput": {"low": 20.01, "high": 22.32}},
+    }
+    row = {
+        "model": "student",
+        "runtime": "onnx int8",
+        "batch": 32,
+        "length": "long",
+        "tokens": [31, 77],
+        "calls": 8,
+        "p50_ms": 3.2104,
+        "p95_ms": 4.1234,
+        "per_second": 9967.6,
+        "faster": {"value": 33.333, "low": 30.02, "high": 36.61},
+    }
+    counts = {"student": (12.34e6, 574_000), "teacher": (910.1e6, 42_330_232)}
+    models = {
+        name: model | dict(zip(("flops_per_text", "flops_per_token"), counts[name], strict=True))
+        if name in counts
+        else model
+        for name, model in report.models.items()
+    }
+    told = replace(report, onnx={"int8": file}, speed=[row], models=models)
+    card = full(told, folder, tmp_path)
+    assert_whole(card.content)
+    assert "| student, onnx int8 |  | 1,234,567 | 0.2124 | 0.3456 | 98,765 | 21.5 |  |  |" in card.text
+    assert "| 21.5 | 12.3 | 0.574 |" in card.text
+    assert "Operations are those of the matrix products" in card.text
+    assert "| onnx int8 | 0.9963 | 0.9228 [0.9105, 0.9340] |" in card.text
+    assert "| 74.02 | 68.88 [65.43, 72.11] | 21.23 [20.01, 22.32] |" in card.text
+    assert "| long | 32 | student, onnx int8 | 31-77 | 3.21 | 4.123 | 9,968 | 33.3 [30, 36.6] |" in card.text
 
 
 def test_many_carried_weights_are_folded(report, folder):

@@ -98,6 +98,26 @@ def test_word_starts_follow_their_own_side(tokenizers):
     assert batch["teacher_word_starts"].tolist() == [[-100, 1, -100, -100], [-100, 1, 0, 1]]
 
 
+@pytest.mark.parametrize("in_decoder", [False, True])
+def test_labels_of_a_teacher_with_its_own_vocabulary(tokenizers, in_decoder):
+    """A decoder's start at the left, whatever its tokenizer does; a causal model's stand at its tokens."""
+    student, teacher = tokenizers
+    teacher.padding_side = "left"
+    made = rows(1, 2)
+    for row in made:
+        row["teacher_labels"] = [5, *row["teacher_input_ids"][1:]]
+        row["teacher_logits"] = [[float(label)] for label in row["teacher_labels"]]
+    batch = TeacherColumnsCollator(DataCollatorWithPadding(student), teacher, in_decoder=in_decoder)(made)
+    if in_decoder:
+        assert batch["teacher_labels"].tolist() == [[5, 3, -100, -100], [5, 3, 4, 5]]
+        assert batch["teacher_logits"][0, :, 0].tolist() == [5, 3, 0, 0]
+    else:
+        assert batch["teacher_labels"].tolist() == [[-100, -100, -100, 3], [-100, 3, 4, 5]]
+        assert batch["teacher_logits"][0, :, 0].tolist() == [0, 0, 5, 3]
+    assert batch["teacher_input_ids"].tolist() == [[0, 0, 2, 3], [2, 3, 4, 5]]
+    assert made[0]["teacher_labels"][0] == 5  # the row is left as it was
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

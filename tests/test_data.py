@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from transformers import BertTokenizerFast
 
-from hf_distill.data import Data, load, load_further, near_duplicate_key, unlabelled
+from hf_distill.data import Data, near_duplicate_key
+from hf_distill.labelled_data import load, load_further, unlabelled
 from hf_distill.sources import resolve
 from hf_distill.tokenising import tokenise
 
@@ -142,7 +143,7 @@ def test_pairs(tmp_path):
         ({"test": "test"}, "data.test: .* has no split 'test', it has train"),
         ({"test": 500}, "data.test: asked for 500 rows with a label, found"),
         ({"fidelity": 5}, "data.fidelity: asked for 5 rows without a label, found 0"),
-        ({"labels": ["yes", "no"]}, "no labelled rows are left for train"),
+        ({"labels": ["yes", "no"]}, "no rows with a label among .* are left for train"),
         ({"train": "rows"}, None),
     ],
 )

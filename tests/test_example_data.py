@@ -26,6 +26,7 @@ def script(name):
 
 brown_pos = script("brown_pos")
 bible_en_es = script("bible_en_es")
+chitchat = script("chitchat")
 
 BROWN = {
     "cats.txt": "ca01 news\ncr01 humor\ncb01 editorial\n",
@@ -163,3 +164,54 @@ def test_bible_source_is_missing(tmp_path, monkeypatch):
     sword_module(tmp_path, bible_en_es.ENGLISH, {("Gen", 1, 1): "God"})
     with pytest.raises(ValueError, match="has no module spaRV1909eb, only"):
         run(bible_en_es, monkeypatch, "--source", tmp_path)
+
+
+def talk(*lines):
+    """A conversation as the package has it: a turn is a list of utterances, here "sender: text"."""
+    turns = [[dict(zip(("sender", "text"), line.split(": "), strict=True)) for line in turn] for turn in lines]
+    return {"messages": turns, "start": "2018-05-02T19:38:15Z"}
+
+
+CHITCHAT = {
+    "one": talk(["ann: Hello", "ann: How  are you? "], ["bob: né 😀"], ["ann:  "], ["bob: and you?"], ["ann: ok"]),
+    "alone": talk(["ann: hi is anyone there?"], ["bob:  "]),
+    "two": talk(["bob: hi"], ["ann: hey"]),
+    "again": talk(["ann: hi"], ["bob: hey"]),
+    "nobody": talk(),
+}
+CHITCHAT_ROWS = [
+    {
+        "id": "one",
+        "messages": [
+            {"role": "user", "content": "Hello\nHow are you?"},
+            {"role": "assistant", "content": "né 😀\nand you?"},
+            {"role": "user", "content": "ok"},
+        ],
+    },
+    {"id": "two", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hey"}]},
+]
+
+
+def test_chitchat_file(tmp_path, monkeypatch, capsys):
+    source, output = tmp_path / "dataset.json", tmp_path / "chitchat.jsonl.gz"
+    source.write_text(json.dumps(CHITCHAT))
+    with pytest.raises(ValueError, match=r"not written: expected content with sha256 aa601cd8.*\(2 lines\)"):
+        run(chitchat, monkeypatch, "--source", source, "--output", output)
+    assert not output.exists()
+    expect(chitchat, monkeypatch, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in CHITCHAT_ROWS))
+    run(chitchat, monkeypatch, "--source", source, "--output", output)
+    assert [json.loads(line) for line in gzip.decompress(output.read_bytes()).splitlines()] == CHITCHAT_ROWS
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        f"{output}: 2 conversations, 5 messages",
+        "2 empty utterances, left out",
+        "2 conversations in which nobody answers, left out",
+        "1 conversations that repeat another word for word, left out",
+    ]
+
+
+def test_chitchat_source_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"is not a file. Expected dataset\.json of chitchat-dataset==0\.9\.0"):
+        run(chitchat, monkeypatch, "--source", tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"is not installed\. Run: pip install --no-deps chitchat-dataset"):
+        run(chitchat, monkeypatch)

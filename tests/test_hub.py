@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import httpx2
 import pytest
+import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from hf_distill import hub
+from hf_distill.cli import main
 
 
 @pytest.fixture
@@ -22,13 +24,18 @@ def folder(tmp_path):
 @pytest.fixture
 def api(monkeypatch):
     """The two calls a push makes, recorded."""
-    calls = SimpleNamespace(made=[], committed=[])
+    calls = SimpleNamespace(made=[], committed=[], contents={})
 
     def create_repo(self, repo_id, **settings):
         calls.made.append((repo_id, settings))
 
     def create_commit(self, repo_id, operations, **settings):
         calls.committed.append((repo_id, [operation.path_in_repo for operation in operations]))
+        calls.contents[repo_id] = {
+            operation.path_in_repo: operation.path_or_fileobj
+            for operation in operations
+            if isinstance(operation.path_or_fileobj, bytes)
+        }
         return SimpleNamespace(commit_url="https://hub/commit/1")
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
@@ -61,6 +68,79 @@ def test_a_push_is_one_commit_of_what_a_user_needs(folder, api):
 def test_an_unfinished_folder_is_refused_before_anything_is_made(folder, api):
     with pytest.raises(ValueError, match=r"model\.safetensors, README\.md is missing"):
         hub.push(folder, "me/s")
+    assert api.made == []
+
+
+CARD = """---
+tags:
+- knowledge-distillation
+- hf_distill
+---
+
+# A student
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", "student", trust_remote_code=True)
+classify("student", truncation=True)
+```
+
+```python
+from onnxruntime import InferenceSession
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("student", trust_remote_code=True)
+session = InferenceSession("student/onnx/model.onnx")
+```
+
+From the folder `student`:
+
+```bash
+hf-distill run recipe.yaml "student"
+```
+"""
+
+
+def test_the_usage_in_the_card_loads_from_the_hub():
+    found = hub.addressed(CARD, "me/x")
+    assert 'pipeline("text-classification", "me/x", trust_remote_code=True)\nclassify("student", trunc' in found
+    assert "```python\nfrom huggingface_hub import hf_hub_download\nfrom onnxruntime import Inf" in found
+    assert 'from_pretrained("me/x", trust_remote_code=True)' in found
+    assert 'InferenceSession(hf_hub_download("me/x", "onnx/model.onnx"))' in found
+    assert found.count("hf_hub_download") == 2
+    assert 'From the folder `student`:\n\n```bash\nhf-distill run recipe.yaml "student"\n```' in found
+    # Once more, and for another place.
+    assert hub.addressed(found, "me/x") == found
+    assert hub.addressed(found, "you/y") == hub.addressed(CARD, "you/y")
+
+
+@pytest.mark.parametrize("card", [CARD.replace("- hf_distill\n", ""), CARD.partition("---\n\n")[2], "", "---\ntags"])
+def test_cards_of_others_stay_as_they_are(card):
+    assert hub.addressed(card, "me/x") == card
+
+
+def test_what_is_sent_is_not_what_is_on_disk(folder, api):
+    (folder / "README.md").write_text(CARD)
+    (folder / "model.safetensors").write_text("x")
+    recipe = (
+        "output_dir: /home/me/secret/run\nteacher: {model: some/teacher}\ndistill: {hub_token: hf_x, max_steps: 3}\n"
+    )
+    (folder.parent / "recipe.yaml").write_text(recipe)
+    hub.push(folder, "me/s")
+    assert api.contents["me/s"]["README.md"] == hub.addressed(CARD, "me/s").encode()
+    sent = yaml.safe_load(api.contents["me/s"]["recipe.yaml"])
+    assert sent == {"output_dir": "run", "teacher": {"model": "some/teacher"}, "distill": {"max_steps": 3}}
+    assert (folder / "README.md").read_text() == CARD
+    assert (folder.parent / "recipe.yaml").read_text() == recipe
+    assert not (folder / "recipe.yaml").exists()
+
+
+def test_a_cache_is_looked_for_before_anything_is_made(folder, api, capsys):
+    (folder / "README.md").write_text(CARD)
+    (folder / "model.safetensors").write_text("x")
+    assert main(["push", str(folder), "--repo-id", "me/s", "--with-cache"]) == 1
+    assert "Expected the teacher's cache in" in capsys.readouterr().err
     assert api.made == []
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -20,12 +21,12 @@ from unittest import mock
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from huggingface_hub import HfApi, ModelCard, create_repo, snapshot_download
+from huggingface_hub import DatasetCard, HfApi, ModelCard, create_repo, snapshot_download
 from safetensors.torch import load as read_safetensors
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, TrainerCallback, set_seed
 
-from hf_distill import DistillationArguments, DistillationTrainer
+from hf_distill import DistillationArguments, DistillationTrainer, cache_teacher_outputs
 from hf_distill import hub as student_hub
 from hf_distill.cli import main
 from hf_distill.matching import HiddenStateMatching
@@ -68,6 +69,24 @@ def write_student(folder: Path) -> list[list[float]]:
     (folder / "training_args.bin").write_bytes(b"paths")
     with torch.no_grad():
         return student(**reads(TEXTS, padding=True, return_tensors="pt")).logits.tolist()
+
+
+def rows() -> Dataset:
+    return Dataset.from_dict(dict(tokenizer()(TEXTS * 3)))
+
+
+def write_cache(folder: Path) -> None:
+    cache_teacher_outputs(rows(), lstm(1, 8), task="text-classification", output_dir=folder, shard_size=4)
+
+
+def join_cache(repo_id: str, folder: Path) -> bool:
+    """Whether the data set's own way to use it gives what the cache on disk gives."""
+    made = cache_teacher_outputs(rows(), lstm(1, 8), task="text-classification", output_dir=folder, shard_size=4)
+    snippet = re.search("```python\n(.*?)```", DatasetCard.load(repo_id).text, re.S)[1]
+    names = "[" + ", ".join(f'"{name}"' for name in sorted(set(rows().column_names) - {"labels"})) + "]"
+    known = {"rows": rows().select([3, 1, 0, 2])}
+    exec(snippet.replace('["attention_mask", "input_ids"]', names), known)
+    return known["rows"].to_list() == made.select([3, 1, 0, 2]).to_list()
 
 
 def command(*words: str, patient: bool = True) -> tuple[int, str, str]:
@@ -258,6 +277,58 @@ def test_a_pushed_student_loads_where_the_package_is_missing(hub, client, tmp_pa
     again = client(student_hub.push, tmp_path / "student", "me/loads")
     assert hub.commits("me/loads") == [commit]
     assert again.endswith(f"me/loads/commit/{commit.oid}")
+
+
+def test_what_lies_beside_a_student_goes_along(hub, client, student, tmp_path):
+    """The card loads from the repository, the recipe is one that can be shown, and the cache is a data set."""
+    card = "---\nlibrary_name: transformers\ntags:\n- hf_distill\n---\n# A student\n```python\n{}\n```\n"
+    ModelCard(card.format('pipeline("text-classification", "student")')).save(student / "README.md")
+    (tmp_path / "recipe.yaml").write_text(f"output_dir: {tmp_path}\nteacher: {{model: {student}}}\n")
+    client(write_cache, tmp_path / "cache")
+    words = ("push", str(student), "--repo-id", "me/whole", "--with-cache")
+    code, out, _ = client(command, *words)
+    assert code == 0
+    files = hub.files("me/whole")
+    assert b'pipeline("text-classification", "me/whole")' in files["README.md"]
+    assert files["recipe.yaml"].decode() == f"output_dir: {tmp_path.name}\nteacher:\n  model: student\n"
+    commit, cached = out.split()
+    assert commit.endswith(hub.commits("me/whole")[0].oid)
+    assert cached.endswith("/datasets/me/whole-teacher-outputs")
+    assert hub.repositories["dataset", "me/whole-teacher-outputs"].private
+    found = hub.files("me/whole-teacher-outputs", "dataset")
+    assert json.loads(found["provenance.json"])["options"]["task"] == "text-classification"
+    assert "To put the outputs to the same tokenised rows" in found["README.md"].decode()
+    assert client(join_cache, "me/whole-teacher-outputs", tmp_path / "cache")
+    # A second push makes no commit of the student, and the same data set.
+    assert client(command, *words)[0] == 0
+    assert len(hub.commits("me/whole")) == 1
+    assert hub.files("me/whole-teacher-outputs", "dataset") == found
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "advice"),
+    [
+        ("POST", "/datasets/.*/commit/", 403, "the role write"),
+        ("POST", "/datasets/.*/commit/", 500, "status.huggingface.co"),
+        ("POST", "/datasets/.*/commit/", None, "the connection to the Hub failed"),
+    ],
+)
+def test_a_cache_that_was_refused_can_be_pushed_again(hub, client, student, tmp_path, method, path, status, advice):
+    client(write_cache, tmp_path / "cache")
+    repo_id = f"me/{tmp_path.name}"
+    words = ("push", str(student), "--repo-id", repo_id, "--with-cache")
+    # datasets tries a commit again by itself; these failures outlast it.
+    hub.plant(method, path, status, times=50)
+    code, _, error = client(command, *words, patient=False)
+    hub._faults.clear()
+    assert code == 1
+    last = error.splitlines()[-1]  # before it, datasets shows its progress
+    assert last.startswith(f"hf-distill: {repo_id}-teacher-outputs: ")
+    assert advice in last
+    assert len(hub.commits(repo_id)) == 1
+    assert client(command, *words)[0] == 0
+    assert len(hub.commits(repo_id)) == 1
+    assert client(join_cache, f"{repo_id}-teacher-outputs", tmp_path / "cache")
 
 
 def test_a_repository_is_private_by_choice(hub, client, student, tmp_path):

@@ -18,6 +18,7 @@ from hf_distill.losses import (
     reverse_kl,
     skewed_kl,
     top_k_forward_kl,
+    top_k_universal_logit_distance,
     total_variation,
     universal_logit_distance,
 )
@@ -102,6 +103,18 @@ def np_top_k_forward_kl(s, t, temperature, k):
     return temperature**2 * np_kl(fold(t), fold(s))
 
 
+def np_top_k_universal_logit_distance(s, t, temperature, k):
+    q, p = (np.sort(np.exp(np_log_softmax(side / temperature)))[::-1] for side in (s, t))
+    return temperature * (np.abs(q[:k] - p[:k]).sum() + abs(q[k:].sum() - p[k:].sum()))
+
+
+def universal_top_k_from_full(student: Tensor, teacher: Tensor, temperature: float, k: int) -> Tensor:
+    """top_k_universal_logit_distance on what a cache would hold of these teacher logits."""
+    top, ids = teacher.topk(k)
+    tail = (teacher.double() / temperature).scatter(-1, ids, -INF).logsumexp(-1)
+    return top_k_universal_logit_distance(student, top, tail, temperature)
+
+
 def top_k_from_full(student: Tensor, teacher: Tensor, temperature: float, k: int) -> Tensor:
     """top_k_forward_kl on what a cache would hold of these teacher logits."""
     top, ids = teacher.topk(k)
@@ -131,6 +144,7 @@ CASES = {
     "bernoulli_kl": (bernoulli_kl, np_bernoulli_kl),
     "universal_logit_distance": (universal_logit_distance, np_universal_logit_distance),
     "top_k_forward_kl": (partial(top_k_from_full, k=2), partial(np_top_k_forward_kl, k=2)),
+    "top_k_universal": (partial(universal_top_k_from_full, k=2), partial(np_top_k_universal_logit_distance, k=2)),
 }
 every_loss = pytest.mark.parametrize(("loss", "reference"), CASES.values(), ids=CASES.keys())
 
@@ -520,6 +534,41 @@ def test_top_k_student_without_the_rest_is_infinite():
     assert student_gradient(partial(top_k_from_full, k=2), student, teacher).isfinite().all()
 
 
+# top_k_universal_logit_distance
+
+
+@pytest.mark.parametrize("words", [4, 8, 12])  # fewer than the teacher's 8, as many, more
+def test_universal_top_k_misses_at_most_what_was_left_out(words):
+    student, teacher = random_logits(6, words)[0], random_logits(6, 8)[1]
+    whole = universal_logit_distance(student, teacher, 2.0)
+    sorted_student, sorted_teacher = (
+        (side / 2).softmax(-1).sort(descending=True).values for side in (student, teacher)
+    )
+    before = torch.zeros(6, dtype=whole.dtype)
+    for k in range(1, 9):
+        value = universal_top_k_from_full(student, teacher, 2.0, k)
+        rests = (side[:, k:].sum(-1) for side in (sorted_student, sorted_teacher))
+        bound = 2 * 2.0 * torch.minimum(*rests)
+        assert (value <= whole + 1e-12).all()
+        assert (whole - value <= bound + 1e-12).all()
+        assert (value >= before - 1e-12).all()  # a longer list can only tell more
+        before = value
+    torch.testing.assert_close(before, whole)
+    gradients = [
+        student_gradient(loss, student, teacher)
+        for loss in (universal_logit_distance, partial(universal_top_k_from_full, k=8))
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_universal_top_k_by_hand():
+    """Top (1/2, 1/4) and a rest of 1/4 against (1/4, 1/4) and a rest of 1/2: 1/4 + 0 + 1/4, where all is 1/2 too."""
+    kept, tail = torch.tensor([0.5, 0.25]).log(), torch.tensor(0.25).log()
+    assert top_k_universal_logit_distance(torch.zeros(4), kept, tail).item() == pytest.approx(0.5)
+    assert top_k_universal_logit_distance(torch.zeros(4), kept.flip(0), tail).item() == pytest.approx(0.5)
+    assert top_k_universal_logit_distance(torch.zeros(1), kept, tail).item() == pytest.approx(1.0)
+
+
 # Mistakes
 
 
@@ -588,6 +637,16 @@ def test_decoupled_weights_must_not_be_negative(weights):
 def test_top_k_shapes_must_fit(student, top, ids, tail):
     with pytest.raises(ValueError, match=r"k <= vocabulary, and teacher_tail \(...\); got .* Pad or cut"):
         top_k_forward_kl(torch.zeros(student), torch.zeros(top), torch.zeros(ids, dtype=torch.long), torch.zeros(tail))
+
+
+@pytest.mark.parametrize(
+    ("student", "top", "tail"), [((2, 5), (3, 3), (2,)), ((2, 5), (2, 3), (2, 1)), ((5,), (2, 3), ()), ((), (), ())]
+)
+def test_universal_top_k_shapes_must_fit(student, top, tail):
+    with pytest.raises(ValueError, match=r"teacher_tail \(...\); got .* Give all three the same positions"):
+        top_k_universal_logit_distance(torch.zeros(student), torch.zeros(top), torch.zeros(tail))
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        top_k_universal_logit_distance(torch.zeros(3), torch.zeros(2), torch.zeros(()), 0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool])

@@ -100,6 +100,30 @@ def test_calibration_error_by_hand():
 def test_bits_per_byte_counts_bytes_not_characters():
     nats = [math.log(2) * 6, math.log(2) * 4]
     assert value("bits_per_byte", nats, ["né", "ab"]) == pytest.approx(2.0)
+    assert value("bits_per_byte", nats, ["12", "345"]) == pytest.approx(2.0)
+
+
+def test_bits_per_byte_reads_numbers_of_bytes():
+    assert value("bits_per_byte", [math.log(2) * 6, math.log(2) * 4], [3, 2]) == pytest.approx(2.0)
+    assert value("bits_per_byte", [math.log(2) * 6, 1.0], [3.0, -100.0]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("references", [["", ""], [0, 0]])
+def test_bits_of_no_bytes_are_an_error(references):
+    with pytest.raises(ValueError, match="The 2 references have no byte between them"):
+        value("bits_per_byte", [1.0, 2.0], references)
+
+
+def test_distinct_n_by_hand():
+    distinct = metrics.load("distinct_n")
+    texts = ["I like it. I like", "it", "", "LIKE it!"]
+    # i like it . i like | it | like it ! : 5 of 10 words differ; of the 5 + 2 pairs "i like" and "like it" come twice.
+    for n, expected in ((1, 5 / 10), (2, 5 / 7), (3, 5 / 5), (6, 1.0), (7, 0.0)):
+        assert distinct.compute(predictions=texts, n=n) == {"distinct_n": pytest.approx(expected)}
+    assert distinct.compute(predictions=texts) == distinct.compute(predictions=texts, n=2)
+    assert distinct.compute(predictions=["na " * 50], n=1) == {"distinct_n": pytest.approx(1 / 50)}
+    with pytest.raises(ValueError, match="expected the number of words in an n-gram, 1 or more, got 0"):
+        distinct.compute(predictions=texts, n=0)
 
 
 def test_seqeval_scores_whole_entities_and_leaves_out_unlabelled_positions():

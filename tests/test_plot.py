@@ -46,7 +46,7 @@ def drawn(monkeypatch, tmp_path):
         )
         plot.save(made, tmp_path / "report.png")
         assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
-        (axes,) = figures[-1].axes
+        axes = figures[-1].axes[0]
         return axes, [text.get_text() for text in axes.texts]
 
     return draw
@@ -89,3 +89,20 @@ def test_labels_stay_on_the_picture(drawn):
     left = axes.get_window_extent().x0
     for text in axes.texts:
         assert text.get_window_extent().x0 >= left - 1, text.get_text()
+
+
+def test_learning_curves_stand_beside(drawn):
+    points = {"student": [[100, 0.7], [200, 0.8], [300, 0.75]], "baseline": [[100, 0.65], [200, 0.7]]}
+    axes, texts = drawn(report(run={"curves": points}))
+    assert "student 0.850\n0.5 ms, 4 kB" in texts
+    _, curves = axes.figure.axes
+    assert {line.get_label(): line.get_xydata().tolist() for line in curves.lines} == points
+    rings = [ring.get_offsets()[0].tolist() for ring in curves.collections]
+    assert rings == [[200, 0.8], [200, 0.7]]
+    assert curves.get_ylabel() == "accuracy on validation"
+
+
+@pytest.mark.parametrize("curves", [{}, {"student": []}, {"student": [[10, 0.5]]}])
+def test_one_point_is_no_curve(drawn, curves):
+    axes, _ = drawn(report(run={"curves": curves}))
+    assert axes.figure.axes == [axes]

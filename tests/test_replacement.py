@@ -102,6 +102,27 @@ def test_what_a_masked_language_model_offers():
         assert WORDS[place] not in words
 
 
+def test_the_words_are_the_most_likely_ones_of_the_model_itself(tmp_path):
+    """A saved and loaded model with its head, texts of other lengths in one batch; each word here is one token."""
+    tokenizer = word_tokenizer()
+    tiny_masked_language_model(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reader, model = MaskedLanguageModel.load(str(tmp_path)), BertForMaskedLM.from_pretrained(tmp_path).eval()
+    texts = [WORDS[:3], WORDS[5:25], WORDS[2:9]]
+    places = [[2], [0, 7, 19], [3]]
+    found = reader.propose([Text("  ".join(words)) for words in texts], places)
+    for words, chosen, proposals in zip(texts, places, found, strict=True):
+        ids = torch.tensor([tokenizer(" ".join(words))["input_ids"]])
+        assert ids.shape[1] == len(words) + 2
+        ids[0, [place + 1 for place in chosen]] = tokenizer.mask_token_id
+        with torch.no_grad():
+            logits = model(ids).logits[0]
+        for place, (offered, weights) in zip(chosen, proposals, strict=True):
+            order = tokenizer.convert_ids_to_tokens(logits[place + 1].argsort(descending=True).tolist())
+            assert offered == [word for word in order if word in WORDS and word != words[place]][:PROPOSALS]
+            assert weights == [1.0] * PROPOSALS
+
+
 def test_words_of_bytes_whose_mask_takes_the_space_before_it():
     """RoBERTa's kind: a word after a space is another token than the same letters inside a word."""
     backend = Tokenizer(models.BPE())

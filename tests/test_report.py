@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_distill import cache_teacher_outputs, measure
+from hf_distill import cache_teacher_outputs, measure, speed
 from hf_distill.report import Report, compare
 
 VOCABULARY = 40
@@ -52,9 +52,10 @@ def reader(mistakes=(), **config):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(measure, "CALLS", 16)
-    monkeypatch.setattr(measure, "FEWEST_CALLS", 16)
-    monkeypatch.setattr(measure, "THROUGHPUT_ROUNDS", 1)
+    monkeypatch.setattr(speed, "CALLS", 16)
+    monkeypatch.setattr(speed, "FEWEST_CALLS", 16)
+    monkeypatch.setattr(speed, "ROUNDS", 1)
+    monkeypatch.setattr(speed, "CELL_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,9 @@ def spoiled(labels, share, seed=1):
 @pytest.fixture(scope="module")
 def report(dataset, labels):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "CALLS", 16)
-        patch.setattr(measure, "FEWEST_CALLS", 16)
+        patch.setattr(speed, "CALLS", 16)
+        patch.setattr(speed, "FEWEST_CALLS", 16)
+        patch.setattr(speed, "CELL_SECONDS", 0.0)
         return compare(
             reader(hidden=32, layers=3),
             reader(mistakes=[2]),
@@ -111,7 +113,9 @@ def test_the_fields_are_those_of_the_contract(report):
         assert isinstance(model["bytes"], int)
         assert 0 < model["latency_ms"]["batch_1"]["p50"] <= model["latency_ms"]["batch_1"]["p95"]
         assert model["throughput"]["batch_32"] > 0
-    assert set(report.ratios) == {"quality_kept", "quality_kept_above_chance", "smaller", "lighter", "faster"}
+    kept, sizes = {"quality_kept", "quality_kept_above_chance"}, {"smaller", "lighter", "fewer_flops"}
+    assert set(report.ratios) == kept | sizes | {"faster", "throughput"}
+    assert set(report.ratio_intervals) >= {"faster", "throughput"}
     assert report.controls_with_teacher == ["tfidf_soft"]
     assert {"processor", "threads", "python", "torch", "transformers", "peak_memory_bytes"} <= set(report.environment)
 
@@ -185,6 +189,44 @@ def test_a_weak_baseline_is_flagged(dataset, labels):
     assert not any("a weak one" in warning for warning in fair.warnings)
 
 
+def test_texts_that_were_trained_on_are_flagged(dataset):
+    texts = [f"text number {chr(97 + row // 26)}{chr(97 + row % 26)}" for row in range(200)]
+    planted = [f"RT @me: {text.upper()}! http://t.co/{row}" for row, text in enumerate(texts[:7])]
+    training = ["something else", *planted]
+    report = compare(reader(), reader(), dataset, metrics=["accuracy"], texts=texts, training_texts=training)
+    assert report.warnings[0].startswith("Of 200 test texts 7 (3.5%) stand in the training texts too, or nearly so")
+    clean = compare(reader(), reader(), dataset, metrics=["accuracy"], texts=texts, training_texts=training[:1])
+    assert not any("training texts" in warning for warning in clean.warnings)
+    with pytest.raises(ValueError, match="give those as texts"):
+        compare(reader(), reader(), dataset, training_texts=training)
+
+
+def test_speed_is_told_by_batch_and_length(report, dataset):
+    cells = {(row["model"], row["batch"], row["length"]): row for row in report.speed}
+    lengths = ("short", "medium", "long")
+    assert set(cells) == {(n, b, length) for n in ("teacher", "student") for b in (1, 32) for length in lengths}
+    assert all(row["runtime"] == "torch" for row in report.speed)
+    ends = [cells["student", 1, length]["tokens"] for length in lengths]
+    assert ends[0][0] <= ends[0][1] <= ends[1][0] <= ends[1][1] <= ends[2][0] <= ends[2][1]
+    for row in report.speed:
+        assert 0 < row["p50_ms"] <= row["p95_ms"]
+        assert row["per_second"] == pytest.approx(1000 * row["batch"] / row["p50_ms"], rel=1e-4)
+        if row["model"] == "student":
+            said = row["faster"]
+            teachers = cells["teacher", row["batch"], row["length"]]["p50_ms"]
+            assert said["value"] == pytest.approx(teachers / row["p50_ms"], rel=1e-4)
+            assert said["low"] <= said["value"] <= said["high"]
+
+
+def test_operations_are_counted(report):
+    """The closed form of a BERT: `tests/test_flops.py`. Here the teacher has three layers of twice the width."""
+    teacher, student = (report.models[name] for name in ("teacher", "student"))
+    assert report.ratios["fewer_flops"] == pytest.approx(teacher["flops_per_text"] / student["flops_per_text"], 1e-4)
+    assert 8 < report.ratios["fewer_flops"] < 12
+    # Attention apart, 2 operations a weight of a layer; six matrices of 16 × 16 in a layer.
+    assert student["flops_per_token"] > 2 * 6 * 16 * 16
+
+
 def test_a_gain_within_chance_is_called_uncertain(dataset, labels):
     almost = labels.copy()
     almost[0] = 1 - almost[0]
@@ -203,10 +245,10 @@ def test_saved_and_loaded_are_equal_and_strict(report, tmp_path):
 
 
 def test_a_report_cannot_hold_nan():
-    from hf_distill.report import _plain
+    from hf_distill.report import plain
 
     with pytest.raises(ValueError, match="a report cannot hold"):
-        _plain({"value": float("nan")})
+        plain({"value": float("nan")})
 
 
 def test_the_table_has_a_row_for_everything(report):

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from hf_distill.targets import Share, adjusted, ask_teachers, calibration_temperature, cross_fit_shares, fold_of
+from hf_distill.targets import (
+    NOBODYS,
+    Share,
+    adjusted,
+    ask_teachers,
+    calibration_temperature,
+    cross_fit_shares,
+    fold_of,
+    inherited_folds,
+)
 from tests.conftest import tiny_bert, tiny_rows
 
 
@@ -27,6 +36,20 @@ def test_each_row_is_labelled_by_a_teacher_that_did_not_learn_from_it(tmp_path):
         else:
             expected = np.log(np.mean([np.exp(each) / np.exp(each).sum() for each in said], axis=0))
         assert np.allclose(row["teacher_logits"], expected, atol=1e-5), number
+
+
+def test_a_new_text_is_labelled_by_who_did_not_learn_from_the_old_one(tmp_path):
+    """Rows 0 to 2 have labels, 3 has none; 4 to 6 were made from 1, 3 and 0."""
+    rows = tiny_rows(7).remove_columns("labels")
+    teachers = [tiny_bert(seed=seed, num_labels=3).eval() for seed in (1, 2)]
+    folds = inherited_folds([0, 1, 0], 4, [1, 3, 0])
+    assert folds.tolist() == [0, 1, 0, NOBODYS, 1, NOBODYS, 0]
+    made = ask_teachers(rows, teachers, folds, tmp_path, task="text-classification", dtype="float32")
+    with torch.no_grad():
+        said = [[teacher(torch.tensor([row["input_ids"]])).logits[0].numpy() for row in rows] for teacher in teachers]
+    for number, fold in enumerate(folds):
+        alone = [np.allclose(made[number]["teacher_logits"], said[teacher][number], atol=1e-5) for teacher in (0, 1)]
+        assert alone == [fold == 0, fold == 1], number
 
 
 def test_shares_hold_every_row_once():

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from transformers import M2M100Config, M2M100ForConditionalGeneration
 
 from hf_distill import LSTMStudentConfig, LSTMStudentForCausalLM, LSTMStudentForTokenClassification
-from hf_distill.tasks import TASKS, hard_loss, problem_type, task_of
+from hf_distill.tasks import TASKS, decoder_inputs, hard_loss, problem_type, task_of
 from tests.cases import models
 from tests.conftest import tiny_bert
 
@@ -42,6 +43,38 @@ def test_taught_items():
     assert tag.taught({"input_ids": ids, "word_starts": starts}).tolist() == [[False, True, False], [True, True, False]]
     with pytest.raises(ValueError, match="does not say which positions the teacher should be heard at"):
         tag.taught({"input_ids": ids})
+
+
+def test_targets_of_two_vocabularies():
+    """The k-th meets the k-th, up to the shorter of the two; the first of a causal row is no target."""
+    batch = {
+        "labels": torch.tensor([[-100, 1, 2, -100, 3], [7, -100, 1, -100, -100]]),
+        "teacher_labels": torch.tensor([[-100, 9, -100, 9], [9, 9, 9, -100]]),
+    }
+    generate, translate = TASKS["text-generation"], TASKS["translation"]
+    assert generate.taught(batch).tolist() == [[True, True, False, False], [False, True, False, False]]
+    assert generate.unmet(batch).tolist() == [1, 4, 1, 4]
+    assert translate.unmet(batch).tolist() == [1, 5, 1, 5]
+    said = torch.arange(8.0).view(2, 4, 1)
+    assert generate.answers(said, batch, cached=False).flatten().tolist() == [0, 2, 4]
+    assert translate.answers(said, batch, cached=True).flatten().tolist() == [1, 3, 4, 5]
+
+
+def test_what_a_decoder_reads_is_its_models_own_rule():
+    labels = torch.tensor([[5, 6, 7], [8, 2, -100]])
+    bart = models("seq2seq", "regression")[0]
+    assert decoder_inputs(bart, labels).tolist() == [[2, 5, 6], [2, 8, 2]]
+    config = M2M100Config(vocab_size=9, d_model=4, encoder_layers=1, decoder_layers=1, decoder_start_token_id=3)
+    config.update({"encoder_attention_heads": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 4, "dropout": 0.0})
+    m2m = M2M100ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        said = [
+            m2m(torch.tensor([[5, 6], [7, 8]]), **given).logits
+            for given in ({"labels": labels}, {"decoder_input_ids": decoder_inputs(m2m, labels)})
+        ]
+    assert torch.equal(*said)
+    with pytest.raises(ValueError, match=r"Linear does not say what its decoder reads.* Add the method to it"):
+        decoder_inputs(nn.Linear(1, 1), labels)
 
 
 def test_problem_types_follow_transformers():

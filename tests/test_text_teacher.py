@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from hf_distill.text_teacher import GeneratingTeacher, ServedTeacher, ask, teacher_labels
+from hf_distill.text_teacher import GeneratingTeacher, ServedTeacher, TextTeacher, ask, teacher_labels
 from tests import cases
 
 SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
@@ -203,11 +203,24 @@ def test_a_torn_last_line_is_dropped_wherever_it_was_cut(tmp_path):
     ask(Shouting(), texts, ledger=ledger, name="loud")
     whole = ledger.read_bytes()
     last = whole.rstrip(b"\n").rindex(b"\n") + 1
-    for cut in range(last, len(whole)):
+    for cut in range(last, len(whole) - 1):
         ledger.write_bytes(whole[:cut])
         teacher = Shouting()
         assert ask(teacher, texts, ledger=ledger, name="loud") == ["ONE", "TWO", "THREE"]
         assert teacher.asked == ["three"] and ledger.read_bytes() == whole
+
+
+@pytest.mark.parametrize("order", [("key", "text", "answer"), ("answer", "text", "key")])
+def test_a_ledger_without_a_final_newline_keeps_its_last_answer(tmp_path, order):
+    ledger = tmp_path / "ledger.jsonl"
+    ask(Shouting(), ["one", "two"], ledger=ledger, name="loud")
+    written = [{name: entry[name] for name in order} for entry in lines(ledger)]
+    ledger.write_text("\n".join(map(json.dumps, written)))
+    teacher = Shouting()
+    assert ask(teacher, ["one", "two", "three"], ledger=ledger, name="loud") == ["ONE", "TWO", "THREE"]
+    assert teacher.asked == ["three"]
+    assert lines(ledger)[:2] == written
+    assert [entry["text"] for entry in lines(ledger)] == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize(
@@ -219,6 +232,36 @@ def test_a_file_that_is_no_ledger_is_left_alone(tmp_path, content):
     with pytest.raises(ValueError, match=r"line \d is not a line of a ledger"):
         ask(Shouting(), ["one"], ledger=ledger, name="loud")
     assert ledger.read_text() == content
+
+
+class Own(TextTeacher):
+    """A teacher of somebody's own."""
+
+    name = "own"
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def answers(self, texts):
+        yield from self.pairs
+
+
+def test_a_teacher_of_ones_own_answers_every_text_once(tmp_path):
+    assert ask(Own([(1, " TWO "), (0, "ONE")]), ["one", "two"]) == ["ONE", "TWO"]
+    assert Own([(1, "TWO"), (0, "ONE")])(["one", "two"]) == ["ONE", "TWO"]
+    few = Own([(1, "TWO")])
+    message = "Own was given 3 texts and left 2 without an answer, number 0 first: 'one'"
+    ledger = tmp_path / "ledger.jsonl"
+    with pytest.raises(ValueError, match=message):
+        ask(few, ["one", "two", "three"], ledger=ledger)
+    assert [entry["answer"] for entry in lines(ledger)] == ["TWO"]
+    with pytest.raises(ValueError, match=message):
+        few(["one", "two", "three"])
+    for pairs in ([(2, "THREE")], [(-1, "TWO")], [("one", "ONE")]):
+        with pytest.raises(ValueError, match=f"Own was given 2 texts and answered number {pairs[0][0]!r}: its answers"):
+            ask(Own(pairs), ["one", "two"])
+    with pytest.raises(TypeError, match="must answer with texts, got NoneType: None"):
+        ask(Own([(0, None)]), ["one"])
 
 
 def test_two_that_share_a_ledger_ask_once(tmp_path):

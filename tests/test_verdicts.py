@@ -7,7 +7,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
-from hf_distill import measure
+from hf_distill import measure, speed
 from hf_distill.measure import Reader
 from hf_distill.report import Report, compare
 from hf_distill.verdicts import Panel
@@ -38,9 +38,10 @@ def tagger(mistakes=(), names=TAGS):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(measure, "CALLS", 8)
-    monkeypatch.setattr(measure, "FEWEST_CALLS", 8)
-    monkeypatch.setattr(measure, "THROUGHPUT_ROUNDS", 1)
+    monkeypatch.setattr(speed, "CALLS", 8)
+    monkeypatch.setattr(speed, "FEWEST_CALLS", 8)
+    monkeypatch.setattr(speed, "ROUNDS", 1)
+    monkeypatch.setattr(speed, "CELL_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +87,9 @@ def tag(teacher, student, dataset, **settings):
 @pytest.fixture(scope="module")
 def report(sentences):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "CALLS", 8)
-        patch.setattr(measure, "FEWEST_CALLS", 8)
+        patch.setattr(speed, "CALLS", 8)
+        patch.setattr(speed, "FEWEST_CALLS", 8)
+        patch.setattr(speed, "CELL_SECONDS", 0.0)
         return tag(
             tagger([5]),
             tagger([5, 6]),

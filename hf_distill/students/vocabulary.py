@@ -23,7 +23,8 @@ def student_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Trains a smaller tokenizer of the teacher's kind: in a small student most weights are token embeddings.
 
-    Special tokens (with new ids), normalisation, model_max_length, padding and truncation sides stay the teacher's.
+    Special tokens (with new ids), normalisation, model_max_length, padding and truncation sides and the chat template
+    stay the teacher's.
     The same texts give the same vocabulary. Characters too rare to earn a row become unknown (byte-level kinds have
     bytes instead).
 
@@ -75,14 +76,21 @@ def student_tokenizer(
         )
     if kind == "WordPiece":
         train_wordpiece(student.backend_tokenizer, spelled, vocab_size)
-        return student
+        return with_settings_of(student, teacher_tokenizer)
     if len(words_of(backend, "two words")) == 1:
         # Such a tokenizer (Llama 2) marks spaces without splitting at them: whole sentences would become tokens.
         texts = [word for text in texts for word in text.split()]
     student = teacher_tokenizer.train_new_from_iterator(batched(texts), vocab_size, show_progress=False)
     if kind == "Unigram":
         order_unigram(student.backend_tokenizer)
-    return student
+    return with_settings_of(student, teacher_tokenizer)
+
+
+def with_settings_of(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, set as another is now: training a new one goes back to what that was made with."""
+    for name in ("model_max_length", "padding_side", "truncation_side", "chat_template"):
+        setattr(tokenizer, name, getattr(other, name))
+    return tokenizer
 
 
 def without_rare_characters(texts: list[str], limit: int) -> list[str]:

@@ -63,6 +63,23 @@ def test_student_tokenizer_is_smaller_and_otherwise_the_teachers(kind, teachers,
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_was_set_after_loading_stays_too(kind, tmp_path):
+    teacher = kind().train_new_from_iterator([TEXTS], 600, show_progress=False)
+    teacher.chat_template = "{% for message in messages %}{{ message['content'] + '<|end|>' }}{% endfor %}"
+    teacher.add_special_tokens({"extra_special_tokens": ["<|end|>"]})
+    settings = {"model_max_length": 77, "padding_side": "left", "truncation_side": "left"}
+    for name, value in settings.items():
+        setattr(teacher, name, value)
+    student = student_tokenizer(teacher, TEXTS, 320)
+    assert {name: getattr(student, name) for name in settings} == settings
+    assert len(student) <= 320
+    student.save_pretrained(tmp_path)
+    for kept in (student, AutoTokenizer.from_pretrained(tmp_path)):
+        said = kept.apply_chat_template([{"role": "user", "content": "late"}])["input_ids"]
+        assert tokens_of(kept, said)[-1] == "<|end|>"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_student_tokenizer_is_the_same_every_time(kind, teachers):
     first, second = (student_tokenizer(teachers[kind], TEXTS, 330) for _ in range(2))
     assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()

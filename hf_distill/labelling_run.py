@@ -1,0 +1,577 @@
+"""A run of a recipe whose student classifies texts or tags words."""
+
+import dataclasses
+import functools
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, set_seed
+
+from hf_distill import columns, metrics, rivals
+from hf_distill.arguments import DistillationArguments
+from hf_distill.augment import augmented
+from hf_distill.data import near_duplicate_key
+from hf_distill.export import export_onnx
+from hf_distill.label_map import check_label_map
+from hf_distill.labelled_data import TEXTS, Splits, load, load_further, unlabelled
+from hf_distill.matching import Matching
+from hf_distill.measure import (
+    Reader,
+    has_fast_bf16,
+    predict_classes,
+    predict_logits,
+    predict_tags,
+    predict_word_logits,
+)
+from hf_distill.recipe import Recipe
+from hf_distill.report import compare
+from hf_distill.sources import resolve
+from hf_distill.steps import STEPS, Steps, contents_of, hashed
+from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
+from hf_distill.targets import adjusted, ask_teachers, calibration_temperature, fold_of
+from hf_distill.tokenising import tokenise, words_cut_off
+from hf_distill.trainer import DistillationTrainer
+from hf_distill.training import collator, training_arguments, validation
+
+SINGLE_LABEL = "single_label_classification"
+COMPARING = ("teacher_agreement", "teacher_kl")
+OF_CLASSES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "calibration_error")
+
+
+class LabellingRun(Steps):
+    """A run whose student chooses among classes, of a text or of each word, or says a quantity."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.splits: Splits = load(recipe.data, recipe.seed, task=recipe.task, keep=recipe.compare.by)
+        self.further = {
+            name: load_further(data, self.splits, task=recipe.task) for name, data in recipe.further_data.items()
+        }
+        self.classes = self.splits.classes or [recipe.data.label_columns[0]]  # a regression has one output
+        self.check()
+
+    # Before anything expensive
+
+    def check(self) -> None:
+        """Raise a ValueError for whatever would fail later."""
+        for number, name in enumerate(self.recipe.metrics):
+            metric = metrics.load(name)
+            if name in COMPARING or (number == 0 and not getattr(metric, "larger_is_better", True)):
+                raise ValueError(
+                    f"compare.metrics: {name} cannot stand {'first' if number == 0 else 'here'}. The first metric "
+                    "selects the models, so it grows with quality; agreement with the teacher is in the report anyway."
+                )
+            if name in OF_CLASSES and self.splits.problem_type == "regression":
+                raise ValueError(f"compare.metrics: {name} is about classes, and the label is a quantity. Use pearson.")
+        unknown = set(self.recipe.compare.asked) - set(rivals.known_controls(self.task, self.splits.problem_type))
+        if unknown:
+            known = rivals.known_controls(self.task, self.splits.problem_type)
+            raise ValueError(f"compare.controls: no {', '.join(sorted(unknown))} here; there are {', '.join(known)}.")
+        for stage in self.recipe.stages:
+            arguments = self.arguments(stage, "distill", rows=len(self.splits.train))
+            if not arguments.wants_soft_targets and not stage.get("matching"):
+                raise ValueError(
+                    "distill: soft_target_weight is 0 and there is no matching, so the student would not hear its "
+                    "teacher. The student without a teacher is trained anyway, as a control."
+                )
+        self.check_teacher()
+        self.student_config()
+        self.check_export()
+
+    def check_teacher(self) -> None:
+        """Raise a ValueError where the teacher cannot teach these classes."""
+        settings = self.recipe.teacher
+        if (settings.calibrate or settings.label_map) and self.splits.problem_type not in (None, SINGLE_LABEL):
+            raise ValueError(
+                "teacher.calibrate and teacher.label_map are about one choice among classes, and the labels are "
+                f"{self.splits.problem_type}. Leave them out."
+            )
+        if settings.fine_tune is not None:
+            AutoConfig.from_pretrained(self.teacher_path)
+            self.arguments(settings.fine_tune, "teacher", rows=len(self.splits.train))
+        elif settings.label_map:
+            check_label_map(settings.label_map, self.teacher_classes, self.classes)
+        elif self.hears_logits and not self.same_classes:
+            raise ValueError(
+                f"The labels of the data are {self.classes}, the classes of the teacher are {self.teacher_classes}: a "
+                "teacher that is used as it is needs the same, in the same order. Set data.labels; or let it learn "
+                "them with teacher.fine_tune; or say which is which with teacher.label_map; or learn from its inner "
+                "states alone, with a matching and soft_target_weight: 0."
+            )
+
+    @cached_property
+    def teacher_classes(self) -> list[str]:
+        """What the teacher, before any fine-tuning, calls its classes."""
+        config = AutoConfig.from_pretrained(self.teacher_path)
+        return [config.id2label[number] for number in sorted(config.id2label)]
+
+    @cached_property
+    def same_classes(self) -> bool:
+        """Whether the teacher answers in the classes of the data."""
+        if self.recipe.teacher.fine_tune is not None:
+            return True
+        names = self.teacher_classes
+        anonymous = all(name == f"LABEL_{number}" for number, name in enumerate(names))
+        return len(names) == len(self.classes) and (anonymous or names == self.classes)
+
+    @cached_property
+    def hears_logits(self) -> bool:
+        """Whether any stage learns from the teacher's logits."""
+        stages = (self.arguments(stage, "distill", rows=len(self.splits.train)) for stage in self.recipe.stages)
+        return any(stage.wants_soft_targets for stage in stages)
+
+    @property
+    def results(self) -> Mapping[str, Sequence[str]]:
+        """The files that a step leaves."""
+        return {**super().results, "cache": ("cache/fingerprint",) if self.hears_logits else ()}
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The fields of a config that say what a head decides on."""
+        names = dict(enumerate(self.classes))
+        problem = {} if self.task.of_words else {"problem_type": self.splits.problem_type}
+        return {"id2label": names, "label2id": {name: number for number, name in names.items()}, **problem}
+
+    def student_config(self, tokenizer: Any = None) -> LSTMStudentConfig | TransformerStudentConfig:
+        """The student's config; an LSTM's with the classes of the data and, where given, its tokenizer's tokens."""
+        settings = self.recipe.student
+        if settings.kind == "transformer":
+            return TransformerStudentConfig(**settings.config)
+        tokens: dict[str, Any] = {
+            name: getattr(tokenizer, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
+        }
+        size = 100 if tokenizer is None else len(tokenizer)
+        head = self.head if self.same_classes or not settings.from_teacher else {}  # else it gets a new one
+        return LSTMStudentConfig(vocab_size=size, **head, **tokens, **settings.config)
+
+    def arguments(self, settings: dict[str, Any], name: str, **sizes: Any) -> DistillationArguments:
+        """Training arguments of this run; see `training_arguments`."""
+        chosen = self.recipe.metrics[0]
+        return training_arguments(settings, self.work / name, seed=self.recipe.seed, metric=chosen, **sizes)
+
+    # Steps
+
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        """A hash of all that each step's result depends on."""
+        recipe, splits = self.recipe, self.splits
+        parts = (splits.train, splits.unlabelled, splits.validation, splits.test, splits.fidelity)
+        # What the report alone reads does not make the models anew.
+        kept = [
+            part.select_columns([name for name in part.column_names if name in recipe.compare.by]) for part in parts
+        ]
+        read = [
+            part.select_columns([name for name in part.column_names if name not in recipe.compare.by]) for part in parts
+        ]
+        data = hashed(recipe.task, self.classes, splits.problem_type, *(part.to_dict() for part in read))
+        taught = recipe.teacher
+        lesson = (taught.fine_tune, taught.max_length, taught.bf16)
+        learnt = hashed(contents_of(self.teacher_path), lesson, recipe.seed, data, recipe.metrics[0])
+        teacher = hashed(learnt, taught.cross_fit)
+        shared = recipe.student.max_length if recipe.student.vocab_size is None else None  # the teacher reads the same
+        augment = hashed(data, recipe.data.augment, recipe.seed)
+        cache = hashed(teacher, self.bf16, shared, augment)
+        initialise = hashed(learnt, dataclasses.asdict(recipe.student))
+        heard = (taught.label_map, taught.calibrate)
+        distill = hashed(cache, heard, initialise, recipe.stages, recipe.metrics[0], has_fast_bf16())
+        controls = hashed(distill, recipe.compare.controls)
+        seeds = hashed(distill, recipe.compare.more_seeds)
+        export = hashed(distill, dataclasses.asdict(recipe.export))
+        further = {name: part.to_dict() for name, part in self.further.items()}
+        report = hashed(
+            controls, seeds, export, recipe.compare, kept[3].to_dict(), further, recipe.teacher.floor, recipe.push
+        )
+        steps = (teacher, cache, initialise, distill, controls, seeds, export, report)
+        return {"learnt": learnt, "augment": augment, **dict(zip(STEPS, steps, strict=True))}
+
+    def _step_teacher(self) -> None:
+        """Fine-tune the teacher, or check that the given one loads."""
+        if self.recipe.teacher.fine_tune is None:
+            self.load(self.teacher_path)
+            return
+        self.once("teacher", "learnt", lambda: self.fine_tuned("teacher", self.splits.train))
+        for number in range(self.recipe.teacher.cross_fit or 0):
+            others = self.splits.train.select(np.flatnonzero(self.folds != number))
+            name = f"teacher-{number}"
+            self.once(f".work/folds/{number}", "teacher", functools.partial(self.fine_tuned, name, others))
+
+    def fine_tuned(self, name: str, rows: datasets.Dataset) -> tuple[PreTrainedModel, Any]:
+        """The teacher after it learnt the task from some labelled rows, and its tokenizer."""
+        tokenizer = self.tokenizer(self.teacher_path)
+        set_seed(self.recipe.seed)
+        # A head for other classes gives way to a new one.
+        model = self.task.auto_class.from_pretrained(
+            self.teacher_path, **self.head, dtype=torch.float32, ignore_mismatched_sizes=True
+        )
+        train, judged = (
+            tokenise(part, tokenizer, max_length=self.recipe.teacher.max_length)
+            for part in (rows, self.splits.validation)
+        )
+        settings = {
+            "learning_rate": 5e-5,
+            "weight_decay": 0.01,
+            "bf16": self.bf16,
+            **(self.recipe.teacher.fine_tune or {}),
+            "hard_label_weight": 1.0,
+            "soft_target_weight": 0.0,
+        }
+        self.fit(model, tokenizer, self.arguments(settings, name, rows=len(train)), train, judged, "teacher")
+        return model, tokenizer
+
+    @cached_property
+    def folds(self) -> np.ndarray:
+        """The fold of each labelled row."""
+        number = self.recipe.teacher.cross_fit or 1
+        return np.array([fold_of(near_duplicate_key(text), number) for text in rivals.texts_of(self.splits.train)])
+
+    def _step_cache(self) -> None:
+        """Ask the teacher about every training text, if anybody wants to hear it."""
+        if self.hears_logits:
+            self.taught_rows()
+
+    def _step_initialise(self) -> None:
+        """Make the student's tokenizer and its first weights."""
+        _, teacher_tokenizer = self.teacher()
+        settings = self.recipe.student
+        tokenizer = teacher_tokenizer
+        if settings.vocab_size is not None:
+            parts = (self.splits.train, self.splits.unlabelled)
+            texts = [text for part in parts for text in rivals.texts_of(part)]
+            tokenizer = student_tokenizer(teacher_tokenizer, texts, settings.vocab_size)
+        # A Transformer cut from its teacher has the teacher's positions, and shared tokens are read by both.
+        unlimited = settings.kind == "lstm" and settings.vocab_size is not None
+        limit = settings.max_length if unlimited else min(settings.max_length, teacher_tokenizer.model_max_length)
+        tokenizer.model_max_length = limit
+        student, carried = self.untrained(tokenizer, self.recipe.seed)
+        self.keep_initial(student, tokenizer, carried)
+
+    def untrained(self, tokenizer: Any, seed: int) -> tuple[PreTrainedModel, dict[str, str]]:
+        """A new student, and where its weights came from."""
+        config = self.student_config(tokenizer)
+        teacher, teacher_tokenizer = self.teacher()
+        set_seed(seed)
+        if not self.recipe.student.from_teacher:
+            return self.task.auto_class.from_config(config), {}
+        student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
+        if not self.same_classes:
+            return self.with_new_head(student, carried)
+        for name, value in self.head.items():  # a teacher's may be anonymous
+            setattr(student.config, name, value)
+        return student, carried
+
+    def with_new_head(
+        self, student: PreTrainedModel, carried: dict[str, str]
+    ) -> tuple[PreTrainedModel, dict[str, str]]:
+        """A student that answers in the data's classes, which are not its teacher's."""
+        shapes = {name: parameter.shape for name, parameter in student.named_parameters()}
+        kept = set(shapes)
+        # By way of one class more: a head for equally many other classes would be taken for one of these.
+        for head in ({"num_labels": len(self.classes) + 1 + len(self.teacher_classes)}, self.head):
+            with tempfile.TemporaryDirectory() as folder:
+                student.save_pretrained(folder)
+                student = self.task.auto_class.from_pretrained(
+                    folder, **head, dtype=torch.float32, ignore_mismatched_sizes=True
+                )
+            kept &= {name for name, parameter in student.named_parameters() if parameter.shape == shapes[name]}
+        return student, {name: source for name, source in carried.items() if name in kept}
+
+    def _step_distill(self) -> None:
+        """Train the student on the labels and on what the teacher said."""
+        student, tokenizer = self.load(self.work / "initial")
+        self.train_student("student", student, tokenizer, self.taught_rows())
+        self.save("student", student, tokenizer)
+
+    def _step_export(self) -> None:
+        """Write the student for onnxruntime, where asked to."""
+        if self.recipe.export.onnx:
+            student, _ = self.load(self.folder / "student")
+            export_onnx(student, self.folder / "student", int8=self.recipe.export.int8)
+
+    def _step_controls(self) -> None:
+        """Train what the student must beat."""
+        student, tokenizer = self.load(self.work / "initial")
+        self.train_student("baseline", student, tokenizer, self.tokenised("train"), without_teacher=True)
+        self.save("baseline", student, tokenizer)
+        known = rivals.known_controls(self.task, self.splits.problem_type)
+        wanted = [name for name in known if self.recipe.compare.wants(name)]
+        if not self.hears_logits:
+            wanted = [name for name in wanted if name not in rivals.WITH_TEACHER]
+        alone = rivals.TAGGING if self.task.of_words else rivals.CLASSIFICATION
+        made = {name: alone[name](self.splits) for name in wanted if name in alone}
+        rows = self.taught_rows() if set(wanted) & set(rivals.WITH_TEACHER) else self.read(self.taught_texts)
+        for name in wanted:
+            if name in (rivals.TAUGHT_TFIDF, rivals.TAUGHT_CRF):
+                made[name] = rivals.on_teacher(name, self.splits, self.taught_texts, rows[columns.LOGITS])
+            elif name in (rivals.SELF_TRAINING, rivals.HARD_LABELS):
+                if name == rivals.HARD_LABELS:
+                    answers = [np.argmax(row, axis=-1) for row in rows[columns.LOGITS]]
+                else:
+                    answers = self.decided(self.load(self.folder / "baseline")[0], rows, tokenizer)
+                said = [column for column in rows.column_names if columns.is_output(column)]
+                labelled = rivals.relabelled(
+                    rows.remove_columns(said), answers, self.task.of_words, name == rivals.SELF_TRAINING
+                )
+                student, _ = self.load(self.work / "initial")
+                self.train_student(name, student, tokenizer, labelled, without_teacher=True)
+                made[name] = self.decided(student, self.tokenised("test"), tokenizer)
+        plain = {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in made.items()}
+        self.write_json("controls.json", plain)
+
+    def _step_seeds(self) -> None:
+        """Train the student and its baseline again, from other seeds."""
+        for seed in self.recipe.compare.more_seeds:
+            for name in ("student", "baseline"):
+                self.once(f".work/seeds/{seed}/{name}", "distill", functools.partial(self.trained_again, name, seed))
+
+    def trained_again(self, name: str, seed: int) -> tuple[PreTrainedModel, Any]:
+        """A student or a baseline from another seed, and its tokenizer."""
+        tokenizer = self.tokenizer(self.work / "initial")
+        student, _ = self.untrained(tokenizer, seed)
+        alone = name == "baseline"
+        rows = self.tokenised("train") if alone else self.taught_rows()
+        self.train_student(f"{name}-of-seed-{seed}", student, tokenizer, rows, without_teacher=alone, seed=seed)
+        return student, tokenizer
+
+    def _step_compare(self) -> None:
+        """Measure, and write the report, the card and the recipe."""
+        start = time.perf_counter()
+        teacher, teacher_tokenizer = self.teacher()
+        student, tokenizer = self.load(self.folder / "student")
+        baseline, _ = self.load(self.folder / "baseline")
+        made = self.read_json("controls.json", {})
+        with_teacher = [name for name in made if name in rivals.WITH_TEACHER]
+        report = compare(
+            teacher,
+            student,
+            self.for_comparison(self.splits.test),
+            task=self.recipe.task,
+            baseline_model=baseline,
+            more_students=[
+                (self.load(folder / "student")[0], self.load(folder / "baseline")[0])
+                for folder in (self.work / "seeds" / str(seed) for seed in self.recipe.compare.more_seeds)
+            ],
+            student_processing_class=tokenizer,
+            teacher_processing_class=teacher_tokenizer,
+            metrics=tuple(self.recipe.metrics),
+            controls={name: made[name] for name in made if name not in with_teacher},
+            controls_with_teacher={name: made[name] for name in with_teacher},
+            fidelity_dataset=self.for_comparison(self.splits.fidelity) if len(self.splits.fidelity) else None,
+            groups=self.groups,
+            test_sets={name: self.for_comparison(part) for name, part in self.further.items()},
+            texts=list(rivals.texts_of(self.splits.test)) if self.recipe.compare.quote else None,
+            teacher_floor=self.recipe.teacher.floor,
+            resamples=self.recipe.compare.resamples,
+            seed=self.recipe.seed,
+        )
+        counts = self.counts
+        report = dataclasses.replace(report, run=self.about_the_run(start, counts))
+        self.publish_report(report, teacher, counts, example=self.example)
+
+    # Parts of the steps
+
+    def fit(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        arguments: DistillationArguments,
+        train: datasets.Dataset,
+        judged: datasets.Dataset,
+        step: str,
+        matching: Sequence[Matching] = (),
+    ) -> None:
+        """Train a model in place."""
+        teacher, teacher_tokenizer = self.teacher() if matching else (None, None)
+        trainer = DistillationTrainer(
+            model,
+            arguments,
+            teacher_model=teacher,
+            teacher_processing_class=teacher_tokenizer,
+            matching=matching,
+            train_dataset=train,
+            eval_dataset=judged,
+            processing_class=tokenizer,
+            data_collator=collator(self.task, tokenizer),
+            compute_metrics=validation(self.recipe.metrics, self.classes, self.splits.problem_type),
+        )
+        self.train(trainer, step)
+
+    def train_student(
+        self,
+        name: str,
+        student: PreTrainedModel,
+        tokenizer: Any,
+        rows: datasets.Dataset,
+        *,
+        without_teacher: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        """Train a student in place through all stages, or a control for as many steps."""
+        judged = self.tokenised("validation")
+        step = "seeds" if seed is not None else "controls" if without_teacher else "distill"
+        distilled_rows = len(self.taught_texts)
+        for number, stage in enumerate(self.recipe.stages):
+            settings = {"learning_rate": 2e-3, "bf16": self.recipe.student.bf16 and has_fast_bf16(), **stage}
+            settings |= {} if seed is None else {"seed": seed}
+            planned = self.arguments(settings, f"{name}-{number}", rows=distilled_rows)
+            if without_teacher:
+                settings |= {"hard_label_weight": 1.0, "soft_target_weight": 0.0}
+                settings |= dict.fromkeys(("hard_label_weight_end", "soft_target_weight_end", "labelled_fraction"))
+            arguments = self.arguments(
+                settings,
+                f"{name}-{number}",
+                rows=len(rows),
+                steps=planned.max_steps,
+                evaluate_every=int(planned.eval_steps or planned.max_steps),
+            )
+            set_seed(arguments.seed)
+            matching = [] if without_teacher else self.recipe.matchings(stage)
+            read, heard = (
+                part if matching else part.remove_columns(columns.teacher_input_columns(part.column_names))
+                for part in (rows, judged)
+            )
+            self.fit(student, tokenizer, arguments, read, heard, step, matching)
+
+    def decided(self, model: PreTrainedModel, rows: datasets.Dataset, tokenizer: Any) -> Any:
+        """A model's class for each row, or for each word of it."""
+        return (predict_tags if self.task.of_words else predict_classes)(model, rows, tokenizer)
+
+    def tokenizer(self, path: str | Path) -> Any:
+        """A tokenizer that can read the task's texts."""
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if self.task.of_words and getattr(tokenizer, "add_prefix_space", True) is False:
+            # A byte-level one reads a word in the same pieces wherever it stands only when it is told to.
+            return AutoTokenizer.from_pretrained(path, add_prefix_space=True)
+        return tokenizer
+
+    def tokenised(self, *names: str) -> datasets.Dataset:
+        """Some splits, one after the other, as the student and the teacher read them."""
+        return self.read(datasets.concatenate_datasets([getattr(self.splits, name) for name in names]))
+
+    def read(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Rows as the student and the teacher read them."""
+        own = self.recipe.student.vocab_size is not None
+        return tokenise(
+            rows,
+            self.tokenizer(self.work / "initial" if self.has_student else self.teacher_path),
+            max_length=self.recipe.student.max_length,
+            teacher_tokenizer=self.tokenizer(self.teacher_path) if own else None,
+            teacher_max_length=self.recipe.teacher.max_length,
+        )
+
+    def for_comparison(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Rows as `compare` reads them: where the teacher has other classes, with what it says in the data's."""
+        read = self.read(rows)
+        return self.adjusted(self.with_live_logits(read)) if self.recipe.teacher.label_map else read
+
+    def with_live_logits(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Tokenised rows with what the teacher says now."""
+        teacher, tokenizer = self.teacher()
+        reader = Reader(teacher, rows, tokenizer, as_teacher=True, of_words=self.task.of_words)
+        with reader.ready():
+            said = (predict_word_logits if self.task.of_words else predict_logits)(reader, rows, name="teacher")
+        return rows.add_column(columns.LOGITS, [row.tolist() for row in said])
+
+    @property
+    def groups(self) -> dict[str, Sequence[Any]]:
+        """What the report breaks quality down by: columns of the data, and for tagging whether labels show a word."""
+        test = self.splits.test
+        made: dict[str, Sequence[Any]] = {name: test[name] for name in self.recipe.compare.by}
+        if self.task.of_words:
+            shown = {word for words in self.splits.train["words"] for word in words}
+            made["word"] = [
+                ["in the labelled sentences" if word in shown else "unseen" for word in words]
+                for words in test["words"]
+            ]
+        return made
+
+    @property
+    def example(self) -> list[str]:
+        """What the card's usage reads: a text, a pair, or words; one of the test set only where it may be quoted."""
+        made: dict[str, Any] = {"text": "Some text", "text_pair": "Another text", "words": ["Some", "words", "."]}
+        row = self.splits.test[0] if self.recipe.compare.quote else made
+        names = TEXTS[: len(self.recipe.data.text_columns)]
+        return row["words"] if self.task.of_words else [row[name] for name in names]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The rows of the data, and the words of the training sentences that were cut off."""
+        counts = dict(self.splits.counts)
+        if self.task.of_words:
+            words = self.taught_texts
+            rows = self.read(words)
+            for name, column in (("student", columns.WORD_STARTS), ("teacher", columns.TEACHER_WORD_STARTS)):
+                if column in rows.column_names:
+                    counts[f"training words cut off for the {name}"] = words_cut_off(words, rows[column])
+        return counts
+
+    @cached_property
+    def taught_texts(self) -> datasets.Dataset:
+        """All that the student learns from: labelled rows, rows without a label, and new texts made of both."""
+        rows = datasets.concatenate_datasets([self.splits.train, self.splits.unlabelled])
+        settings = self.recipe.data.augment
+        if settings is None:
+            return rows
+        kept = self.read_json("augmented.json", {})
+        if kept.get("fingerprint") != self.fingerprints["augment"]:
+            if settings.masked_language_model is not None:
+                settings = dataclasses.replace(settings, masked_language_model=resolve(settings.masked_language_model))
+            tokenizer = self.tokenizer(self.teacher_path)
+            texts = augmented(rows["text"][:], settings, self.recipe.seed, tokenizer=tokenizer)
+            held = {
+                near_duplicate_key(text)
+                for part in (self.splits.validation, self.splits.test, self.splits.fidelity)
+                for text in part["text"]
+            }
+            made, texts = texts, [text for text in texts if near_duplicate_key(text) not in held]
+            self.console.print(f"  {len(texts):,} new texts; {len(made) - len(texts):,} were like held-out ones")
+            kept = {"fingerprint": self.fingerprints["augment"], "texts": texts}
+            self.write_json("augmented.json", kept)
+        return datasets.concatenate_datasets([rows.select_columns(["text", "label"]), unlabelled(kept["texts"], rows)])
+
+    def taught_rows(self) -> datasets.Dataset:
+        """All training rows; where anybody wants to hear the teacher's logits, with them, in the data's classes."""
+        rows = self.read(self.taught_texts)
+        if not self.hears_logits:
+            return rows
+        folder = self.marked("cache", "cache")
+        folds = range(self.recipe.teacher.cross_fit or 0)
+        teachers = [self.load(self.work / "folds" / str(fold))[0] for fold in folds] or [self.teacher()[0]]
+        said = ask_teachers(
+            rows, teachers, self.folds.tolist(), folder, task=self.recipe.task, dtype="float32", bf16=self.bf16
+        )
+        return self.adjusted(said)
+
+    def adjusted(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """The rows with the teacher's logits in the data's classes, and as sure as its validation answers warrant."""
+        settings = self.recipe.teacher
+        if not (settings.label_map or settings.calibrate):
+            return rows
+        temperature = self.temperature if settings.calibrate else 1.0
+        changed, lost = adjusted(rows, temperature, settings.label_map, self.teacher_classes, self.classes)
+        if lost:
+            self.console.print(
+                f"[yellow]teacher.label_map leaves out what the teacher would have chosen for {lost:.1%} of the "
+                "items.[/yellow]"
+            )
+        return changed
+
+    @cached_property
+    def temperature(self) -> float:
+        """At which the teacher's doubt fits the validation labels."""
+        rows = self.with_live_logits(self.read(self.splits.validation))
+        if self.recipe.teacher.label_map:
+            rows, _ = adjusted(rows, 1.0, self.recipe.teacher.label_map, self.teacher_classes, self.classes)
+        said = [np.asarray(row, dtype=np.float32).reshape(-1, len(self.classes)) for row in rows[columns.LOGITS]]
+        true = [np.atleast_1d(row) for row in self.splits.validation["label"]]
+        # Of a sentence that was cut off, the words that were read.
+        labels = np.concatenate([row[: len(answers)] for row, answers in zip(true, said, strict=True)])
+        found = calibration_temperature(np.concatenate(said), labels)
+        self.console.print(f"  the teacher's temperature: {found:.3f}", highlight=False)
+        return found

@@ -1,0 +1,291 @@
+"""Steps that are done once: each keeps its result beside a hash of all it depends on, and a killed run goes on."""
+
+import importlib.util
+import json
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets.fingerprint import Hasher
+from rich.console import Console
+from transformers import AutoTokenizer, PreTrainedModel, Trainer
+
+from hf_distill.card import model_card
+from hf_distill.measure import has_fast_bf16, peak_memory
+from hf_distill.recipe import Recipe
+from hf_distill.report import Report
+from hf_distill.sources import PACKAGE, resolve
+from hf_distill.tasks import TASKS
+
+STEPS = ("teacher", "cache", "initialise", "distill", "controls", "seeds", "export", "compare")
+
+
+class Steps(ABC):
+    """One run of a recipe: what its steps share. A subclass says what each step is, as `_step_<name>`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.task = TASKS[recipe.task]
+        self.console = Console(stderr=True)
+        self.folder = Path(recipe.output_dir)
+        self.work = self.folder / ".work"
+        self.teacher_path = resolve(recipe.teacher.model)
+        self.bf16 = recipe.teacher.bf16 and has_fast_bf16()
+        self.check_folder()
+
+    def check_folder(self) -> None:
+        """Raise a ValueError where something stands that a run would replace, or where several processes would."""
+        foreign = [name for name in ("teacher", "cache", "student", "baseline") if (self.folder / name).exists()]
+        if foreign and not self.work.exists():
+            raise ValueError(
+                f"output_dir: {self.folder} has {', '.join(foreign)} already, not from a run of a recipe. They would "
+                "be replaced: choose another output_dir, or move them."
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "A recipe runs in one process, on all devices that it sees; for several processes use the trainer."
+            )
+
+    def check_export(self) -> None:
+        """Raise a ValueError where the export is asked for and what it needs is missing."""
+        missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+        if self.recipe.export.onnx and missing:
+            raise ValueError(
+                f"export.onnx: {' and '.join(missing)} not installed. Install hf-distill[onnx], or set it false."
+            )
+
+    @cached_property
+    def done(self) -> dict[str, dict[str, Any]]:
+        """What each finished step depended on, and what it took."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        return self.read_json("steps.json", {})
+
+    @cached_property
+    @abstractmethod
+    def fingerprints(self) -> Mapping[str, str]:
+        """A hash of all that each step's result depends on, and those of parts of steps by other names."""
+
+    @property
+    def results(self) -> Mapping[str, Sequence[str]]:
+        """The files that a step leaves; a step without an entry leaves none."""
+        seeds = [
+            f".work/seeds/{seed}/{name}/config.json"
+            for seed in self.recipe.compare.more_seeds
+            for name in ("student", "baseline")
+        ]
+        return {
+            "teacher": ("teacher/model.safetensors",) if self.recipe.teacher.fine_tune else (),
+            "initialise": (".work/initial/carried.json",),
+            "distill": ("student/model.safetensors",),
+            "controls": ("baseline/model.safetensors", ".work/controls.json"),
+            "seeds": seeds,
+            "compare": ("report.json", "student/README.md"),
+        }
+
+    def step(self, name: str) -> None:
+        """Run one step unless it is done."""
+        fingerprint = self.fingerprints[name]
+        there = all((self.folder / result).exists() for result in self.results.get(name, ()))
+        if there and self.done.get(name, {}).get("fingerprint") == fingerprint:
+            self.console.print(f"[dim]{name}: done before, in {self.done[name]['seconds']:.0f} s[/dim]")
+            return
+        for later in STEPS[STEPS.index(name) :]:
+            self.done.pop(later, None)  # from here on, results of another run may be replaced in parts
+        self.write_json("steps.json", self.done)
+        self.console.rule(f"{name}")
+        start = time.perf_counter()
+        getattr(self, f"_step_{name}")()
+        self.done[name] = {
+            "fingerprint": fingerprint,
+            "seconds": round(time.perf_counter() - start, 1),
+            "peak_memory_bytes": peak_memory(),
+        }
+        self.write_json("steps.json", self.done)
+
+    @property
+    def has_student(self) -> bool:
+        """Whether the student's tokenizer is there yet; the cache does not need it."""
+        return self.done.get("initialise", {}).get("fingerprint") == self.fingerprints["initialise"]
+
+    # Models
+
+    def teacher(self) -> tuple[PreTrainedModel, Any]:
+        """The teacher and its tokenizer."""
+        return self.load(self.teacher_path if self.recipe.teacher.fine_tune is None else self.folder / "teacher")
+
+    def load(self, path: str | Path) -> tuple[PreTrainedModel, Any]:
+        """A model with its head, in float32, and its tokenizer."""
+        return self.task.auto_class.from_pretrained(path, dtype=torch.float32), self.tokenizer(path)
+
+    def tokenizer(self, path: str | Path) -> Any:
+        """A tokenizer that can read the task's texts."""
+        return AutoTokenizer.from_pretrained(path)
+
+    def save(self, name: str, student: PreTrainedModel, tokenizer: Any) -> None:
+        """Keep a trained model."""
+        with self.replacing(name) as folder:
+            student.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+    def keep_initial(self, student: PreTrainedModel, tokenizer: Any, carried: Mapping[str, str]) -> None:
+        """Keep the student before its training, and say where its weights came from."""
+        for name, source in carried.items():
+            self.console.print(f"  {name} ← {source}", highlight=False)
+        with self.replacing(".work/initial") as folder:
+            student.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            (folder / "carried.json").write_text(json.dumps(carried, indent=2))
+
+    def once(self, folder: str, fingerprint: str, make: Callable[[], tuple[PreTrainedModel, Any]]) -> None:
+        """Make and keep a model, unless what it depends on has made it before."""
+        mark = self.work / f"{folder.removeprefix('.work/').replace('/', '-')}.fingerprint"
+        whole = mark.exists() and mark.read_text() == self.fingerprints[fingerprint]
+        if not (whole and any((self.folder / folder).glob("*.safetensors"))):
+            self.save(folder, *make())
+            mark.write_text(self.fingerprints[fingerprint])
+
+    def train(self, trainer: Trainer, step: str) -> None:
+        """Train in place, from the last checkpoint of a killed run if it was the same run; keep the learning curve."""
+        folder = Path(str(trainer.args.output_dir))
+        mark = folder / "fingerprint"
+        if not mark.exists() or mark.read_text() != self.fingerprints[step]:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            mark.write_text(self.fingerprints[step])
+        # Written last: a checkpoint without it was being saved when the run was killed.
+        whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime_ns)
+        trainer.train(resume_from_checkpoint=str(whole[-1].parent) if whole else False)
+        judged = f"eval_{trainer.args.metric_for_best_model}"
+        curve = [[entry["step"], entry[judged]] for entry in trainer.state.log_history if judged in entry]
+        self.write_json("curves.json", self.read_json("curves.json", {}) | {folder.name: curve})
+        shutil.rmtree(folder)
+
+    def curves(self) -> dict[str, list[list[float]]]:
+        """The first metric on the validation rows by optimizer step, of student and baseline through all stages."""
+        kept = self.read_json("curves.json", {})
+        found: dict[str, list[list[float]]] = {}
+        for name in ("student", "baseline"):
+            past = 0
+            for number in range(len(self.recipe.stages)):
+                curve = kept.get(f"{name}-{number}", [])
+                found[name] = found.get(name, []) + [[past + step, value] for step, value in curve]
+                past += curve[-1][0] if curve else 0
+        return {name: curve for name, curve in found.items() if curve}
+
+    # The end
+
+    def publish_report(self, report: Report, teacher: PreTrainedModel, counts: Mapping[str, int], **card: Any) -> None:
+        """Write the report with what the run took, the card and the recipe.
+
+        Args:
+            report: what was measured.
+            teacher: whose revision the card names.
+            counts: of rows, by what became of them.
+            card: more arguments of `model_card`.
+        """
+        push, recipe = self.recipe.push, self.recipe
+        report.save(self.folder)
+        report.save(self.folder / "student")
+        recipe.save(self.folder / "recipe.yaml")
+        model_card(
+            report,
+            self.folder / "student",
+            student_name=(push.repo_id or f"{recipe.student.kind} student of {name_of(recipe.teacher.model)}"),
+            teacher=push.base_model or local(recipe.teacher.model),
+            teacher_revision=getattr(teacher.config, "_commit_hash", None),
+            repo_id=push.repo_id,
+            license=push.license,
+            language=push.language or None,
+            datasets=push.datasets or [name_of(recipe.data.path)],
+            fine_tuning=recipe.teacher.fine_tune,
+            stages=[{"temperature": 2.0, "soft_target_loss": "forward_kl", **stage} for stage in recipe.stages],
+            carried=json.loads((self.work / "initial" / "carried.json").read_text()),
+            splits=counts,
+            reproduce="hf-distill run recipe.yaml",
+            **card,
+        )
+        self.console.print(report.table())
+
+    def about_the_run(self, start: float, counts: Mapping[str, int]) -> dict[str, Any]:
+        """What a report says of the run that made it.
+
+        Args:
+            start: when the comparison began, by `time.perf_counter`.
+            counts: of rows, by what became of them.
+        """
+        seconds = {name: step["seconds"] for name, step in self.done.items() if name != "compare"}
+        seconds["compare"] = round(time.perf_counter() - start, 1)
+        return {
+            "seconds": seconds,
+            "total_seconds": round(sum(seconds.values()), 1),
+            "peak_memory_bytes": max(peak_memory(), *(step["peak_memory_bytes"] for step in self.done.values())),
+            "rows": dict(counts),
+            "bf16_teacher": self.bf16,
+            "curves": self.curves(),
+        }
+
+    # Files
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """A new folder that takes the place of `name` once it is whole."""
+        target, temporary = self.folder / name, self.folder / f"{name}.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+
+    def marked(self, name: str, fingerprint: str) -> Path:
+        """A folder that is emptied when what it depends on changes, and kept otherwise."""
+        folder = self.folder / name
+        mark = folder / "fingerprint"
+        if folder.exists() and (not mark.exists() or mark.read_text() != self.fingerprints[fingerprint]):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(self.fingerprints[fingerprint])
+        return folder
+
+    def read_json(self, name: str, default: Any) -> Any:
+        """What `write_json` wrote."""
+        path = self.work / name
+        return json.loads(path.read_text()) if path.exists() else default
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Keep plain data, whole or not at all."""
+        temporary = self.work / f"{name}.part"
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, self.work / name)
+
+
+def name_of(path: str) -> str:
+    """A Hub id as it is, and of a file only what says nothing about this machine."""
+    if path.startswith(PACKAGE):
+        return path.removeprefix(PACKAGE).partition("/")[0]
+    return Path(path).name if Path(path).exists() else path
+
+
+def local(path: str) -> str:
+    """A Hub id as it is; anything else with a dot before it, so that nobody takes it for one."""
+    return f"./{name_of(path)}" if path.startswith(PACKAGE) or Path(path).exists() else path
+
+
+def contents_of(path: str) -> Any:
+    """What tells one folder's contents from another's; a Hub id stands for itself."""
+    folder = Path(path)
+    if not folder.exists():
+        return path
+    files = [folder] if folder.is_file() else [item for item in folder.iterdir() if item.is_file()]
+    return sorted((item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in files)
+
+
+def hashed(*parts: Any) -> str:
+    """One hash of several things."""
+    return Hasher.hash(list(parts))

@@ -1,0 +1,438 @@
+"""Models that write, compared: BLEU and chrF of translations, bits per byte of language models, variety and speed."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from hf_distill.bootstrap import RESAMPLES, Estimate, estimate
+from hf_distill.caveats import BASELINE, caveats
+from hf_distill.export import FOLDER, QUANTIZED, GreedyTranslator
+from hf_distill.measure import count_parameters, environment, weights_bytes
+from hf_distill.metrics import DistinctN, load
+from hf_distill.quality import gain
+from hf_distill.report import Report, plain
+from hf_distill.tasks import IGNORE_INDEX
+from hf_distill.teacher import evaluating
+from hf_distill.text_teacher import GeneratingTeacher
+from hf_distill.timings import ratio_of_medians, with_intervals
+from hf_distill.writing_data import SOURCE, TARGET
+
+BATCH = 32
+CALLS = 24  # texts that are timed alone, by every model
+SECONDS = 20.0  # after which slow models may stop at a third of them; all models together
+Write = Callable[[list[str]], list[str]]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model with the tokenizer that it writes with.
+
+    Attributes:
+        model: with `generate`.
+        tokenizer: its own.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+
+    def writes(self, max_new_tokens: int, batch_size: int = BATCH, num_beams: int = 1) -> GeneratingTeacher:
+        """What answers texts, without sampling."""
+        return GeneratingTeacher(
+            self.model,
+            self.tokenizer,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            num_beams=num_beams,
+            do_sample=False,
+        )
+
+    def tokens_a_text(self, texts: Sequence[str]) -> float:
+        """Mean length of texts in its own tokens."""
+        return float(np.mean([len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]))
+
+    @property
+    def size(self) -> dict[str, int]:
+        """Its `parameters` and the `bytes` of its weights."""
+        return {"parameters": count_parameters(self.model), "bytes": weights_bytes(self.model)}
+
+
+def compare_translation(
+    models: Mapping[str, Writer],
+    dataset: Dataset,
+    *,
+    metrics: Sequence[str] = ("sacrebleu", "chrf"),
+    num_beams: int = 4,
+    max_new_tokens: int = 128,
+    onnx: str | Path | None = None,
+    controls: Mapping[str, Sequence[str]] | None = None,
+    teacher_floor: float | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Report:
+    """Measure translators beside each other: greedy and by beam search, with paired bootstrap intervals over texts.
+
+    Args:
+        models: `teacher`, `student` and, if there is one, `baseline`: the same student without a teacher.
+        dataset: the test set, with `source` and `target`.
+        metrics: of texts, the first one decides; greedy. With `_beam` behind the name they stand for beam search.
+        num_beams: of the beam search.
+        max_new_tokens: the longest translation.
+        onnx: folder that `export_onnx` wrote an LSTM student's files to. None: they are not measured.
+        controls: what other ways without a teacher translate the texts into, by name.
+        teacher_floor: what the teacher should reach on the first metric.
+        resamples: of the texts.
+        seed: of the draws and of the texts that are timed.
+    Returns:
+        The report; `differences` also has `beam_gain_over_best_control` and `student_beam_over_greedy`, and each model
+        `words_a_second.{batch_1,batch_32}`, the words that it writes, greedily.
+    Raises:
+        ValueError: a text longer than a model reads.
+    """
+    sources, targets = list(dataset[SOURCE]), np.array(list(dataset[TARGET]), dtype=object)
+    said: dict[str, dict[str, np.ndarray]] = {}
+    for name, writer in models.items():
+        greedy, beam = (writer.writes(max_new_tokens, num_beams=beams)(sources) for beams in (1, num_beams))
+        said[name] = {"": _texts(greedy), "_beam": _texts(beam)}
+    files = _onnx_files(models["student"], onnx, max_new_tokens)
+    said |= {name: {"": _texts(_in_batches(write, sources))} for name, write in files.items()}
+    said |= {name: {"": _texts(texts)} for name, texts in (controls or {}).items()}
+    found = {
+        name: {
+            metric + decoding: estimate(load(metric), texts, targets, resamples=resamples, seed=seed)
+            for decoding, texts in each.items()
+            for metric in metrics
+        }
+        for name, each in said.items()
+    }
+    alone = {name: writer.writes(max_new_tokens, 1) for name, writer in models.items()} | files
+    many = {name: writer.writes(max_new_tokens) for name, writer in models.items()} | files
+    speeds = {"batch_1": _timed(alone, sources, 1, seed), "batch_32": _timed(many, sources, BATCH, seed)}
+    timed = {name: _speed({batch: speed[name] for batch, speed in speeds.items()}) for name in alone}
+    for name in timed:
+        timed[name]["tokens_per_text"] = models.get(name, models["student"]).tokens_a_text(sources)
+    first = metrics[0]
+    value = {name: of[first] for name, of in found.items()}
+    rivals = [name for name in (BASELINE, *(controls or {})) if name in found]
+    differences = {}
+    if rivals:
+        differences["gain_over_best_control"] = gain(value, rivals)
+    if BASELINE in models:
+        by_beam = {name: found[name][f"{first}_beam"] for name in models}
+        differences["beam_gain_over_best_control"] = gain(by_beam, [BASELINE])
+    student = found["student"]
+    differences["student_beam_over_greedy"] = (student[f"{first}_beam"] - student[first]).summary()
+    sizes = {name: writer.size for name, writer in models.items()}
+    files_bytes = {name: sum(f.stat().st_size for f in _files_of(Path(str(onnx)), "int8" in name)) for name in files}
+    kept = {"quality_kept": (value["student"] / value["teacher"]).summary()}
+    return _report(
+        task="translation",
+        metrics=[*metrics, *(f"{metric}_beam" for metric in metrics)],
+        examples=len(sources),
+        models={name: {"quality": _summaries(found[name]), **sizes[name], **timed[name]} for name in models},
+        controls={name: _summaries(found[name]) for name in controls or {}},
+        **with_intervals(kept | _ratios(sizes["teacher"], sizes["student"], speeds, "student", seed)),
+        differences=differences,
+        onnx={
+            name.removeprefix("onnx "): {
+                "bytes": files_bytes[name],
+                **with_intervals(_ratios(sizes["teacher"], {"bytes": files_bytes[name]}, speeds, name, seed)),
+                "quality": _summaries(found[name]),
+                **timed[name],
+                "agreement": float((said[name][""] == said["student"][""]).mean()),
+            }
+            for name in files
+        },
+        environment=_conditions(models, speeds, f"greedy, at most {max_new_tokens} tokens"),
+        teacher_floor=teacher_floor,
+    )
+
+
+def compare_generation(
+    models: Mapping[str, Writer],
+    datasets: Mapping[str, Dataset],
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 48,
+    teacher_floor: float | None = None,
+    batch_size: int = 8,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Report:
+    """Measure language models beside each other: bits a byte of held-out replies, how varied and how fast they write.
+
+    Args:
+        models: `teacher`, `student`, and others such as `baseline` and `untuned_teacher`.
+        datasets: by the same names the test set as each reads it: `input_ids`, `labels` (-100 is not counted) and
+            `target_bytes`, the UTF-8 bytes that the labels spell. Row for row they are of the same text.
+        prompts: what the models reply to, each through its chat template, greedily.
+        max_new_tokens: the longest reply.
+        teacher_floor: not used by a metric that falls, see `Report`; kept for a metric that grows.
+        batch_size: of the forward passes.
+        resamples: of the test rows.
+        seed: of the draws.
+    Returns:
+        The report. `gain_over_best_control` is in bits a byte saved; `fidelity` counts the target tokens at which
+        teacher and student choose the same next token, where both have one vocabulary; each model has
+        `replies.{distinct_1,distinct_2,prompts}` and `tokens_a_second.{batch_1,batch_32}`.
+    Raises:
+        ValueError: the rows of two models spell other numbers of bytes.
+    """
+    sizes = {name: np.array(rows[:]["target_bytes"], dtype=np.float64) for name, rows in datasets.items()}
+    for name, each in sizes.items():
+        if not np.array_equal(each, sizes["student"]):
+            raise ValueError(
+                f"The rows of {name} spell {int(each.sum())} bytes and those of the student "
+                f"{int(sizes['student'].sum())}: bits a byte of other texts do not compare. Cut both to the same "
+                "messages, see conversations.cut_to_fit."
+            )
+    nats = {name: reply_nats(models[name], rows, batch_size) for name, rows in datasets.items()}
+    found = {
+        name: estimate(load("bits_per_byte"), each, sizes[name], resamples=resamples, seed=seed)
+        for name, each in nats.items()
+    }
+    replies = {name: writer.writes(max_new_tokens)(list(prompts)) for name, writer in models.items()}
+    alone = {name: writer.writes(max_new_tokens, 1) for name, writer in models.items()}
+    many = {name: writer.writes(max_new_tokens) for name, writer in models.items()}
+    speeds = {
+        "batch_1": _timed(alone, prompts, 1, seed, models),
+        "batch_32": _timed(many, prompts, BATCH, seed, models),
+    }
+    differences = {}
+    if BASELINE in models:
+        saved = (found[BASELINE] - found["student"]).summary()
+        differences["gain_over_best_control"] = saved | {"control": BASELINE}
+    if "untuned_teacher" in models:
+        differences["teacher_gain_over_untuned"] = (found["untuned_teacher"] - found["teacher"]).summary()
+        if BASELINE in models:
+            saved = (found[BASELINE] - found["untuned_teacher"]).summary()
+            differences["untuned_teacher_gain_over_baseline"] = saved
+    shared = len(models["teacher"].tokenizer) == len(models["student"].tokenizer)
+    return _report(
+        task="text-generation",
+        metrics=["bits_per_byte"],
+        examples=len(sizes["student"]),
+        models={
+            name: {
+                "quality": {"bits_per_byte": found[name].summary()},
+                **writer.size,
+                **_speed({batch: speed[name] for batch, speed in speeds.items()}, "tokens_a_second"),
+                "tokens_per_text": writer.tokens_a_text(prompts),
+                "replies": {
+                    "distinct_1": variety(replies[name], 1),
+                    "distinct_2": variety(replies[name], 2),
+                    "prompts": len(prompts),
+                },
+            }
+            for name, writer in models.items()
+        },
+        **with_intervals(
+            {"quality_kept": (found["teacher"] / found["student"]).summary()}
+            | _ratios(models["teacher"].size, models["student"].size, speeds, "student", seed)
+        ),
+        differences=differences,
+        fidelity=agreement(models, datasets["student"], batch_size) if shared else {},
+        environment=_conditions(models, speeds, f"greedy, at most {max_new_tokens} tokens"),
+        teacher_floor=None if teacher_floor is None else teacher_floor,
+    )
+
+
+def reply_nats(writer: Writer, rows: Dataset, batch_size: int = 8) -> np.ndarray:
+    """(rows,) negative log-likelihood of each row's targets, in nats.
+
+    Args:
+        writer: a causal model.
+        rows: with `input_ids` and `labels`.
+        batch_size: rows a forward, sorted by length.
+    """
+    found = np.zeros(len(rows))
+    for numbers, logits, targets in _passes(writer.model, rows, batch_size):
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORE_INDEX)
+        found[numbers] = losses.sum(dim=1).double().cpu().numpy()
+    return found
+
+
+def agreement(models: Mapping[str, Writer], rows: Dataset, batch_size: int = 8) -> dict[str, Any]:
+    """Where teacher and student have one vocabulary: the share of targets at which they choose the same token, and KL.
+
+    Args:
+        models: `teacher` and `student`.
+        rows: with `input_ids` and `labels`.
+        batch_size: rows a forward.
+    """
+    same, divergence, counted = 0, 0.0, 0
+    both = (_passes(models[name].model, rows, batch_size) for name in ("teacher", "student"))
+    for (_, taught, targets), (_, learnt, _) in zip(*both, strict=True):
+        read = targets != IGNORE_INDEX
+        teacher, student = (logits[read].log_softmax(dim=-1) for logits in (taught, learnt))
+        same += int((teacher.argmax(dim=-1) == student.argmax(dim=-1)).sum())
+        divergence += float(F.kl_div(student, teacher, reduction="sum", log_target=True))
+        counted += int(read.sum())
+    return {"agreement": same / counted, "kl": divergence / counted, "examples": len(rows), "tokens": counted}
+
+
+def _passes(model: PreTrainedModel, rows: Dataset, batch_size: int) -> Any:
+    """Row numbers, (batch, length - 1, words) float32 logits and (batch, length - 1) targets, by falling length."""
+    ids, labels = rows[:]["input_ids"], rows[:]["labels"]
+    order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        read, targets = (
+            pad_sequence([torch.tensor(side[number]) for number in numbers], batch_first=True, padding_value=fill)
+            for side, fill in ((ids, 0), (labels, IGNORE_INDEX))
+        )
+        mask = pad_sequence([torch.ones(len(ids[number]), dtype=torch.long) for number in numbers], batch_first=True)
+        with torch.no_grad(), evaluating(model):
+            logits = model(input_ids=read.to(model.device), attention_mask=mask.to(model.device)).logits
+        yield numbers, logits[:, :-1].float(), targets[:, 1:].to(logits.device)
+
+
+def variety(texts: Sequence[str], n: int) -> float:
+    """The share of different n-grams in some texts, see `metrics.DistinctN`."""
+    return float(next(iter((DistinctN().compute(predictions=list(texts), n=n) or {}).values())))
+
+
+def _texts(said: Sequence[str]) -> np.ndarray:
+    return np.array([text.strip() for text in said], dtype=object)
+
+
+def _summaries(found: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: each.summary() for name, each in found.items()}
+
+
+def _in_batches(write: Write, texts: list[str]) -> list[str]:
+    """Translations, the longest texts first, so that a batch is padded little."""
+    order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
+    said: dict[int, str] = {}
+    for start in range(0, len(order), BATCH):
+        numbers = order[start : start + BATCH]
+        said |= dict(zip(numbers, write([texts[number] for number in numbers]), strict=True))
+    return [said[number] for number in range(len(texts))]
+
+
+def _files_of(folder: Path, quantized: bool) -> list[Path]:
+    return [folder / FOLDER / f"{part}{QUANTIZED * quantized}.onnx" for part in ("encoder_model", "decoder_model")]
+
+
+def _onnx_files(student: Writer, folder: str | Path | None, max_new_tokens: int) -> dict[str, Write]:
+    """What the student's exported files write, by `onnx float32` and `onnx int8`."""
+    if folder is None:
+        return {}
+    made: dict[str, Write] = {}
+    for name, quantized in (("onnx float32", False), ("onnx int8", True)):
+        if not all(file.exists() for file in _files_of(Path(folder), quantized)):
+            continue
+        run = GreedyTranslator(folder, quantized=quantized, threads=torch.get_num_threads())
+
+        def write(texts: list[str], run: GreedyTranslator = run) -> list[str]:
+            read = student.tokenizer(list(texts), padding=True, return_tensors="np")
+            ids = run(read["input_ids"].astype(np.int64), read["attention_mask"].astype(np.int64), max_new_tokens)
+            return student.tokenizer.batch_decode(ids[:, 1:], skip_special_tokens=True)
+
+        made[name] = write
+    return made
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """(calls,) milliseconds, and how many texts a call had and words or tokens were written in all."""
+
+    milliseconds: np.ndarray
+    texts: int
+    written: int
+
+
+def _timed(
+    writers: Mapping[str, Write],
+    texts: Sequence[str],
+    batch: int,
+    seed: int,
+    tokens_of: Mapping[str, Writer] | None = None,
+) -> dict[str, _Timed]:
+    """Time models in turns on the same texts.
+
+    Args:
+        writers: by name.
+        texts: to choose from.
+        batch: texts a call.
+        seed: of the choice.
+        tokens_of: whose tokens to count. None: words.
+    """
+    rows = np.random.default_rng(seed).permutation(len(texts))
+    calls = CALLS if batch == 1 else 3
+    groups = [np.resize(np.roll(rows, -number * batch), batch) for number in range(calls)]
+    times: dict[str, list[float]] = {name: [] for name in writers}
+    written = dict.fromkeys(writers, 0)
+    for write in writers.values():
+        write([texts[int(row)] for row in groups[0][:2]])
+    began = time.perf_counter()
+    for number, group in enumerate(groups):
+        if number >= max(2, calls // 3) and time.perf_counter() - began > SECONDS:
+            break
+        for name, write in writers.items():
+            given = [texts[int(row)] for row in group]
+            start = time.perf_counter()
+            said = write(given)
+            times[name].append((time.perf_counter() - start) * 1000)
+            written[name] += (
+                sum(len(text.split()) for text in said)
+                if tokens_of is None
+                else sum(map(len, tokens_of[name].tokenizer(said, add_special_tokens=False)["input_ids"])) + len(said)
+            )
+    return {name: _Timed(np.array(times[name]), batch, written[name]) for name in writers}
+
+
+def _speed(timed: Mapping[str, _Timed], unit: str = "words_a_second") -> dict[str, Any]:
+    one, many = timed["batch_1"], timed["batch_32"]
+    p50, p95 = np.percentile(one.milliseconds, [50, 95])
+    return {
+        "latency_ms": {"batch_1": {"p50": p50, "p95": p95}},
+        "throughput": {"batch_32": many.texts * 1000 / float(np.median(many.milliseconds))},
+        unit: {batch: each.written * 1000 / float(each.milliseconds.sum()) for batch, each in timed.items()},
+    }
+
+
+def _ratios(
+    teacher: Mapping[str, int],
+    size: Mapping[str, int],
+    speeds: Mapping[str, Mapping[str, _Timed]],
+    name: str,
+    seed: int,
+) -> dict[str, Any]:
+    """How much smaller and faster than the teacher somebody is: more is better in each.
+
+    Args:
+        teacher: its `parameters` and `bytes`.
+        size: those that are known of the other.
+        speeds: by batch and name.
+        name: of the other.
+        seed: of the draws of calls.
+    """
+    sizes = {"parameters": "smaller", "bytes": "lighter"}
+    found: dict[str, Any] = {sizes[kind]: {"value": teacher[kind] / number} for kind, number in size.items()}
+    for ratio, batch in (("faster", "batch_1"), ("throughput", "batch_32")):
+        slow, fast = (speeds[batch][who].milliseconds for who in ("teacher", name))
+        found[ratio] = ratio_of_medians(slow, fast, seed)
+    return found
+
+
+def _conditions(models: Mapping[str, Writer], speeds: Mapping[str, Mapping[str, _Timed]], how: str) -> dict[str, Any]:
+    return environment(models["student"].model.device) | {
+        "texts_timed": len(speeds["batch_1"]["student"].milliseconds),
+        "calls_timed": len(speeds["batch_1"]["student"].milliseconds),
+        "batches_timed": len(speeds["batch_32"]["student"].milliseconds),
+        "timing": f"whole texts, tokenised, written ({how}) and decoded, models in turns in one run",
+    }
+
+
+def _report(teacher_floor: float | None, **fields: Any) -> Report:
+    report = Report(**fields)
+    return Report(**plain(asdict(report) | {"warnings": caveats(report, teacher_floor)}))

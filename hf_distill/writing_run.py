@@ -1,0 +1,521 @@
+"""A run of a recipe whose student writes: translations, or replies and other texts."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedModel, set_seed
+
+from hf_distill import columns, metrics
+from hf_distill.arguments import DistillationArguments, Seq2SeqDistillationArguments
+from hf_distill.cache import cache_teacher_outputs
+from hf_distill.conversations import cut_to_fit, language_model_rows
+from hf_distill.export import export_onnx
+from hf_distill.matching import Matching
+from hf_distill.measure import has_fast_bf16
+from hf_distill.metrics import optional
+from hf_distill.provenance import tokenizer_hash
+from hf_distill.recipe import Recipe
+from hf_distill.report import Report
+from hf_distill.steps import Steps, contents_of, hashed
+from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
+from hf_distill.text_teacher import GeneratingTeacher, ask
+from hf_distill.tokenising import tokenise_pairs
+from hf_distill.trainer import DistillationTrainer, Seq2SeqDistillationTrainer
+from hf_distill.training import training_arguments
+from hf_distill.writing_data import MESSAGES, SOURCE, TARGET, TEXT, WritingSplits, load_writing
+from hf_distill.writing_report import Writer, compare_generation, compare_translation
+
+GGUF = ".gguf"
+UNIVERSAL = "universal_logit_distance"
+PROMPTS = 64  # first messages of test conversations that the models reply to
+
+
+class WritingRun(Steps):
+    """A run whose student writes texts."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.translates = recipe.task == "translation"
+        self.splits: WritingSplits = load_writing(recipe.data, recipe.seed, task=recipe.task)
+        self.counts: dict[str, int] = dict(self.splits.counts)
+        self.tokenised: dict[str, datasets.Dataset] = {}  # several steps read the same rows
+        self.check()
+
+    # Before anything expensive
+
+    def check(self) -> None:
+        """Raise a ValueError for whatever would fail later."""
+        recipe = self.recipe
+        for stage in recipe.stages:
+            arguments = self.arguments(stage, "distill", rows=len(self.splits.train))
+            if recipe.targets == "word" and not arguments.wants_soft_targets and not stage.get("matching"):
+                raise ValueError(
+                    "distill: soft_target_weight is 0 and there is no matching, so the student would not hear its "
+                    "teacher. The student without a teacher is trained anyway, as a control."
+                )
+        if recipe.teacher.fine_tune is not None:
+            self.arguments(recipe.teacher.fine_tune, "teacher", rows=len(self.splits.train))
+            if recipe.teacher.lora is not None:
+                optional("peft", "generation").LoraConfig(**recipe.teacher.lora)
+        tokenizer = self.tokenizer(self.teacher_path)
+        if recipe.data.messages is not None and tokenizer.chat_template is None:
+            raise ValueError(
+                f"data.messages: the tokenizer of {recipe.teacher.model} has no chat template, so nothing says how to "
+                "write a conversation down. Save it with tokenizer.chat_template = ..., or give plain texts: data.text."
+            )
+        self.student_config(tokenizer)
+        self.check_probabilities()
+        if recipe.export.onnx and not (self.translates and recipe.student.kind == "lstm"):
+            raise ValueError("export.onnx: of the students that write, LSTM translators are exported. Set it false.")
+        self.check_export()
+
+    def check_probabilities(self) -> None:
+        """Raise a ValueError where the student could not learn from the teacher's probabilities as they are kept."""
+        stages = [stage for stage in self.recipe.stages if self.hears_logits]
+        temperatures = {stage.get("temperature", 2.0) for stage in stages}
+        scheduled = any(stage.get("temperature_end") is not None for stage in stages)
+        if self.recipe.teacher.top_k is not None and (len(temperatures) > 1 or scheduled):
+            raise ValueError(
+                f"distill.temperature: the teacher's top {self.recipe.teacher.top_k} tokens are kept at one "
+                "temperature, since the mass of all others cannot be tempered again. Give all stages the same, or set "
+                "teacher.top_k: null."
+            )
+        own = self.recipe.student.vocab_size is not None
+        if own and any(stage.get("soft_target_loss") != UNIVERSAL for stage in stages):
+            raise ValueError(
+                "student.vocab_size: with a vocabulary of its own the student's probabilities are about other tokens "
+                f"than its teacher's. Set distill.soft_target_loss: {UNIVERSAL}, or vocab_size: null"
+                + (", or distill.targets: sequence." if self.translates else ".")
+            )
+
+    def student_config(self, tokenizer: Any) -> LSTMStudentConfig | TransformerStudentConfig:
+        """The student's config, an LSTM's with the tokens of its tokenizer."""
+        settings = self.recipe.student
+        if settings.kind == "transformer":
+            return TransformerStudentConfig(**settings.config)
+        tokens = {name: getattr(tokenizer, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        return LSTMStudentConfig(vocab_size=len(tokenizer), **{**tokens, **settings.config})
+
+    def arguments(self, settings: Mapping[str, Any], name: str, **sizes: Any) -> DistillationArguments:
+        """Training arguments of this run; see `training_arguments`."""
+        settings = {key: value for key, value in settings.items() if key not in ("targets", "sequences")}
+        kind: type[Any] = DistillationArguments
+        metric = "loss"  # nats a target token: of one tokenizer, it falls with the bits a byte
+        if self.translates:
+            kind, metric = Seq2SeqDistillationArguments, self.recipe.metrics[0]
+            written = {"generation_max_length": self.recipe.student.max_length, "generation_num_beams": 1}
+            settings = {**written, **settings, "predict_with_generate": True}
+        return training_arguments(
+            settings,
+            self.work / name,
+            seed=self.recipe.seed,
+            metric=metric,
+            kind=kind,
+            greater_is_better=self.translates,
+            **sizes,
+        )
+
+    # Steps
+
+    @property
+    def results(self) -> Mapping[str, Sequence[str]]:
+        """The files that a step leaves."""
+        return {**super().results, "cache": ("cache/fingerprint",)}
+
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        """A hash of all that each step's result depends on."""
+        recipe, splits = self.recipe, self.splits
+        taught, student = recipe.teacher, recipe.student
+        parts = (splits.train, splits.unlabelled, splits.validation, splits.test)
+        data = hashed(recipe.task, *(part.to_dict() for part in parts))
+        lesson = (taught.fine_tune, taught.lora, taught.max_length, taught.bf16)
+        learnt = hashed(contents_of(self.teacher_path), lesson, recipe.seed, data)
+        read = (student.vocab_size, student.max_length, taught.max_length)
+        written = hashed(learnt, taught.generation, recipe.targets, [stage.get("sequences") for stage in recipe.stages])
+        heard = (taught.top_k, [stage.get("temperature", 2.0) for stage in recipe.stages], self.hears_logits)
+        cache = hashed(written, read, heard, self.bf16)
+        initialise = hashed(learnt, dataclasses.asdict(student))
+        distill = hashed(cache, initialise, recipe.stages, recipe.metrics[0], has_fast_bf16())
+        export = hashed(distill, dataclasses.asdict(recipe.export))
+        report = hashed(distill, export, recipe.compare, taught.generation, taught.floor, recipe.push)
+        return {
+            "teacher": learnt,
+            "cache": cache,
+            "initialise": initialise,
+            "distill": distill,
+            "controls": distill,
+            "seeds": distill,
+            "export": export,
+            "compare": report,
+        }
+
+    @cached_property
+    def hears_logits(self) -> bool:
+        """Whether the student learns from the teacher's probabilities."""
+        stages = (self.arguments(stage, "distill", rows=len(self.splits.train)) for stage in self.recipe.stages)
+        return self.recipe.targets != "sequence" and any(stage.wants_soft_targets for stage in stages)
+
+    def _step_teacher(self) -> None:
+        """Fine-tune the teacher, or check that the given one loads."""
+        if self.recipe.teacher.fine_tune is None:
+            self.load(self.teacher_path)
+        else:
+            self.once("teacher", "teacher", self.fine_tuned)
+
+    def fine_tuned(self) -> tuple[PreTrainedModel, Any]:
+        """The teacher after it learnt from the training rows, and its tokenizer."""
+        model: Any
+        model, tokenizer = self.load(self.teacher_path)
+        lora = self.recipe.teacher.lora
+        if lora is not None:
+            set_seed(self.recipe.seed)
+            peft = optional("peft", "generation")
+            kind = "SEQ_2_SEQ_LM" if self.translates else "CAUSAL_LM"
+            model = peft.get_peft_model(model, peft.LoraConfig(**{"task_type": kind, **lora}))
+        settings = {
+            "learning_rate": 5e-5 if lora is None else 2e-4,
+            "bf16": self.bf16,
+            **(self.recipe.teacher.fine_tune or {}),
+            "hard_label_weight": 1.0,
+            "soft_target_weight": 0.0,
+        }
+        rows = self.read(self.splits.train, "training", tokenizer)
+        judged = self.read(self.splits.validation, "validation", tokenizer)
+        self.fit(model, tokenizer, self.arguments(settings, "teacher", rows=len(rows)), rows, judged, "teacher")
+        return (model if lora is None else model.merge_and_unload()), tokenizer
+
+    def _step_cache(self) -> None:
+        """Let the teacher write its targets, and keep its probabilities of what the student will learn."""
+        self.taught_rows()
+
+    def _step_initialise(self) -> None:
+        """Make the student's tokenizer and its first weights."""
+        teacher, teacher_tokenizer = self.teacher()
+        settings = self.recipe.student
+        tokenizer = self.own_tokenizer()
+        set_seed(self.recipe.seed)
+        config = self.student_config(tokenizer)
+        carried: dict[str, str] = {}
+        if settings.from_teacher:
+            student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
+        else:
+            student = self.task.auto_class.from_config(config)
+        set_greedy(student, settings.max_length if self.translates else None)
+        self.keep_initial(student, tokenizer, carried)
+
+    def _step_distill(self) -> None:
+        """Train the student on what the teacher wrote or said."""
+        self.train_student("student", self.taught_rows(), "distill")
+
+    def _step_controls(self) -> None:
+        """Train the same student without a teacher: the same steps, selection and first weights."""
+        self.train_student("baseline", self.rows_of(self.splits.train), "controls", without_teacher=True)
+        self.write_json("controls.json", {})
+
+    def _step_seeds(self) -> None:
+        """Nothing: one seed."""
+
+    def _step_export(self) -> None:
+        """Write the student for onnxruntime, where asked to."""
+        if self.recipe.export.onnx:
+            student, tokenizer = self.load(self.folder / "student")
+            export_onnx(student, self.folder / "student", int8=self.recipe.export.int8, tokenizer=tokenizer)
+
+    def _step_compare(self) -> None:
+        """Measure, and write the report, the card and the recipe."""
+        start = time.perf_counter()
+        models = {"teacher": Writer(*self.teacher())}
+        models |= {name: Writer(*self.load(self.folder / name)) for name in ("student", "baseline")}
+        if not self.translates and self.recipe.teacher.fine_tune is not None:
+            models["untuned_teacher"] = Writer(*self.load(self.teacher_path))
+        report = self.translations(models) if self.translates else self.generation(models)
+        run = self.about_the_run(start, self.counts)
+        if not self.translates:
+            run["curves_of"] = "loss, nats a token"
+        report = dataclasses.replace(report, run=run)
+        self.publish_report(report, models["teacher"].model, self.counts)
+
+    def translations(self, models: Mapping[str, Writer]) -> Report:
+        """What the translators are worth."""
+        recipe = self.recipe
+        return compare_translation(
+            models,
+            self.fitting(self.splits.test, "test"),
+            metrics=recipe.metrics,
+            num_beams=recipe.teacher.generation.get("num_beams", 4),
+            max_new_tokens=self.longest,
+            onnx=self.folder / "student" if recipe.export.onnx else None,
+            teacher_floor=recipe.teacher.floor,
+            resamples=recipe.compare.resamples,
+            seed=recipe.seed,
+        )
+
+    def generation(self, models: Mapping[str, Writer]) -> Report:
+        """What the language models are worth."""
+        test = self.same_texts(self.splits.test, "test")
+        rows = {name: self.read(test, "test", writer.tokenizer) for name, writer in models.items()}
+        return compare_generation(
+            models,
+            rows,
+            first_messages(self.splits.test, PROMPTS),
+            resamples=self.recipe.compare.resamples,
+            seed=self.recipe.seed,
+        )
+
+    # Rows
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a translation at most."""
+        return min(self.recipe.student.max_length, self.recipe.teacher.max_length) - 1
+
+    def own_tokenizer(self) -> Any:
+        """The student's tokenizer: made once, then read from its folder."""
+        if self.has_student:
+            return self.tokenizer(self.work / "initial")
+        settings = self.recipe.student
+        teacher_tokenizer = self.tokenizer(self.teacher_path)
+        tokenizer = teacher_tokenizer
+        if settings.vocab_size is not None:
+            tokenizer = student_tokenizer(teacher_tokenizer, texts_of(self.splits.train), settings.vocab_size)
+        if self.translates:  # what goes on after a reply has no limit but the model's own
+            tokenizer.model_max_length = min(settings.max_length, teacher_tokenizer.model_max_length)
+        return tokenizer
+
+    def rows_of(self, split: datasets.Dataset, what: str = "training") -> datasets.Dataset:
+        """A split as the student and, where it has other tokens, the teacher read it."""
+        own = self.recipe.student.vocab_size is not None and self.hears_logits
+        return self.read(
+            self.same_texts(split, what) if own else split,
+            what,
+            self.own_tokenizer(),
+            self.tokenizer(self.teacher_path) if own else None,
+        )
+
+    def read(
+        self, rows: datasets.Dataset, what: str, tokenizer: Any, teacher_tokenizer: Any = None
+    ) -> datasets.Dataset:
+        """Rows as models read them; what does not fit is left out or cut, and counted."""
+        readers = [tokenizer_hash(each) for each in (tokenizer, teacher_tokenizer) if each is not None]
+        key = hashed(rows._fingerprint, readers)
+        if key not in self.tokenised:
+            tokenised = tokenise_pairs if self.translates else language_model_rows
+            self.tokenised[key], counts = tokenised(
+                rows,
+                tokenizer,
+                max_length=self.recipe.student.max_length,
+                teacher_tokenizer=teacher_tokenizer,
+                teacher_max_length=self.recipe.teacher.max_length,
+            )
+            self.count(what, counts)
+        return self.tokenised[key]
+
+    def fitting(self, rows: datasets.Dataset, what: str) -> datasets.Dataset:
+        """Pairs whose texts every model has room for."""
+        limits = (
+            (self.own_tokenizer(), self.recipe.student.max_length),
+            (self.tokenizer(self.teacher_path), self.recipe.teacher.max_length),
+        )
+        fits = np.ones(len(rows), dtype=bool)
+        for tokenizer, limit in limits:
+            fits &= np.array([len(ids) <= limit for ids in tokenizer(list(rows[SOURCE]), verbose=False)["input_ids"]])
+        if not fits.all():
+            self.count(what, {"texts longer than a model reads, left out": int((~fits).sum())})
+        return rows.select(np.flatnonzero(fits))
+
+    def same_texts(self, rows: datasets.Dataset, what: str) -> datasets.Dataset:
+        """Conversations or texts, without what one of the two tokenizers has no room for."""
+        if self.translates:
+            return rows
+        limits = (
+            (self.own_tokenizer(), self.recipe.student.max_length),
+            (self.tokenizer(self.teacher_path), self.recipe.teacher.max_length),
+        )
+        for tokenizer, limit in limits:
+            rows, counts = cut_to_fit(rows, tokenizer, min(limit, self.recipe.student.max_length))
+            self.count(what, counts)
+        return rows
+
+    def count(self, what: str, counts: Mapping[str, int]) -> None:
+        """Note what became of the rows of a split."""
+        kept = {name: number for name, number in counts.items() if name not in ("rows", "replies") and number}
+        self.counts |= {f"{what}: {name}": number for name, number in kept.items()}
+
+    @cached_property
+    def pairs(self) -> datasets.Dataset:
+        """What a translation student learns from: the teacher's texts, and the data's where it writes none."""
+        if self.recipe.targets == "word":
+            return self.splits.train
+        sources = datasets.concatenate_datasets([self.splits.unlabelled, self.splits.train])
+        sources = self.fitting(sources, "training")
+        wanted = self.recipe.stages[0].get("sequences") or len(sources)
+        known = len(sources) - sum(target == "" for target in sources[TARGET])
+        # First those that have no other target, then others, at random.
+        unknown = len(sources) - known
+        order = np.random.default_rng(self.recipe.seed).permutation(known) + unknown
+        asked = np.sort(np.concatenate([np.arange(unknown), order])[:wanted])
+        teacher, tokenizer = self.teacher()
+        options = {"num_beams": 4, "do_sample": False, "max_new_tokens": self.longest, **self.recipe.teacher.generation}
+        said = ask(
+            GeneratingTeacher(teacher, tokenizer, **options),
+            sources.select(asked)[SOURCE][:],
+            ledger=self.work / "written.jsonl",
+        )
+        targets = list(sources[TARGET])
+        for row, text in zip(asked, said, strict=True):
+            targets[row] = text
+        kept = [row for row, target in enumerate(targets) if target.strip()]
+        self.counts |= {
+            "training texts that the teacher translated": len(said),
+            "empty translations of the teacher, left out": sum(not text.strip() for text in said),
+        }
+        return datasets.Dataset.from_dict(
+            {SOURCE: [sources[SOURCE][row] for row in kept], TARGET: [targets[row] for row in kept]}
+        )
+
+    def taught_rows(self) -> datasets.Dataset:
+        """What the student learns from, with the teacher's probabilities where it hears them."""
+        rows = self.rows_of(self.pairs if self.translates else self.splits.train)
+        folder = self.marked("cache", "cache")
+        if not self.hears_logits:
+            return rows
+        teacher, tokenizer = self.teacher()
+        temperatures = {stage.get("temperature", 2.0) for stage in self.recipe.stages}
+        return cache_teacher_outputs(
+            rows,
+            teacher,
+            task=self.recipe.task,
+            output_dir=folder,
+            top_k=self.recipe.teacher.top_k,
+            temperature=temperatures.pop(),
+            teacher_processing_class=tokenizer,
+            batch_size=32 if self.translates else 8,
+            bf16=self.bf16,
+        )
+
+    # Training
+
+    def fit(
+        self,
+        model: Any,
+        tokenizer: Any,
+        arguments: DistillationArguments,
+        train: datasets.Dataset,
+        judged: datasets.Dataset,
+        step: str,
+        matching: Sequence[Matching] = (),
+    ) -> None:
+        """Train a model in place."""
+        kind = Seq2SeqDistillationTrainer if self.translates else DistillationTrainer
+        collate = DataCollatorForSeq2Seq(tokenizer, model if self.translates else None)
+        teacher, teacher_tokenizer = self.teacher() if matching else (None, None)
+        trainer = kind(
+            model,
+            arguments,
+            teacher_model=teacher,
+            teacher_processing_class=teacher_tokenizer,
+            matching=matching,
+            train_dataset=train,
+            eval_dataset=judged,
+            processing_class=tokenizer,
+            data_collator=collate,
+            compute_metrics=self.judge(tokenizer) if self.translates else None,
+        )
+        self.train(trainer, step)
+
+    def judge(self, tokenizer: Any) -> Any:
+        """What scores translations of the validation rows."""
+
+        def judged(prediction: Any) -> dict[str, float]:
+            pad = tokenizer.pad_token_id
+            said, true = (
+                tokenizer.batch_decode(np.where(ids < 0, pad, ids), skip_special_tokens=True)
+                for ids in (prediction.predictions, prediction.label_ids)
+            )
+            values: dict[str, float] = {}
+            for name in self.recipe.metrics:
+                values |= metrics.load(name).compute(predictions=said, references=true) or {}
+            return values
+
+        return judged
+
+    def train_student(self, name: str, rows: datasets.Dataset, step: str, without_teacher: bool = False) -> None:
+        """Train a student through all stages, or its baseline for as many steps, and keep it."""
+        student, tokenizer = self.load(self.work / "initial")
+        judged = self.rows_of(self.splits.validation, "validation")
+        judged = judged.remove_columns(columns.teacher_input_columns(judged.column_names))
+        distilled = len(self.taught_rows()) if without_teacher else len(rows)
+        for number, stage in enumerate(self.recipe.stages):
+            settings: dict[str, Any] = {"learning_rate": 2e-3, "bf16": self.recipe.student.bf16 and has_fast_bf16()}
+            settings |= stage
+            planned = self.arguments(settings, f"{name}-{number}", rows=distilled)
+            if without_teacher or not self.hears_logits:
+                settings |= {"hard_label_weight": 1.0, "soft_target_weight": 0.0}
+                settings |= dict.fromkeys(("hard_label_weight_end", "soft_target_weight_end", "labelled_fraction"))
+            arguments = self.arguments(
+                settings,
+                f"{name}-{number}",
+                rows=len(rows),
+                steps=planned.max_steps,
+                evaluate_every=int(planned.eval_steps or planned.max_steps),
+            )
+            set_seed(arguments.seed)
+            matching = [] if without_teacher else self.recipe.matchings(stage)
+            self.fit(student, tokenizer, arguments, rows, judged, step, matching)
+        self.save(name, student, tokenizer)
+
+    # Models
+
+    def load(self, path: str | Path) -> tuple[PreTrainedModel, Any]:
+        """A model and its tokenizer, of a folder, the Hub, or one GGUF file."""
+        if not str(path).endswith(GGUF):
+            return super().load(path)
+        optional("gguf", "generation")
+        file = Path(path)
+        model = self.task.auto_class.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        if getattr(model, "hf_quantizer", None) is not None:  # its weights are whole by now, and can be trained
+            model.hf_quantizer.remove_quantization_config(model)
+        return model, self.tokenizer(path)
+
+    def tokenizer(self, path: str | Path) -> Any:
+        """The tokenizer of a folder, the Hub, or one GGUF file."""
+        file = Path(path)
+        if str(path).endswith(GGUF):
+            return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        return AutoTokenizer.from_pretrained(path)
+
+
+def set_greedy(model: PreTrainedModel, max_length: int | None) -> None:
+    """Let a model write greedily unless it is told otherwise, a translation of at most `max_length` tokens."""
+    settings: Any = model.generation_config
+    settings.num_beams = 1
+    if max_length is not None:
+        settings.max_length = max_length
+
+
+def texts_of(rows: datasets.Dataset) -> list[str]:
+    """All that is read or written in some rows, for a tokenizer to learn from."""
+    if MESSAGES in rows.column_names:
+        return [message["content"] for row in rows for message in row[MESSAGES]]
+    return [text for name in (SOURCE, TARGET, TEXT) if name in rows.column_names for text in rows[name] if text]
+
+
+def first_messages(rows: datasets.Dataset, number: int) -> list[str]:
+    """What conversations begin with, or the first words of texts: different ones, to be replied to."""
+    found: dict[str, None] = {}
+    for row in rows:
+        messages = [each["content"] for each in row.get(MESSAGES, []) if each["role"] == "user"]
+        text = messages[0] if messages else " ".join(row.get(TEXT, "").split()[:8])
+        if text.strip():
+            found[text.strip()] = None
+        if len(found) == number:
+            break
+    return list(found)

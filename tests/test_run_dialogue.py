@@ -1,0 +1,206 @@
+"""Dialogue from a file to a student: replies through a chat template, an adapted teacher, two vocabularies."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from hf_distill import Recipe, run_recipe
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message.role + '|>' + message.content + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+QUESTIONS = {"how are you": "fine thanks", "who is there": "only me", "what is new": "not much", "is it cold": "it is"}
+
+
+def write_conversations(path: Path, number: int = 120) -> None:
+    generator = np.random.default_rng(0)
+    with path.open("w") as file:
+        for row in range(number):
+            asked = generator.choice(list(QUESTIONS), 2, replace=False)
+            name = "".join(generator.choice(list("abcdefgh"), 6))
+            messages = []
+            for question in asked:
+                messages.append({"role": "user", "content": f"{question} {name}"})
+                messages.append({"role": "assistant", "content": QUESTIONS[question]})
+            file.write(json.dumps({"messages": messages if row != 7 else messages[:1]}) + "\n")  # one turn: no reply
+
+
+def write_teacher(folder: Path) -> None:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    texts = [f"{question} {answer}" for question, answer in QUESTIONS.items()]
+    backend.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=340, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<|end|>", eos_token="<|end|>", model_max_length=128
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    set_seed(0)
+    end = tokenizer.eos_token_id
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            pad_token_id=end,
+            eos_token_id=end,
+            bos_token_id=None,
+        )
+    ).save_pretrained(folder)
+
+
+def recipe(folder: Path, **changes) -> Path:
+    content = {
+        "task": "text-generation",
+        "output_dir": str(folder / "out"),
+        "data": {"path": str(folder / "talk.jsonl"), "messages": "messages", "test": 16, "validation": 8},
+        "teacher": {
+            "model": str(folder / "teacher-start"),
+            "max_length": 48,
+            "top_k": 16,
+            "bf16": False,
+            "lora": {"r": 4, "target_modules": "all-linear"},
+            "fine_tune": {"learning_rate": 1e-2, "num_train_epochs": 4, "per_device_train_batch_size": 8},
+        },
+        "student": {
+            "vocab_size": None,
+            "max_length": 48,
+            "bf16": False,
+            "config": {"embedding_size": 32, "hidden_size": 32, "dropout": 0.0},
+        },
+        "distill": {"num_train_epochs": 3, "per_device_train_batch_size": 8, "temperature": 1.0},
+        "compare": {"resamples": 100},
+    }
+    for name, value in changes.items():
+        content[name] = {**content[name], **value} if isinstance(value, dict) else value
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dialogue")
+    write_conversations(folder / "talk.jsonl")
+    write_teacher(folder / "teacher-start")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return run_recipe(recipe(folder))
+
+
+@pytest.mark.slow
+def test_the_teacher_is_adapted_and_the_student_learns_its_replies(report, folder):
+    bits = {name: model["quality"]["bits_per_byte"]["value"] for name, model in report.models.items()}
+    assert bits["teacher"] < bits["untuned_teacher"], bits
+    assert bits["student"] < bits["untuned_teacher"], bits
+    assert report.ratios["quality_kept"] == pytest.approx(bits["teacher"] / bits["student"], rel=1e-3)
+    gain = report.differences["gain_over_best_control"]
+    assert gain["value"] == pytest.approx(bits["baseline"] - bits["student"], abs=1e-4)  # bits saved
+    assert 0 < report.fidelity["agreement"] <= 1
+    assert 0 < report.models["student"]["replies"]["distinct_1"] <= 1
+    assert report.models["student"]["tokens_a_second"]["batch_1"] > 0
+    assert any("without a reply, left out" in name for name in report.run["rows"])
+    assert not (folder / "out" / "teacher" / "adapter_config.json").exists(), "adapters are merged"
+
+
+@pytest.mark.slow
+def test_the_student_replies_where_the_package_is_missing(report, folder):
+    code = (
+        "import sys; sys.modules['hf_distill'] = None\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"path = {str(folder / 'out' / 'student')!r}\n"
+        "model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)\n"
+        "chat = [{'role': 'user', 'content': 'how are you'}]\n"
+        "options = {'add_generation_prompt': True, 'return_tensors': 'pt', 'return_dict': True}\n"
+        "read = tokenizer.apply_chat_template(chat, **options)\n"
+        "ids = model.generate(**read, max_new_tokens=8)\n"
+        "print(ids.shape[1] > read['input_ids'].shape[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "True"
+
+
+@pytest.mark.slow
+def test_a_vocabulary_of_its_own(report, folder):
+    """Through the universal logit distance, from the teacher as it was trained above."""
+    made = run_recipe(
+        Recipe.load(
+            recipe(folder, student={"vocab_size": 300}),
+            [
+                f"--output_dir={folder / 'own'}",
+                f"--teacher.model={folder / 'out' / 'teacher'}",
+                "--teacher.fine_tune=null",
+                "--teacher.lora=null",
+                "--distill.soft_target_loss=universal_logit_distance",
+                "--distill.num_train_epochs=1",
+            ],
+        )
+    )
+    assert made.fidelity == {}, "tokens of two vocabularies do not compare"
+    assert made.models["student"]["quality"]["bits_per_byte"]["value"] > 0
+    assert made.models["student"]["parameters"] < report.models["student"]["parameters"]
+
+
+@pytest.mark.slow
+def test_a_shallow_transformer(report, folder):
+    made = run_recipe(
+        Recipe.load(
+            recipe(folder, student={"kind": "transformer", "config": {"num_hidden_layers": 2}}),
+            [
+                f"--output_dir={folder / 'shallow'}",
+                f"--teacher.model={folder / 'out' / 'teacher'}",
+                "--teacher.fine_tune=null",
+                "--teacher.lora=null",
+                "--distill.num_train_epochs=1",
+            ],
+        )
+    )
+    assert made.ratios["smaller"] > 1 and "untuned_teacher" not in made.models
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--student.vocab_size=300"], "student.vocab_size: with a vocabulary of its own .* universal_logit_distance"),
+        (["--compare.metrics=[sacrebleu]"], "compare.metrics: sacrebleu does not judge a text-generation"),
+        (["--distill.targets=word"], "unknown key 'targets'"),
+        (["--export.onnx=true"], "export.onnx: of the students that write, LSTM translators"),
+        (["--data.messages=talk"], "data.messages: there is no column 'talk'"),
+    ],
+)
+def test_what_does_not_fit(folder, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run_recipe(Recipe.load(recipe(folder), [f"--output_dir={tmp_path / 'out'}", *changes]), only="cache")
+
+
+def test_a_tokenizer_without_a_chat_template(folder, tmp_path):
+    write_teacher(tmp_path / "teacher")
+    (tmp_path / "teacher" / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match=r"data.messages: the tokenizer of .* has no chat template"):
+        run_recipe(
+            Recipe.load(recipe(folder), [f"--output_dir={tmp_path / 'out'}", f"--teacher.model={tmp_path / 'teacher'}"])
+        )

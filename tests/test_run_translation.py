@@ -1,0 +1,184 @@
+"""Translation from a file to a student: word- and sequence-level targets, both kinds of students, and rubbish."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForSeq2SeqLM, MarianConfig, MarianMTModel, PreTrainedTokenizerFast, set_seed
+
+from hf_distill import Recipe, run_recipe
+
+WORDS = {"cat": "gato", "dog": "perro", "sees": "ve", "red": "rojo", "eats": "come", "big": "grande"}
+SELDOM = {"eval_steps": 150, "save_steps": 150}
+
+
+def write_pairs(path: Path, number: int = 600) -> None:
+    generator = np.random.default_rng(0)
+    rows = []
+    for _ in range(number):
+        words = generator.choice(list(WORDS), generator.integers(1, 4))
+        rows.append([" ".join(words), " ".join(WORDS[word] for word in words)])
+    rows[3][1] = ""  # a text without a target
+    rows[4][0] = " "  # a target without a text
+    rows[5] = [" ".join(["cat"] * 60), " ".join(["gato"] * 60)]  # longer than a model reads
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["en", "es"], *rows])
+
+
+def write_teacher(folder: Path) -> None:
+    tokens = ["<pad>", "</s>", "<unk>", *WORDS, *WORDS.values()]
+    backend = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=32
+    ).save_pretrained(folder)
+    set_seed(0)
+    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (
+        ("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))}  # fmt: skip
+    MarianMTModel(
+        MarianConfig(
+            vocab_size=len(tokens),
+            d_model=32,
+            max_position_embeddings=32,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+            decoder_start_token_id=0,
+            forced_eos_token_id=None,
+            dropout=0.0,
+            **sizes,
+        )
+    ).save_pretrained(folder)
+
+
+def recipe(folder: Path, **changes) -> Path:
+    content = {
+        "task": "translation",
+        "output_dir": str(folder / "out"),
+        "data": {"path": str(folder / "pairs.csv"), "text": "en", "target": "es", "test": 24, "validation": 12},
+        "teacher": {
+            "model": str(folder / "teacher-start"),
+            "max_length": 24,
+            "top_k": 4,
+            "bf16": False,
+            "generation": {"num_beams": 2},
+            "fine_tune": {"learning_rate": 4e-3, "num_train_epochs": 60, **SELDOM},
+        },
+        "student": {
+            "vocab_size": None,
+            "max_length": 24,
+            "bf16": False,
+            "config": {"embedding_size": 16, "hidden_size": 32, "dropout": 0.0},
+        },
+        "distill": {
+            "targets": "both",
+            "num_train_epochs": 60,
+            "learning_rate": 8e-3,
+            "temperature": 1.0,
+            **SELDOM,
+        },
+        "compare": {"resamples": 100, "metrics": ["chrf", "sacrebleu"]},
+        "export": {"onnx": True},
+    }
+    for name, value in changes.items():
+        content[name] = {**content[name], **value} if isinstance(value, dict) else value
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("translation")
+    write_pairs(folder / "pairs.csv")
+    write_teacher(folder / "teacher-start")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return run_recipe(recipe(folder))
+
+
+@pytest.mark.slow
+def test_the_student_learns_from_what_the_teacher_writes(report, folder):
+    quality = {name: model["quality"]["chrf"]["value"] for name, model in report.models.items()}
+    assert quality["teacher"] > 40 and quality["student"] > 0.7 * quality["teacher"], quality
+    assert {"sacrebleu", "chrf", "sacrebleu_beam", "chrf_beam"} == set(report.models["student"]["quality"])
+    gap = report.differences["student_beam_over_greedy"]
+    assert gap["low"] <= gap["value"] <= gap["high"]
+    counts = report.run["rows"]
+    assert counts["rows without a target, only the teacher's is learnt"] == 1
+    assert counts["empty texts, left out"] == 1
+    written = [json.loads(line) for line in (folder / "out" / ".work" / "written.jsonl").read_text().splitlines()]
+    assert counts["training texts that the teacher translated"] == len(written)
+    left_out = "texts longer than a model reads, left out"
+    assert counts.get(f"training: {left_out}", 0) + counts.get(f"test: {left_out}", 0) == 1
+    assert report.onnx["float32"]["agreement"] == 1.0
+    assert report.models["student"]["words_a_second"]["batch_1"] > 0
+    assert set(report.run["curves"]) == {"student", "baseline"}
+
+
+@pytest.mark.slow
+def test_the_student_writes_where_the_package_is_missing(report, folder):
+    code = (
+        "import sys; sys.modules['hf_distill'] = None\n"
+        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n"
+        f"path = {str(folder / 'out' / 'student')!r}\n"
+        "model = AutoModelForSeq2SeqLM.from_pretrained(path, trust_remote_code=True)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)\n"
+        "ids = model.generate(**tokenizer('red cat sees', return_tensors='pt'))\n"
+        "print(tokenizer.decode(ids[0], skip_special_tokens=True))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split()
+    assert said and set(said) <= set(WORDS.values())
+
+
+@pytest.mark.slow
+def test_a_shallow_decoder_from_the_teachers_words(report, folder):
+    """The trained teacher as it is; the student keeps its encoder and one layer of its decoder."""
+    made = run_recipe(
+        Recipe.load(
+            recipe(
+                folder, student={"kind": "transformer", "config": {"num_hidden_layers": [2, 1]}}, export={"onnx": False}
+            ),
+            [
+                f"--output_dir={folder / 'shallow'}",
+                f"--teacher.model={folder / 'out' / 'teacher'}",
+                "--teacher.fine_tune=null",
+                "--distill.targets=word",
+                "--distill.num_train_epochs=2",
+            ],
+        )
+    )
+    student = AutoModelForSeq2SeqLM.from_pretrained(folder / "shallow" / "student")
+    assert (student.config.encoder_layers, student.config.decoder_layers) == (2, 1)
+    assert made.ratios["quality_kept"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--distill.targets=words"], "distill.targets: expected one of word, sequence, both"),
+        (["--distill.targets=word", "--distill.sequences=8"], "distill.sequences: the teacher writes nothing"),
+        (["--student.vocab_size=100"], "student.vocab_size: with a vocabulary of its own"),
+        (["--distill.temperature_end=2.0"], "distill.temperature: the teacher's top 4 tokens"),
+        (["--compare.metrics=[accuracy]"], "compare.metrics: accuracy does not judge a translation"),
+        (["--compare.more_seeds=[1]"], "compare.more_seeds: is for classification and tagging"),
+        (["--teacher.lora={r: 4}", "--teacher.fine_tune=null"], "teacher.lora: adapters are trained by"),
+        (["--data.target=missing"], "no rows with a target are left"),
+        (["--student.max_length=2"], "longer than the limit"),
+    ],
+)
+def test_what_does_not_fit(folder, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run_recipe(Recipe.load(recipe(folder), [f"--output_dir={tmp_path / 'out'}", *changes]), only="cache")
