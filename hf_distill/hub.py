@@ -164,15 +164,22 @@ def addressed(card: str, repo_id: str) -> str:
 
 
 def _from_hub(snippet: str, repo_id: str) -> str:
-    snippet = re.sub(
-        r'(from_pretrained\(|hf_hub_download\(|pipeline\("[\w-]+", )"[^"]*"', lambda call: call[1] + repo_id, snippet
-    )
-    downloaded = re.sub(
-        r'InferenceSession\("[^"]*?/?(onnx/[^"/]+)"\)', rf'InferenceSession(hf_hub_download({repo_id}, "\1"))', snippet
-    )
-    if downloaded != snippet:
-        downloaded = downloaded.replace("```python\n", "```python\nfrom huggingface_hub import hf_hub_download\n", 1)
-    return downloaded
+    loads = r'((?:from_pretrained|hf_hub_download|snapshot_download)\(|pipeline\("[\w-]+", )"[^"]*"'
+    snippet = re.sub(loads, lambda call: call[1] + repo_id, snippet)
+    for local, download, function, follower in (
+        (
+            r'InferenceSession\("[^"]*?(onnx/[^"/]+)"\)',
+            r'InferenceSession({}({}, "\1"))',
+            "hf_hub_download",
+            "onnxruntime",
+        ),
+        (r'GreedyTranslator\("[^"]*"\)', "GreedyTranslator({}({}))", "snapshot_download", "transformers"),
+    ):
+        found = re.sub(local, download.format(function, repo_id), snippet)
+        if found != snippet:  # what stood in a folder now has to be fetched first
+            fetch = f"from huggingface_hub import {function}\n"
+            snippet = found.replace(f"from {follower} import", f"{fetch}from {follower} import", 1)
+    return snippet
 
 
 def publish(

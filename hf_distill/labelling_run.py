@@ -366,6 +366,7 @@ class LabellingRun(Steps):
             groups=self.groups,
             test_sets={name: self.for_comparison(part) for name, part in self.further.items()},
             texts=list(rivals.texts_of(self.splits.test)) if self.recipe.compare.quote else None,
+            onnx=self.folder / "student" if self.recipe.export.onnx else None,
             teacher_floor=self.recipe.teacher.floor,
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,

@@ -73,16 +73,11 @@ def _draw_models_and_controls(axes: Any, report: Report) -> None:
 def _draw_curves(axes: Any, curves: dict[str, Any], metric: str) -> None:
     for name, points in curves.items():
         steps, values = zip(*points, strict=True)
-        colour = COLOURS.get(name, GREY)
-        axes.plot(steps, values, color=colour, linewidth=1.6, marker="o", markersize=3, label=name)
-        best = int(np.argmax(values))
-        axes.scatter(
-            [steps[best]], [values[best]], s=64, facecolors="none", edgecolors=colour, linewidths=1.4, zorder=4
-        )
+        axes.plot(steps, values, color=COLOURS.get(name, GREY), linewidth=1.6, marker="o", markersize=3, label=name)
     axes.legend(frameon=False, fontsize=9.5, loc="best", labelcolor="linecolor")
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel(f"{metric.replace('_', ' ')} on validation")
-    _finish(axes, "learning curves\na ring marks the best")
+    _finish(axes, "learning curves")
 
 
 def _finish(axes: Any, title: str) -> None:

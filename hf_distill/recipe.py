@@ -51,6 +51,8 @@ class Teacher:
         lora: where a model that writes is fine-tuned by low-rank adapters, which are merged at its end: fields of
             `peft.LoraConfig`. None: all of its weights are.
         generation: options of `generate` for the texts that it writes to learn from, `num_beams` for instance.
+        ledger: file that keeps what it writes, for other recipes with the same teacher to read. None: one of the run's
+            own.
         top_k: of a model that writes, how many of its most likely tokens are kept at a position, with the mass of all
             others. None: all.
     """
@@ -65,6 +67,7 @@ class Teacher:
     bf16: bool = True
     lora: dict[str, Any] | None = None
     generation: dict[str, Any] = field(default_factory=dict)
+    ledger: str | None = None
     top_k: int | None = 64
 
 

@@ -76,7 +76,8 @@ class Report:
         environment: the machine, versions, and how speed was measured.
         warnings: what a reader should know before using the numbers, in plain words.
         run: what the run that made the student adds about itself: seconds, rows, and `curves`, the first metric on
-            validation by step: `{"student": [[step, value], ...], "baseline": ...}`. Empty after `compare`.
+            validation by step: `{"student": [[step, value], ...], "baseline": ...}`, or whatever `curves_of` says in
+            its place. Empty after `compare`.
     """
 
     task: str

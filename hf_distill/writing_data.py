@@ -121,6 +121,8 @@ class _Pairs(_Rows):
         """Pairs; without a target the source alone."""
         (name,) = self.data.text_columns
         check_columns(dataset, [name], "data.text")
+        if not self.counts:  # of all splits only the one of texts alone, which is read last, may lack them
+            check_columns(dataset, [self.data.target], "data.target")
         targets = [self.data.target] if self.data.target in dataset.column_names else []
         for row in self.read(dataset, name, *targets):
             source = " ".join(str(row[name] or "").split())

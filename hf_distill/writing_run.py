@@ -367,7 +367,7 @@ class WritingRun(Steps):
         said = ask(
             GeneratingTeacher(teacher, tokenizer, **options),
             sources.select(asked)[SOURCE][:],
-            ledger=self.work / "written.jsonl",
+            ledger=self.recipe.teacher.ledger or self.work / "written.jsonl",
         )
         targets = list(sources[TARGET])
         for row, text in zip(asked, said, strict=True):

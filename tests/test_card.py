@@ -24,6 +24,7 @@ from hf_distill import (
 )
 from hf_distill.card import model_card
 from hf_distill.card_tables import code
+from hf_distill.hub import addressed
 from hf_distill.privacy import without_folders
 from hf_distill.report import Report
 from tests.conftest import tiny_bert
@@ -286,6 +287,30 @@ def test_speed_by_length_and_of_the_files(report, folder, tmp_path):
     assert "| onnx int8 | 0.9963 | 0.9228 [0.9105, 0.9340] |" in card.text
     assert "| 74.02 | 68.88 [65.43, 72.11] | 21.23 [20.01, 22.32] |" in card.text
     assert "| long | 32 | student, onnx int8 | 31-77 | 3.21 | 4.123 | 9,968 | 33.3 [30, 36.6] |" in card.text
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "example"),
+    [
+        ("text-classification", ["model"], "Some text"),
+        ("text-classification", ["model", "model_quantized"], ["One", "Two"]),
+        ("token-classification", ["model"], ["Some", "words"]),
+        ("translation", ["decoder_model", "encoder_model"], "Some text"),
+        ("text-generation", [], "Hello"),
+    ],
+)
+def test_a_card_for_a_folder_becomes_one_for_the_hub(report, folder, task, files, example):
+    """What a push makes of a card is what would have been written had the repository been known."""
+    (folder / "onnx").mkdir()
+    for name in files:
+        (folder / "onnx" / f"{name}.onnx").write_bytes(b"x")
+    cards = [
+        render(replace(report, task=task), folder, repo_id=repo_id, example=example).content
+        for repo_id in (None, "me/x")
+    ]
+    assert cards[0] != cards[1]
+    assert addressed(cards[0], "me/x") == cards[1]
+    assert addressed(cards[1], "you/y") == cards[1].replace("me/x", "you/y")
 
 
 def test_many_carried_weights_are_folded(report, folder):

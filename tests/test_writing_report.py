@@ -1,0 +1,112 @@
+"""Models that write, compared: against sacrebleu's own figures, and against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from sacrebleu import corpus_bleu, corpus_chrf
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from hf_distill.bootstrap import draws, estimate
+from hf_distill.metrics import load
+from hf_distill.writing_report import Writer, agreement, compare_generation, reply_nats, variety
+
+SAID = ["el gato come pan hoy", "la casa es grande y roja", "yo veo un perro", "no hay nada que ver"]
+TRUE = ["el gato come pan", "la casa es roja y grande", "yo veo un perro", "no hay nada que ver aquí"]
+
+
+@pytest.mark.parametrize(("name", "reference"), [("sacrebleu", corpus_bleu), ("chrf", corpus_chrf)])
+def test_a_resampled_corpus_scores_as_sacrebleu_scores_it(name, reference):
+    said, true = (np.array(texts, dtype=object) for texts in (SAID, TRUE))
+    found = estimate(load(name), said, true, resamples=20, seed=3)
+    assert found.value == pytest.approx(reference(SAID, [TRUE]).score)
+    rows = np.concatenate(list(draws(len(SAID), 20, 3)))
+    expected = [reference(said[row].tolist(), [true[row].tolist()]).score for row in rows]
+    assert found.drawn == pytest.approx(expected)
+
+
+def test_bits_a_byte_are_of_all_texts_together():
+    nats, texts = np.array([2.0, 6.0]), np.array(["ab", "añ"], dtype=object)  # 2 and 3 bytes
+    found = estimate(load("bits_per_byte"), nats, texts, resamples=50, seed=0)
+    assert found.value == pytest.approx(8 / math.log(2) / 5)
+    of_one = {2 / math.log(2) / 2, 6 / math.log(2) / 3, found.value}
+    assert all(min(abs(value - each) for each in of_one) < 1e-9 for value in found.drawn)
+
+
+def writer(seed: int, words: int = 12, **config) -> Writer:
+    tokens = ["<pad>", "<end>", *(f"w{number}" for number in range(words))]
+    backend = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }} {% endfor %}"
+    tokenizer.model_max_length = 64
+    set_seed(seed)
+    settings = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokens),
+            max_position_embeddings=64,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+            initializer_range=0.5,
+            **{**settings, **config},
+        )
+    ).eval()
+    return Writer(model, tokenizer)
+
+
+def rows(number: int = 6) -> Dataset:
+    generator = np.random.default_rng(0)
+    ids = [generator.integers(2, 14, 4 + row).tolist() for row in range(number)]
+    labels = [[-100, -100, *row[2:]] for row in ids]
+    return Dataset.from_dict({"input_ids": ids, "labels": labels, "target_bytes": [3 * len(row) for row in ids]})
+
+
+def test_nats_are_those_of_the_targets_whatever_the_batch():
+    one, test = writer(0), rows()
+    found = reply_nats(one, test, batch_size=4)
+    for row, nats in zip(test, found, strict=True):
+        with torch.no_grad():
+            logits = one.model(torch.tensor([row["input_ids"]])).logits[0]
+        expected = F.cross_entropy(logits[:-1], torch.tensor(row["labels"][1:]), ignore_index=-100, reduction="sum")
+        assert nats == pytest.approx(float(expected), rel=1e-5)
+    assert reply_nats(one, test, batch_size=1) == pytest.approx(found, rel=1e-5)
+
+
+def test_a_model_agrees_with_itself():
+    one = writer(0)
+    same = agreement({"teacher": one, "student": one}, rows(), batch_size=2)
+    assert same["agreement"] == 1 and same["kl"] == pytest.approx(0, abs=1e-5)
+    assert same["tokens"] == sum(label != -100 for row in rows()["labels"] for label in row[1:])
+    other = agreement({"teacher": one, "student": writer(1)}, rows(), batch_size=4)
+    assert other["agreement"] < 1 and other["kl"] > 0.05
+
+
+def test_a_comparison_of_language_models():
+    three = {"teacher": writer(0, num_hidden_layers=2), "student": writer(1), "baseline": writer(2)}
+    report = compare_generation(three, dict.fromkeys(three, rows()), ["w1 w2", "w3"], max_new_tokens=4, resamples=50)
+    bits = {name: model["quality"]["bits_per_byte"]["value"] for name, model in report.models.items()}
+    gain = report.differences["gain_over_best_control"]
+    assert gain["value"] == pytest.approx(bits["baseline"] - bits["student"], abs=1e-4)
+    assert report.ratios["smaller"] > 1 and report.ratios["quality_kept"] == pytest.approx(
+        bits["teacher"] / bits["student"], rel=1e-4
+    )
+    assert report.models["student"]["replies"]["prompts"] == 2
+    assert 0 < report.fidelity["agreement"] < 1
+
+
+def test_other_texts_do_not_compare():
+    two = {"teacher": writer(0), "student": writer(1)}
+    shorter = rows().map(lambda row: {"target_bytes": row["target_bytes"] - 1})
+    with pytest.raises(ValueError, match="bits a byte of other texts do not compare"):
+        compare_generation(two, {"teacher": shorter, "student": rows()}, ["w1"])
+
+
+def test_variety():
+    assert variety(["a b a", "a b"], 1) == pytest.approx(2 / 5)
+    assert variety(["a b a", "a b"], 2) == pytest.approx(2 / 3)
