@@ -355,13 +355,13 @@ def measure_epochs(options: argparse.Namespace) -> dict:
         return {"pass": middle - start, "epochs": options.clock() - middle}
 
     def textbrewer(folder: str, teacher: torch.nn.Module, caching: bool = False) -> dict[str, float]:
-        from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+        from textbrewer import BasicDistiller, DistillationConfig, GeneralDistiller, TrainingConfig
 
         def adapt(inputs, outputs) -> dict:
             return {"logits": outputs.logits, "losses": F.cross_entropy(outputs.logits, inputs["labels"])}
 
         model = student()
-        distiller = GeneralDistiller(
+        distiller = (BasicDistiller if caching else GeneralDistiller)(  # the other one turns its cache off, silently
             TrainingConfig(
                 device="cpu", output_dir=folder, log_dir=None, ckpt_frequency=1, ckpt_epoch_frequency=epochs
             ),
@@ -400,10 +400,11 @@ def measure_epochs(options: argparse.Namespace) -> dict:
     ratios = {}
     for name in ways:
         if name.startswith("textbrewer"):
-            against = "hf_distill" + name.removeprefix("textbrewer").removeprefix(" with its cache")
-            whole = [sum(each[name].values()) / sum(each[against].values()) for each in rounds]
-            there = [sum(each[name].values()) / each[against]["epochs"] for each in rounds]
-            ratios[f"{name} / {against}"] = {"pass included": spread(whole), "cache exists": spread(there)}
+            for against in ("hf_distill", "hf_distill, teacher in bfloat16"):
+                if against in ways:
+                    whole = [sum(each[name].values()) / sum(each[against].values()) for each in rounds]
+                    there = [sum(each[name].values()) / each[against]["epochs"] for each in rounds]
+                    ratios[f"{name} / {against}"] = {"pass included": spread(whole), "cache exists": spread(there)}
     for name in ("by hand", "by hand, batches kept", "Trainer without a teacher"):
         bare = [each["hf_distill"]["epochs"] / each[name]["epochs"] for each in rounds]
         ratios[f"hf_distill / {name}, epochs alone"] = spread(bare)

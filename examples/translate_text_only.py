@@ -17,6 +17,9 @@ has none.
 Scores are against the teacher's own translations of sentences from held-out conversations, none of which is in the
 training set but for case and punctuation. There is no human reference: they say how well the student repeats the
 teacher, not how well either translates.
+
+About 17 minutes on one core, 6 of them the teacher's. Expect BLEU 45 and chrF 64 from 20,000 sentences, where the
+translation of the most similar training sentence has 7 and 24.
 """
 
 import argparse

@@ -35,7 +35,7 @@ from hf_distill.report import compare
 from hf_distill.sources import resolve
 from hf_distill.steps import STEPS, Steps, contents_of, hashed
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
-from hf_distill.targets import adjusted, ask_teachers, calibration_temperature, fold_of
+from hf_distill.targets import adjusted, ask_teachers, calibration_temperature, fold_of, inherited_folds
 from hf_distill.tokenising import tokenise, words_cut_off
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training import collator, training_arguments, validation
@@ -520,19 +520,21 @@ class LabellingRun(Steps):
         if settings is None:
             return rows
         kept = self.read_json("augmented.json", {})
-        if kept.get("fingerprint") != self.fingerprints["augment"]:
+        if kept.get("fingerprint") != self.fingerprints["augment"] or "sources" not in kept:
             if settings.masked_language_model is not None:
                 settings = dataclasses.replace(settings, masked_language_model=resolve(settings.masked_language_model))
             tokenizer = self.tokenizer(self.teacher_path)
-            texts = augmented(rows["text"][:], settings, self.recipe.seed, tokenizer=tokenizer)
+            numbers: list[int] = []
+            made = augmented(rows["text"][:], settings, self.recipe.seed, tokenizer=tokenizer, sources=numbers)
             held = {
                 near_duplicate_key(text)
                 for part in (self.splits.validation, self.splits.test, self.splits.fidelity)
                 for text in part["text"]
             }
-            made, texts = texts, [text for text in texts if near_duplicate_key(text) not in held]
+            fresh = [number for number, text in enumerate(made) if near_duplicate_key(text) not in held]
+            texts, sources = [made[number] for number in fresh], [numbers[number] for number in fresh]
             self.console.print(f"  {len(texts):,} new texts; {len(made) - len(texts):,} were like held-out ones")
-            kept = {"fingerprint": self.fingerprints["augment"], "texts": texts}
+            kept = {"fingerprint": self.fingerprints["augment"], "texts": texts, "sources": sources}
             self.write_json("augmented.json", kept)
         return datasets.concatenate_datasets([rows.select_columns(["text", "label"]), unlabelled(kept["texts"], rows)])
 
@@ -542,10 +544,13 @@ class LabellingRun(Steps):
         if not self.hears_logits:
             return rows
         folder = self.marked("cache", "cache")
-        folds = range(self.recipe.teacher.cross_fit or 0)
-        teachers = [self.load(self.work / "folds" / str(fold))[0] for fold in folds] or [self.teacher()[0]]
+        numbers = range(self.recipe.teacher.cross_fit or 0)
+        teachers = [self.load(self.work / "folds" / str(number))[0] for number in numbers] or [self.teacher()[0]]
+        # What a teacher learnt from, it knows in other words too.
+        sources = self.read_json("augmented.json", {}).get("sources", []) if self.recipe.data.augment else []
+        folds = inherited_folds(self.folds.tolist(), len(rows) - len(sources), sources)
         said = ask_teachers(
-            rows, teachers, self.folds.tolist(), folder, task=self.recipe.task, dtype="float32", bf16=self.bf16
+            rows, teachers, folds.tolist(), folder, task=self.recipe.task, dtype="float32", bf16=self.bf16
         )
         return self.adjusted(said)
 

@@ -131,18 +131,19 @@ class Report:
             caption_justify="left",
             box=SIMPLE_HEAD,
         )
-        table.add_column("", min_width=18)
-        for name in (*self.metrics, "parameters", "ms a text"):
+        metrics = self.metrics[:3]  # the others would push the names out of a terminal of 80 columns
+        table.add_column("", min_width=min(18, max(len(name) for name in (*self.models, *self.controls))))
+        for name in (*metrics, "parameters", "ms a text"):
             table.add_column(name, justify="right", no_wrap=True)
         for name, model in self.models.items():
             table.add_row(
                 name,
-                *(_shown(model["quality"].get(metric)) for metric in self.metrics),
+                *(_shown(model["quality"].get(metric)) for metric in metrics),
                 f"{model['parameters']:,}",
-                f"{model['latency_ms']['batch_1']['p50']:.3g}",
+                plot.three_digits(model["latency_ms"]["batch_1"]["p50"]),
             )
         for name, quality in self.controls.items():
-            table.add_row(name.replace("_", " "), *(_shown(quality.get(metric)) for metric in self.metrics), "", "")
+            table.add_row(name.replace("_", " "), *(_shown(quality.get(metric)) for metric in metrics), "", "")
         return table
 
     def _closing_lines(self) -> list[str]:
@@ -160,7 +161,10 @@ class Report:
 
 
 def _shown(quality: Mapping[str, float] | None) -> str:
-    return f"{quality['value']:.4f} ±{(quality['high'] - quality['low']) / 2:.3f}" if quality else ""
+    if not quality:
+        return ""
+    digits = 4 if abs(quality["value"]) < 10 else 2  # BLEU and chrF are percentages
+    return f"{quality['value']:.{digits}f} ±{(quality['high'] - quality['low']) / 2:.{digits - 1}f}"
 
 
 def compare(

@@ -132,7 +132,7 @@ def compare_translation(
     differences["student_beam_over_greedy"] = (student[f"{first}_beam"] - student[first]).summary()
     sizes = {name: writer.size for name, writer in models.items()}
     files_bytes = {name: sum(f.stat().st_size for f in _files_of(Path(str(onnx)), "int8" in name)) for name in files}
-    kept = {"quality_kept": (value["student"] / value["teacher"]).summary()}
+    kept = {"quality_kept": (value["student"] / value["teacher"]).summary()} if value["teacher"].value > 0 else {}
     return _report(
         task="translation",
         metrics=[*metrics, *(f"{metric}_beam" for metric in metrics)],
@@ -241,7 +241,7 @@ def compare_generation(
         differences=differences,
         fidelity=agreement(models, datasets["student"], batch_size) if shared else {},
         environment=_conditions(models, speeds, f"greedy, at most {max_new_tokens} tokens"),
-        teacher_floor=None if teacher_floor is None else teacher_floor,
+        teacher_floor=teacher_floor,
     )
 
 

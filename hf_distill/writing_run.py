@@ -192,6 +192,14 @@ class WritingRun(Steps):
         self.fit(model, tokenizer, self.arguments(settings, "teacher", rows=len(rows)), rows, judged, "teacher")
         return (model if lora is None else model.merge_and_unload()), tokenizer
 
+    def step(self, name: str) -> None:
+        """Run one step unless it is done; what became of the rows is kept for the report of a later process."""
+        kept = self.read_json("counts.json", {})
+        if kept.get("of") == self.fingerprints["distill"]:
+            self.counts = kept["counts"] | self.counts
+        super().step(name)
+        self.write_json("counts.json", {"of": self.fingerprints["distill"], "counts": self.counts})
+
     def _step_cache(self) -> None:
         """Let the teacher write its targets, and keep its probabilities of what the student will learn."""
         self.taught_rows()
@@ -373,6 +381,11 @@ class WritingRun(Steps):
         for row, text in zip(asked, said, strict=True):
             targets[row] = text
         kept = [row for row, target in enumerate(targets) if target.strip()]
+        if not kept:
+            raise ValueError(
+                f"The teacher translated {len(said)} texts, all into nothing, and no other target is left. Look at "
+                "what it writes: is it trained, and are teacher.generation and its tokenizer right?"
+            )
         self.counts |= {
             "training texts that the teacher translated": len(said),
             "empty translations of the teacher, left out": sum(not text.strip() for text in said),

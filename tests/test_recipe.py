@@ -46,7 +46,9 @@ def test_overrides(tmp_path):
         (["--seed", "abc"], "Expected a <class 'int'>. Got value: abc"),
         (["--student.kind", "gru"], "gru"),
         (["--task", "text-clasification"], r"Did you mean text-classification\?"),
-        (["--task", "translation"], "token-classification, got 'translation'"),
+        (["--task", "translation", "--distill.targets", "letter"], "expected one of word, sequence, both"),
+        (["--task", "translation", "--data.text", "[a, b]"], "a translation has one text to read"),
+        (["--task", "text-generation", "--compare.more_seeds", "[1]"], "leave it out of a text-generation recipe"),
         (["--distill", "[]"], "got an empty list"),
         (
             ["--distill", "{matching: [{kind: hiden_state}]}"],

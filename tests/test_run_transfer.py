@@ -128,8 +128,11 @@ def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
     out = tmp_path / "out"
     for name in ("fold-0", "fold-1", "others"):
         assert (out / "cache" / name / "provenance.json").is_file()
-    kept = json.loads((out / ".work" / "augmented.json").read_text())["texts"]
-    assert len(kept) == len(set(kept)) == 80
+    kept = json.loads((out / ".work" / "augmented.json").read_text())
+    assert len(kept["texts"]) == len(set(kept["texts"])) == len(kept["sources"]) == 80
+    of_labelled = sum(source < 150 for source in kept["sources"])  # these are in their old text's fold
+    parts = [json.loads((out / "cache" / name / "provenance.json").read_text()) for name in ("fold-0", "fold-1")]
+    assert sum(part["rows"]["number"] for part in parts) == 150 + of_labelled > 150
     steps = (out / ".work" / "steps.json").read_text()
     run_recipe(recipe(tmp_path, **settings), only="distill")
     assert (out / ".work" / "steps.json").read_text() == steps  # nothing is made twice

@@ -104,7 +104,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(folder):
-    return run_recipe(recipe(folder))
+    run_recipe(recipe(folder), only="distill")
+    return run_recipe(recipe(folder))  # as another process would, after one that was killed
 
 
 @pytest.mark.slow
@@ -181,6 +182,10 @@ def test_a_shallow_decoder_from_the_teachers_words(report, folder):
         (["--teacher.lora={r: 4}", "--teacher.fine_tune=null"], "teacher.lora: adapters are trained by"),
         (["--data.target=missing"], "data.target: there is no column 'missing'"),
         (["--student.max_length=2"], "longer than the limit"),
+        (
+            ["--teacher.fine_tune=null", "--distill.targets=sequence", "--teacher.generation={forced_bos_token_id: 1}"],
+            "all into nothing, and no other target is left",
+        ),
     ],
 )
 def test_what_does_not_fit(folder, tmp_path, changes, message):

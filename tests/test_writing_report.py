@@ -9,12 +9,27 @@ import torch.nn.functional as F
 from datasets import Dataset
 from sacrebleu import corpus_bleu, corpus_chrf
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 
 from hf_distill.bootstrap import draws, estimate
 from hf_distill.metrics import load
-from hf_distill.writing_report import Writer, agreement, compare_generation, reply_nats, variety
+from hf_distill.writing_report import (
+    Writer,
+    agreement,
+    compare_generation,
+    compare_translation,
+    reply_nats,
+    variety,
+)
 
+SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
 SAID = ["el gato come pan hoy", "la casa es grande y roja", "yo veo un perro", "no hay nada que ver"]
 TRUE = ["el gato come pan", "la casa es roja y grande", "yo veo un perro", "no hay nada que ver aquí"]
 
@@ -60,6 +75,15 @@ def writer(seed: int, words: int = 12, **config) -> Writer:
     return Writer(model, tokenizer)
 
 
+def translator(seed: int, **config) -> Writer:
+    tokenizer = writer(seed).tokenizer
+    set_seed(seed)
+    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in SIZES.items()}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": None}
+    settings = {"vocab_size": len(tokenizer), "d_model": 16, "max_position_embeddings": 64, **sizes, **tokens, **config}
+    return Writer(MarianMTModel(MarianConfig(bos_token_id=None, **settings)).eval(), tokenizer)
+
+
 def rows(number: int = 6) -> Dataset:
     generator = np.random.default_rng(0)
     ids = [generator.integers(2, 14, 4 + row).tolist() for row in range(number)]
@@ -98,6 +122,16 @@ def test_a_comparison_of_language_models():
     )
     assert report.models["student"]["replies"]["prompts"] == 2
     assert 0 < report.fidelity["agreement"] < 1
+
+
+def test_a_teacher_that_translates_nothing_right_has_no_quality_to_keep():
+    """A division by its BLEU of 0 would lose the rest of the report."""
+    two = {"teacher": translator(0, decoder_layers=2), "student": translator(1)}
+    dataset = Dataset.from_dict({"source": ["w1 w2", "w3", "w4 w5 w6"], "target": ["casa roja", "perro", "gato"]})
+    report = compare_translation(two, dataset, num_beams=2, max_new_tokens=4, resamples=20)
+    assert report.models["teacher"]["quality"]["sacrebleu"]["value"] == 0
+    assert "quality_kept" not in report.ratios and report.ratios["smaller"] > 1
+    assert set(report.models["student"]["quality"]) == {"sacrebleu", "chrf", "sacrebleu_beam", "chrf_beam"}
 
 
 def test_other_texts_do_not_compare():
