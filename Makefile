@@ -1,6 +1,7 @@
 # `make demo` distils a teacher on tweets, `make test` runs the tests; both make .venv first where it is missing.
 PYTHON ?= python3
 BIN = .venv/bin
+WORKERS ?= 2
 # For a machine whose default torch is the CUDA build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH = $(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
@@ -11,7 +12,7 @@ demo: .venv/demo
 	$(BIN)/hf-distill run examples/recipes/tweet-sentiment.yaml
 
 test: .venv/demo .venv/dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/dev
 	$(BIN)/ruff check .
