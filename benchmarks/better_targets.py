@@ -3,9 +3,9 @@
     python benchmarks/better_targets.py --output benchmarks/results/better_targets.json
 
 The recipe of the demo, in one folder for each seed, so that what two ways share is made once: the teacher, its cache,
-the student's first weights. A seed draws the teacher's head and order, the student's weights and its order. Accuracy
-and calibration error of teacher and student on the demo's test tweets; the students differ by `teacher.calibrate` and
-`teacher.cross_fit` alone.
+the student's first weights. A seed draws the split, the teacher's head and order, the student's weights and its order.
+Accuracy and calibration error of teacher and student on the seed's test tweets; the students differ by
+`teacher.calibrate` and `teacher.cross_fit` alone. Seeds that stand in the output are not run again.
 """
 
 import argparse
@@ -74,14 +74,17 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     runs: list[dict[str, Any]] = []
-    for seed in range(options.seeds):
+    if options.output and options.output.exists():
+        before = json.loads(options.output.read_text(encoding="utf-8"))["runs"]
+        runs = [run for run in before if set(WAYS) <= set(run)]
+    for seed in sorted(set(range(options.seeds)) - {run["seed"] for run in runs}):
         runs.append({"seed": seed})
         for way, words in WAYS.items():
             folder = Path(options.folder) / str(seed)
             common = [f"--output_dir={folder}", f"--seed={seed}", "--distill.disable_tqdm=true", *options.words]
             recipe = Recipe.load(RECIPE, [*common, *words])
             run_recipe(recipe, only="distill")
-            test = load(recipe.data).test
+            test = load(recipe.data, recipe.seed).test
             if "teacher" not in runs[-1]:
                 runs[-1]["teacher"] = scores(folder / "teacher", test)
             runs[-1][way] = scores(folder / "student", test)

@@ -251,12 +251,14 @@ def _fidelity(report: Report) -> str | None:
     fidelity = report.fidelity
     if not fidelity:
         return None
-    where, unit = f"{fidelity['examples']:,} texts", "text"
+    where, unit, chosen = f"{fidelity['examples']:,} texts", "text", "class"
     if "words" in fidelity:
         where, unit = f"{fidelity['words']:,} words of {where}", "word"
+    if "tokens" in fidelity:
+        where, unit, chosen = f"{fidelity['tokens']:,} tokens of {where}", "token", "next token"
     return (
-        f"Student and teacher choose the same class on {fidelity['agreement']:.4f} of {where}; KL(teacher ‖ student) "
-        f"is {fidelity['kl']:.4g} nats a {unit}."
+        f"Student and teacher choose the same {chosen} on {fidelity['agreement']:.4f} of {where}; "
+        f"KL(teacher ‖ student) is {fidelity['kl']:.4g} nats a {unit}."
     )
 
 

@@ -407,6 +407,14 @@ def test_words_that_were_cut_off_are_told(report, folder):
     assert "word: `unseen` | 1,718 words |" in text
 
 
+def test_language_models_agree_on_tokens(report, folder):
+    fidelity = {"agreement": 0.47, "kl": 1.25, "examples": 20, "tokens": 3000}
+    text = render(replace(report, task="text-generation", fidelity=fidelity), folder).text
+    assert (
+        "the same next token on 0.4700 of 3,000 tokens of 20 texts; KL(teacher ‖ student) is 1.25 nats a token" in text
+    )
+
+
 def test_the_report_of_the_first_release_has_a_card(folder):
     report = Report.load(ROOT / "model_cards" / "tweet-sentiment-lstm")
     card = render(report, folder)
