@@ -190,7 +190,8 @@ def _summary(report: Report, teacher: str) -> str:
     # A teacher of other classes has no quality here.
     said += "" if above is None else f" against the teacher's {above['value']:.4f}"
     return (
-        f"A student of {student['parameters']:,} parameters for {report.task}, distilled from {teacher}: {said}, with "
+        f"A student of {student['parameters']:,} parameters for {report.task}, distilled from {teacher} "
+        f"({report.models['teacher']['parameters']:,} parameters): {said}, with "
         f"{_compared(report.ratios['smaller'], 'fewer', 'more')} parameters and "
         f"{_compared(report.ratios['faster'], 'less', 'more')} time a text."
     )
@@ -275,8 +276,8 @@ def _conditions(report: Report) -> str:
     threads = "1 thread" if env["threads"] == 1 else f"{env['threads']} threads"
     return (
         f"On {where}, {threads}, torch {env['torch']}, transformers {env['transformers']}; {env['calls_timed']} calls "
-        f"on {env['texts_timed']} test texts, tokenisation excluded: {env['timing']}."
-        + (f" {OPERATIONS}" if "flops_per_text" in report.models["student"] else "")
+        f"on {env['texts_timed']} test texts{'' if TASKS[report.task].writes else ', tokenisation excluded'}: "
+        f"{env['timing']}." + (f" {OPERATIONS}" if "flops_per_text" in report.models["student"] else "")
     )
 
 

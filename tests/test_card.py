@@ -23,7 +23,7 @@ from hf_distill import (
     export_onnx,
 )
 from hf_distill.card import model_card
-from hf_distill.card_tables import code
+from hf_distill.card_tables import code, results
 from hf_distill.hub import addressed
 from hf_distill.privacy import without_folders
 from hf_distill.report import Report
@@ -426,6 +426,15 @@ def test_the_report_of_the_first_release_has_a_card(folder):
         "**student**",
         "baseline",
     ]
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in (ROOT / "model_cards").glob("*/report.json")))
+def test_a_kept_card_says_what_its_report_says(folder):
+    kept = ROOT / "model_cards" / folder
+    text, report = (kept / "README.md").read_text(encoding="utf-8"), Report.load(kept)
+    assert results(report) in text
+    assert f"]({folder}/README.md)" in (kept.parent / "README.md").read_text(encoding="utf-8")
+    assert (kept / "report.png").exists()
 
 
 def test_paths_are_told_from_other_slashes():
