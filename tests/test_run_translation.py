@@ -9,8 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForSeq2SeqLM, MarianConfig, MarianMTModel, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    MarianConfig,
+    MarianMTModel,
+    MarianTokenizer,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 
 from hf_distill import Recipe, run_recipe
 
@@ -39,23 +48,27 @@ def write_teacher(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=32
     ).save_pretrained(folder)
+    marian(len(tokens), pad_token_id=0, eos_token_id=1).save_pretrained(folder)
+
+
+def marian(vocab_size: int, pad_token_id: int, eos_token_id: int) -> MarianMTModel:
     set_seed(0)
     sizes = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (
         ("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))}  # fmt: skip
-    MarianMTModel(
+    return MarianMTModel(
         MarianConfig(
-            vocab_size=len(tokens),
+            vocab_size=vocab_size,
             d_model=32,
             max_position_embeddings=32,
-            pad_token_id=0,
-            eos_token_id=1,
+            pad_token_id=pad_token_id,
+            eos_token_id=eos_token_id,
             bos_token_id=None,
-            decoder_start_token_id=0,
+            decoder_start_token_id=pad_token_id,
             forced_eos_token_id=None,
             dropout=0.0,
             **sizes,
         )
-    ).save_pretrained(folder)
+    )
 
 
 def recipe(folder: Path, **changes) -> Path:
@@ -168,6 +181,47 @@ def test_a_shallow_decoder_from_the_teachers_words(report, folder):
     student = AutoModelForSeq2SeqLM.from_pretrained(folder / "shallow" / "student")
     assert (student.config.encoder_layers, student.config.decoder_layers) == (2, 1)
     assert made.ratios["quality_kept"] > 0.5
+
+
+@pytest.mark.slow
+def test_the_tokenizer_of_marian_models_on_the_hub(folder, tmp_path):
+    """Two sentencepiece models over one vocabulary, and a slow tokenizer."""
+    with (folder / "pairs.csv").open(newline="") as file:
+        sides = zip(*list(csv.reader(file))[1:], strict=True)
+    vocabulary = {"</s>": 0, "<unk>": 1}
+    for name, texts in zip(("source", "target"), sides, strict=True):
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_prefix=str(tmp_path / name),
+            vocab_size=32,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+        pieces = SentencePieceProcessor(model_file=str(tmp_path / f"{name}.model"))
+        for number in range(pieces.get_piece_size()):
+            vocabulary.setdefault(pieces.id_to_piece(number), len(vocabulary))
+    vocabulary["<pad>"] = len(vocabulary)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.warns(UserWarning, match="sacremoses"):
+        MarianTokenizer(
+            source_spm=str(tmp_path / "source.model"),
+            target_spm=str(tmp_path / "target.model"),
+            vocab=str(tmp_path / "vocab.json"),
+            source_lang="en",
+            target_lang="es",
+            model_max_length=32,
+        ).save_pretrained(tmp_path / "teacher")
+    marian(len(vocabulary), pad_token_id=len(vocabulary) - 1, eos_token_id=0).save_pretrained(tmp_path / "teacher")
+    changes = [f"--output_dir={tmp_path / 'out'}", f"--teacher.model={tmp_path / 'teacher'}"]
+    with pytest.warns(UserWarning, match="sacremoses"):
+        run_recipe(Recipe.load(recipe(folder), changes), only="distill")
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "student")
+    student = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out" / "student")
+    written = student.generate(**tokenizer(["red cat", "dog"], padding=True, return_tensors="pt"))
+    said = tokenizer.batch_decode(written, skip_special_tokens=True)
+    assert said[1] == "perro"
+    assert len(said[0].split()) == 2
+    assert set(said[0].split()) <= set(WORDS.values())
 
 
 @pytest.mark.parametrize(
