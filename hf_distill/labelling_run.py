@@ -151,7 +151,7 @@ class LabellingRun(Steps):
         head = self.head if self.same_classes or not settings.from_teacher else {}  # else it gets a new one
         return LSTMStudentConfig(vocab_size=size, **head, **tokens, **settings.config)
 
-    def arguments(self, settings: dict[str, Any], name: str, **sizes: Any) -> DistillationArguments:
+    def arguments(self, settings: Mapping[str, Any], name: str, **sizes: Any) -> DistillationArguments:
         """Training arguments of this run; see `training_arguments`."""
         chosen = self.recipe.metrics[0]
         return training_arguments(settings, self.work / name, seed=self.recipe.seed, metric=chosen, **sizes)
@@ -416,23 +416,8 @@ class LabellingRun(Steps):
         """Train a student in place through all stages, or a control for as many steps."""
         judged = self.tokenised("validation")
         step = "seeds" if seed is not None else "controls" if without_teacher else "distill"
-        distilled_rows = len(self.taught_texts)
-        for number, stage in enumerate(self.recipe.stages):
-            settings = {"learning_rate": 2e-3, "bf16": self.recipe.student.bf16 and has_fast_bf16(), **stage}
-            settings |= {} if seed is None else {"seed": seed}
-            planned = self.arguments(settings, f"{name}-{number}", rows=distilled_rows)
-            if without_teacher:
-                settings |= {"hard_label_weight": 1.0, "soft_target_weight": 0.0}
-                settings |= dict.fromkeys(("hard_label_weight_end", "soft_target_weight_end", "labelled_fraction"))
-            arguments = self.arguments(
-                settings,
-                f"{name}-{number}",
-                rows=len(rows),
-                steps=planned.max_steps,
-                evaluate_every=int(planned.eval_steps or planned.max_steps),
-            )
-            set_seed(arguments.seed)
-            matching = [] if without_teacher else self.recipe.matchings(stage)
+        stages = self.stages(name, len(rows), len(self.taught_texts), without_teacher=without_teacher, seed=seed)
+        for arguments, matching in stages:
             read, heard = (
                 part if matching else part.remove_columns(columns.teacher_input_columns(part.column_names))
                 for part in (rows, judged)

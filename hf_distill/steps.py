@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from datasets.fingerprint import Hasher
 from rich.console import Console
-from transformers import AutoTokenizer, PreTrainedModel, Trainer
+from transformers import AutoTokenizer, PreTrainedModel, Trainer, set_seed
 
+from hf_distill.arguments import DistillationArguments
 from hf_distill.card import model_card
+from hf_distill.matching import Matching
 from hf_distill.measure import has_fast_bf16, peak_memory
 from hf_distill.recipe import Recipe
 from hf_distill.report import Report
@@ -166,6 +168,44 @@ class Steps(ABC):
         curve = [[entry["step"], entry[judged]] for entry in trainer.state.log_history if judged in entry]
         self.write_json("curves.json", self.read_json("curves.json", {}) | {folder.name: curve})
         shutil.rmtree(folder)
+
+    @abstractmethod
+    def arguments(self, settings: Mapping[str, Any], name: str, **sizes: Any) -> DistillationArguments:
+        """Training arguments of this run; see `training_arguments`."""
+
+    @property
+    def hears_logits(self) -> bool:
+        """Whether the student learns from the teacher's probabilities."""
+        return True
+
+    def stages(
+        self, name: str, rows: int, distilled_rows: int, *, without_teacher: bool = False, seed: int | None = None
+    ) -> Iterator[tuple[DistillationArguments, list[Matching]]]:
+        """The arguments and the matchings of each stage of a student's training, or of a control's.
+
+        Args:
+            name: of the student.
+            rows: that it is trained on.
+            distilled_rows: that the student is trained on; a control gets as many steps, and is judged as often.
+            without_teacher: whether it learns from labels alone.
+            seed: in place of the recipe's.
+        """
+        for number, stage in enumerate(self.recipe.stages):
+            settings: dict[str, Any] = {"learning_rate": 2e-3, "bf16": self.recipe.student.bf16 and has_fast_bf16()}
+            settings |= stage | ({} if seed is None else {"seed": seed})
+            planned = self.arguments(settings, f"{name}-{number}", rows=distilled_rows)
+            if without_teacher or not self.hears_logits:
+                settings |= {"hard_label_weight": 1.0, "soft_target_weight": 0.0}
+                settings |= dict.fromkeys(("hard_label_weight_end", "soft_target_weight_end", "labelled_fraction"))
+            arguments = self.arguments(
+                settings,
+                f"{name}-{number}",
+                rows=rows,
+                steps=planned.max_steps,
+                evaluate_every=int(planned.eval_steps or planned.max_steps),
+            )
+            set_seed(arguments.seed)
+            yield arguments, [] if without_teacher else self.recipe.matchings(stage)
 
     def curves(self) -> dict[str, list[list[float]]]:
         """The first metric on the validation rows by optimizer step, of student and baseline through all stages."""

@@ -466,22 +466,7 @@ class WritingRun(Steps):
         judged = self.rows_of(self.splits.validation, "validation")
         judged = judged.remove_columns(columns.teacher_input_columns(judged.column_names))
         distilled = len(self.taught_rows()) if without_teacher else len(rows)
-        for number, stage in enumerate(self.recipe.stages):
-            settings: dict[str, Any] = {"learning_rate": 2e-3, "bf16": self.recipe.student.bf16 and has_fast_bf16()}
-            settings |= stage
-            planned = self.arguments(settings, f"{name}-{number}", rows=distilled)
-            if without_teacher or not self.hears_logits:
-                settings |= {"hard_label_weight": 1.0, "soft_target_weight": 0.0}
-                settings |= dict.fromkeys(("hard_label_weight_end", "soft_target_weight_end", "labelled_fraction"))
-            arguments = self.arguments(
-                settings,
-                f"{name}-{number}",
-                rows=len(rows),
-                steps=planned.max_steps,
-                evaluate_every=int(planned.eval_steps or planned.max_steps),
-            )
-            set_seed(arguments.seed)
-            matching = [] if without_teacher else self.recipe.matchings(stage)
+        for arguments, matching in self.stages(name, len(rows), distilled, without_teacher=without_teacher):
             self.fit(student, tokenizer, arguments, rows, judged, step, matching)
         self.save(name, student, tokenizer)
 
