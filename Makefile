@@ -23,10 +23,12 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# After `make demo`, whose models it times.
 bench: .venv/demo
 	$(BIN)/python benchmarks/lstm_step.py --output benchmarks/results/lstm_step.json
-	$(BIN)/python benchmarks/trainer_overhead.py --output benchmarks/results/trainer_overhead.json
-	$(BIN)/python benchmarks/latency.py --output benchmarks/results/latency.json
+	$(BIN)/python benchmarks/trainer_overhead.py --rounds 5 --output benchmarks/results/trainer_overhead.json
+	$(BIN)/python benchmarks/latency.py --student outputs/demo/student --teacher outputs/demo/teacher \
+	  --recipe examples/recipes/tweet-sentiment.yaml --output benchmarks/results/latency.json
 
 # The site, in site/; a broken link, an unknown name or a page without a place is an error.
 docs: .venv/docs

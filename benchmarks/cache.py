@@ -17,7 +17,8 @@ The parts, each of which can be named to run it alone; its results replace those
   with everything in memory: one teacher, student, batches, fused AdamW, clipping, constant schedule, taking turns; in
   float32, and with a teacher in bfloat16 on both sides. The hand-written loop makes its batches of the rows anew each
   epoch, as a loop that shuffles must; once more it keeps the batches of the first. Limits: TextBrewer takes 4 times as
-  long as a cache pass and ten epochs, 6 times as long as the ten epochs; the hand-written loop at least 1/1.05.
+  long as a cache pass and ten epochs, 6 times as long as the ten epochs; with its pass, the hand-written loop takes at
+  least 1/1.05.
 
 Beside other work, `--processor-time` counts the seconds that the processor spent on this process, with
 OMP_NUM_THREADS=1: those of a clock would be about the other work.
@@ -405,6 +406,9 @@ def measure_epochs(options: argparse.Namespace) -> dict:
                     whole = [sum(each[name].values()) / sum(each[against].values()) for each in rounds]
                     there = [sum(each[name].values()) / each[against]["epochs"] for each in rounds]
                     ratios[f"{name} / {against}"] = {"pass included": spread(whole), "cache exists": spread(there)}
+    for name in ("by hand", "by hand, batches kept"):
+        whole = [sum(each["hf_distill"].values()) / sum(each[name].values()) for each in rounds]
+        ratios[f"hf_distill / {name}"] = {"pass included": spread(whole)}
     for name in ("by hand", "by hand, batches kept", "Trainer without a teacher"):
         bare = [each["hf_distill"]["epochs"] / each[name]["epochs"] for each in rounds]
         ratios[f"hf_distill / {name}, epochs alone"] = spread(bare)

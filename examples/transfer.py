@@ -17,6 +17,7 @@ import csv
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -72,8 +73,7 @@ def main() -> None:
         assert report is not None
         seeds.append(accuracies(report))
         print(seed, seeds[-1], flush=True)
-    gains = np.array([each["student"] - each["baseline"] for each in seeds])
-    result = {
+    result: dict[str, Any] = {
         "command": "python examples/transfer.py",
         "what": "test accuracy, 3,000 tweets of three classes, 500 labels",
         "rows": sizes,
@@ -81,10 +81,12 @@ def main() -> None:
         "mean": {name: float(np.mean([each[name] for each in seeds])) for name in seeds[0]},
         "deviation": {name: float(np.std([each[name] for each in seeds], ddof=1)) for name in seeds[0]},
     }
-    if len(gains) > 1:
-        low, high = scipy.stats.t.interval(0.95, len(gains) - 1, loc=gains.mean(), scale=scipy.stats.sem(gains))
-        result["gain"] = {"value": float(gains.mean()), "low": float(low), "high": float(high)}
-        print("with the teacher, against the same student without it:", result["gain"])
+    for name, other in (("gain", "baseline"), ("gain_over_tfidf", "tfidf_logistic_regression")):
+        gains = np.array([each["student"] - each[other] for each in seeds])
+        if len(gains) > 1:
+            low, high = scipy.stats.t.interval(0.95, len(gains) - 1, loc=gains.mean(), scale=scipy.stats.sem(gains))
+            result[name] = {"value": float(gains.mean()), "low": float(low), "high": float(high)}
+            print(f"with the teacher, against {other}:", result[name])
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -26,7 +26,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     run.add_argument("recipe", help="a YAML file, see examples/recipes/")
     run.add_argument(
-        "--only", metavar="STEP", help="stop after teacher, cache, initialise, distill, export or controls"
+        "--only", metavar="STEP", help="stop after teacher, cache, initialise, distill, controls, seeds or export"
     )
     push = commands.add_parser("push", help="publish a student's folder on the Hub")
     push.add_argument("folder", help="the student's folder, with its model card; a recipe.yaml beside it goes along")

@@ -45,7 +45,8 @@ def read(path: str, name: str | None = None, split: str = "train", **options: An
 
     Args:
         path: a Hub id; a local csv, tsv, json, jsonl, parquet or CoNLL file (it becomes the split `split`); a folder of
-            them, each file named after its split; or `package:name/path`.
+            them, each file named after its split, if one is called `split` (other folders are read as `load_dataset`
+            reads them); or `package:name/path`.
         name: configuration of a Hub data set.
         split: what a single file is called.
         options: more arguments of `datasets.load_dataset`, `encoding` for instance.
@@ -59,17 +60,26 @@ def read(path: str, name: str | None = None, split: str = "train", **options: An
             raise ValueError(f"data.path: {path} is not one of the known formats {', '.join(FORMATS)}.")
         if FORMATS[suffix] == "conll":
             return datasets.DatasetDict({split: read_conll(path, **options)})
-        if suffix == ".tsv":
-            options.setdefault("sep", "\t")
-        return datasets.load_dataset(FORMATS[suffix], data_files={split: path}, **options)
+        return _read_files({split: path}, suffix, options)
     if Path(path).is_dir():
-        tagged = [file for file in sorted(Path(path).iterdir()) if FORMATS.get(file.suffix) == "conll"]
+        files = [file for file in sorted(Path(path).iterdir()) if file.suffix in FORMATS]
+        tagged = [file for file in files if FORMATS[file.suffix] == "conll"]
         if tagged:
             return datasets.DatasetDict({file.stem: read_conll(file, **options) for file in tagged})
+        # load_dataset knows shards and sub-folders, but few names of splits.
+        for first in (file for file in files if file.stem == split):
+            alike = {file.stem: str(file) for file in files if file.suffix == first.suffix}
+            return _read_files(alike, first.suffix, options)
     elif suffix is not None or path.startswith(("/", "./", "../")):
         raise ValueError(f"data.path: there is no file {path}.")
     loaded = datasets.load_dataset(path, name, **options)
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({split: loaded})
+
+
+def _read_files(files: dict[str, str], suffix: str, options: dict[str, Any]) -> datasets.DatasetDict:
+    """Files of one format, by the names of their splits."""
+    separator = {"sep": "\t"} if suffix == ".tsv" else {}
+    return datasets.load_dataset(FORMATS[suffix], data_files=files, **(separator | options))
 
 
 def read_conll(path: str | Path, encoding: str = "utf-8") -> datasets.Dataset:

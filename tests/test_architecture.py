@@ -84,3 +84,12 @@ def test_the_trainer_distils_any_model():
 def test_public_names_are_there():
     for name in hf_distill.__all__:
         assert hasattr(hf_distill, name), name
+
+
+def test_nothing_is_pinned_twice():
+    pins = [
+        line.split("==")[0].lower()
+        for line in (Path(__file__).parents[1] / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    ]
+    assert sorted(pins) == sorted(set(pins))
