@@ -1,7 +1,9 @@
 """Models that write, compared: BLEU and chrF of translations, bits per byte of language models, variety and speed."""
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -350,6 +352,19 @@ class _Timed:
     written: int
 
 
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """How many answers were cut has been told when texts are written again for their time."""
+    logger = logging.getLogger(GeneratingTeacher.__module__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@_told_once()
 def _timed(
     writers: Mapping[str, Write],
     texts: Sequence[str],
