@@ -14,6 +14,7 @@ MOST_ROWS = 10
 # What is shown of a training's settings. The rest of transformers' arguments says where it ran, how it was logged, and
 # whose token it used.
 METHOD = (
+    "lora",
     "matching",
     *(setting.name for setting in fields(Objective)),
     "num_train_epochs",

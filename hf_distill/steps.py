@@ -231,6 +231,9 @@ class Steps(ABC):
             card: more arguments of `model_card`.
         """
         push, recipe = self.recipe.push, self.recipe
+        taught = recipe.teacher.fine_tune
+        if taught is not None and recipe.teacher.lora:
+            taught = {**taught, "lora": recipe.teacher.lora}
         report.save(self.folder)
         report.save(self.folder / "student")
         recipe.save(self.folder / "recipe.yaml")
@@ -244,7 +247,7 @@ class Steps(ABC):
             license=push.license,
             language=push.language or None,
             datasets=push.datasets or [name_of(recipe.data.path)],
-            fine_tuning=recipe.teacher.fine_tune,
+            fine_tuning=taught,
             stages=[{"temperature": 2.0, "soft_target_loss": "forward_kl", **stage} for stage in recipe.stages],
             carried=json.loads((self.work / "initial" / "carried.json").read_text()),
             splits=counts,

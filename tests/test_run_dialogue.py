@@ -123,6 +123,9 @@ def test_the_teacher_is_adapted_and_the_student_learns_its_replies(report, folde
     assert report.models["student"]["tokens_a_second"]["batch_1"] > 0
     assert any("without a reply, left out" in name for name in report.run["rows"])
     assert not (folder / "out" / "teacher" / "adapter_config.json").exists(), "adapters are merged"
+    card = (folder / "out" / "student" / "README.md").read_text(encoding="utf-8")
+    assert "| `lora` | {'r':" in card
+    assert "the same next token on" in card
 
 
 @pytest.mark.slow
