@@ -119,4 +119,4 @@ def test_a_notebook_is_kept_with_the_outputs_of_a_real_run(name):
     assert picture(book).startswith(b"\x89PNG")
     assert [cell.execution_count for cell in code_cells(book)] == list(range(1, len(code_cells(book)) + 1))
     outputs = "".join(str(output) for cell in code_cells(book) for output in cell.outputs)
-    assert not any(part in outputs for part in ("/home/", "/tmp/", "site-packages")), "a path of the machine that ran it"
+    assert not any(part in outputs for part in ("/home/", "/tmp/", "site-packages")), "a path of whoever ran it"
