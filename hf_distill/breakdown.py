@@ -13,6 +13,7 @@ from hf_distill.verdicts import Verdicts, first_words
 
 MOST_CLASSES = 20
 MOST_EXAMPLES = 10
+MOST_NUMBERS = 10  # of different ones that are groups each; more are cut into quarters
 
 
 def by_group(
@@ -21,7 +22,8 @@ def by_group(
     """The metric apart for each value of each group.
 
     Args:
-        groups: by name, a value for each example, or for each example a list with a value for each of its words.
+        groups: by name, a value for each example, or for each example a list with a value for each of its words. A
+            quantity of the examples, more than ten different numbers, is cut into quarters: see `quarters`.
         verdicts: those with a label are counted.
         metric: grows with quality.
         models: of whom.
@@ -58,16 +60,35 @@ def length_groups(lengths: np.ndarray) -> list[str]:
     >>> length_groups(np.array([1, 2, 3, 4, 50, 60, 70, 80]))[::2]
     ['01-02 tokens', '03-04 tokens', '50-60 tokens', '70-80 tokens']
     """
-    # Equal lengths stay together, so there may be fewer than four.
-    edges = np.quantile(lengths, [0.25, 0.5, 0.75], method="inverted_cdf")
-    quarter = np.searchsorted(edges, lengths, side="left")
     # Leading zeros keep them in order wherever names are sorted.
     digits = len(str(int(lengths.max())))
-    ranges = {
-        number: f"{lengths[quarter == number].min():0{digits}d}-{lengths[quarter == number].max():0{digits}d} tokens"
-        for number in np.unique(quarter)
-    }
-    return [ranges[number] for number in quarter]
+    numbers, ranges = _quarters(lengths)
+    return [f"{ranges[number][0]:0{digits}d}-{ranges[number][1]:0{digits}d} tokens" for number in numbers]
+
+
+def quarters(values: np.ndarray) -> list[str]:
+    """The quarter of the examples that each one's number puts it in, lowest first.
+
+    Args:
+        values: (examples,); NaN is a group of its own.
+
+    >>> quarters(np.array([0.5, 0.9, 1.0, 0.7, np.nan]))
+    ['1: 0.5 to 0.5', '3: 0.9 to 0.9', '4: 1 to 1', '2: 0.7 to 0.7', 'nan']
+    """
+    known = ~np.isnan(values)
+    numbers, ranges = _quarters(values[known])
+    names = np.full(len(values), "nan", dtype=object)
+    names[known] = [f"{number + 1}: {ranges[number][0]:.4g} to {ranges[number][1]:.4g}" for number in numbers]
+    return names.tolist()
+
+
+def _quarters(values: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[Any, Any]]]:
+    """(examples,) the quarter of each value, and the least and the greatest of each quarter; equal ones stay together,
+    so there may be fewer than four."""
+    edges = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")
+    quarter = np.searchsorted(edges, values, side="left")
+    parts = {int(number): values[quarter == number] for number in np.unique(quarter)}
+    return quarter, {number: (part.min(), part.max()) for number, part in parts.items()}
 
 
 def per_class(verdicts: Verdicts, models: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -136,7 +157,10 @@ def _of_items(name: str, values: Sequence[Any], verdicts: Verdicts) -> tuple[np.
             "the test set, or for each row a list with one for each of its words."
         )
     if not isinstance(values[0], list | tuple | np.ndarray):
-        return np.asarray([str(value) for value in values], dtype=object)[items.owners], "examples"
+        known = {value for value in values if value is not None}
+        many = len(known) > MOST_NUMBERS and all(isinstance(value, int | float | np.number) for value in known)
+        named = quarters(np.array(values, dtype=np.float64)) if many else [str(value) for value in values]
+        return np.asarray(named, dtype=object)[items.owners], "examples"
     short = [row for row, count in enumerate(items.counts) if len(values[row]) < count]
     if short:
         raise ValueError(

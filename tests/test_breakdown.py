@@ -40,6 +40,23 @@ def test_lengths_fall_into_quarters_that_keep_equals_together():
     assert min(counts) > 950
 
 
+def test_a_quantity_is_cut_into_quarters_and_few_numbers_are_not():
+    said = verdicts([1] * 24, [1] * 12 + [0] * 12)
+    confidence = [0.5 + number / 50 for number in range(23)] + [None]
+    found = breakdown.by_group(
+        {"confidence": confidence, "stars": [1, 2] * 12}, said, metrics.load("accuracy"), ["student"]
+    )
+    assert list(found["stars"]) == ["1", "2"]
+    assert list(found["confidence"]) == [
+        "1: 0.5 to 0.6",
+        "2: 0.62 to 0.72",
+        "3: 0.74 to 0.84",
+        "4: 0.86 to 0.94",
+        "nan",
+    ]
+    assert [part["student"]["accuracy"] for part in found["confidence"].values()] == [1, 1, 0, 0, 0]
+
+
 def test_classes_are_scored_as_scikit_learn_does_and_the_commonest_kept():
     generator = np.random.default_rng(0)
     names = [f"class {number}" for number in range(25)]
