@@ -113,10 +113,11 @@ def test_dialogue_with_a_teacher_and_its_student(tmp_path, monkeypatch):
     assert printed(book).count("  teacher: ") == printed(book).count("  student: ") == 3
 
 
-@pytest.mark.parametrize("name", [FIRST, OWN_DATA, PUBLISHING])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_kept_with_the_outputs_of_a_real_run(name):
     book = read(name)
     assert picture(book).startswith(b"\x89PNG")
     assert [cell.execution_count for cell in code_cells(book)] == list(range(1, len(code_cells(book)) + 1))
     outputs = "".join(str(output) for cell in code_cells(book) for output in cell.outputs)
+    assert "not worth its teacher" not in outputs, "a tutorial that shows a training that failed"
     assert not any(part in outputs for part in ("/home/", "/tmp/", "site-packages")), "a path of whoever ran it"
