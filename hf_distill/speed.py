@@ -21,8 +21,8 @@ BATCH = 32
 BATCHES = 4
 ROUNDS = 5  # over these batches
 LENGTHS = ("short", "medium", "long")  # thirds of the texts
-CELL_CALLS = {1: 48, BATCH: 8}  # of each model, at one length
-CELL_FEWEST = {1: 16, BATCH: 4}
+CELL_CALLS = {1: 48, 8: 16, BATCH: 8}  # of each model, at one length
+CELL_FEWEST = {1: 16, 8: 8, BATCH: 4}
 CELL_SECONDS = 1.0
 COUNTED = 16  # texts whose operations are counted
 
@@ -94,7 +94,7 @@ def measure_speed(readers: Mapping[str, Reader], dataset: Dataset, *, seed: int 
         for inputs in singles[name][:WARM_UP]:
             _milliseconds(reader, inputs)
     calls = _in_turns(readers, singles, BLOCK, CALLS, FEWEST_CALLS, SECONDS)
-    rows = _batches(chosen, BATCHES)
+    rows = _batches(chosen, BATCHES, BATCH)
     batches = {name: reader.batches(dataset, rows) for name, reader in readers.items()}
     many = _in_turns(readers, batches, len(rows), len(rows) * ROUNDS, len(rows), SECONDS)
     return {
@@ -110,7 +110,8 @@ def measure_speed(readers: Mapping[str, Reader], dataset: Dataset, *, seed: int 
 
 
 def measure_cells(readers: Mapping[str, Reader], dataset: Dataset, *, seed: int = 0) -> list[Cell]:
-    """Time several models as `measure_speed` does, for each third of the texts by length, alone and in batches.
+    """Time several models as `measure_speed` does, for each third of the texts by length, alone and in batches of 8 and
+    32.
 
     Args:
         readers: by name, each within its `ready`. The thirds go by the mean of their tokens.
@@ -126,7 +127,7 @@ def measure_cells(readers: Mapping[str, Reader], dataset: Dataset, *, seed: int 
             continue
         chosen = np.random.default_rng(seed).permutation(third)[: BATCH * BATCHES]
         for batch in CELL_CALLS:
-            groups = chosen[: CELL_FEWEST[1], None] if batch == 1 else _batches(chosen, CELL_FEWEST[batch])
+            groups = _batches(chosen, CELL_FEWEST[batch], batch)
             inputs = {name: reader.batches(dataset, groups) for name, reader in readers.items()}
             block = min(BLOCK, CELL_FEWEST[batch])
             timed = _in_turns(readers, inputs, block, CELL_CALLS[batch], CELL_FEWEST[batch], CELL_SECONDS)
@@ -145,10 +146,10 @@ def _with_tokens(readers: Mapping[str, Reader], dataset: Dataset, seed: int) -> 
     return shuffled[fewest[shuffled] > 0]
 
 
-def _batches(rows: np.ndarray, most: int) -> np.ndarray:
-    """(batches, 32) rows; few of them are gone through again, so that a batch always holds 32."""
-    number = min(most, max(1, len(rows) // BATCH))
-    return np.resize(rows, (number, BATCH))
+def _batches(rows: np.ndarray, most: int, size: int) -> np.ndarray:
+    """(batches, size) rows; few of them are gone through again, so that every batch is full."""
+    number = min(most, max(1, len(rows) // size))
+    return np.resize(rows, (number, size))
 
 
 def _in_turns(

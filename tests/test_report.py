@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_distill import cache_teacher_outputs, measure, speed
+from hf_distill import cache_teacher_outputs, measure
 from hf_distill.report import Report, compare
 
 VOCABULARY = 40
@@ -50,14 +50,6 @@ def reader(mistakes=(), **config):
     return model
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(speed, "CALLS", 16)
-    monkeypatch.setattr(speed, "FEWEST_CALLS", 16)
-    monkeypatch.setattr(speed, "ROUNDS", 1)
-    monkeypatch.setattr(speed, "CELL_SECONDS", 0.0)
-
-
 @pytest.fixture(scope="module")
 def dataset():
     generator = np.random.default_rng(0)
@@ -78,18 +70,14 @@ def spoiled(labels, share, seed=1):
 
 @pytest.fixture(scope="module")
 def report(dataset, labels):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "CALLS", 16)
-        patch.setattr(speed, "FEWEST_CALLS", 16)
-        patch.setattr(speed, "CELL_SECONDS", 0.0)
-        return compare(
-            reader(hidden=32, layers=3),
-            reader(mistakes=[2]),
-            dataset,
-            baseline_model=reader(mistakes=[2, 3, 4, 5, 6]),
-            controls={"tfidf": spoiled(labels, 0.3)},
-            controls_with_teacher={"tfidf_soft": spoiled(labels, 0.2)},
-        )
+    return compare(
+        reader(hidden=32, layers=3),
+        reader(mistakes=[2]),
+        dataset,
+        baseline_model=reader(mistakes=[2, 3, 4, 5, 6]),
+        controls={"tfidf": spoiled(labels, 0.3)},
+        controls_with_teacher={"tfidf_soft": spoiled(labels, 0.2)},
+    )
 
 
 def test_quality_is_the_share_that_was_planted(report, dataset, labels):
@@ -204,7 +192,7 @@ def test_texts_that_were_trained_on_are_flagged(dataset):
 def test_speed_is_told_by_batch_and_length(report, dataset):
     cells = {(row["model"], row["batch"], row["length"]): row for row in report.speed}
     lengths = ("short", "medium", "long")
-    assert set(cells) == {(n, b, length) for n in ("teacher", "student") for b in (1, 32) for length in lengths}
+    assert set(cells) == {(n, b, length) for n in ("teacher", "student") for b in (1, 8, 32) for length in lengths}
     assert all(row["runtime"] == "torch" for row in report.speed)
     ends = [cells["student", 1, length]["tokens"] for length in lengths]
     assert ends[0][0] <= ends[0][1] <= ends[1][0] <= ends[1][1] <= ends[2][0] <= ends[2][1]

@@ -7,7 +7,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
-from hf_distill import measure, speed
+from hf_distill import measure
 from hf_distill.measure import Reader
 from hf_distill.report import Report, compare
 from hf_distill.verdicts import Panel
@@ -34,14 +34,6 @@ def tagger(mistakes=(), names=TAGS):
     model = Tags(BertConfig(vocab_size=60, **sizes, id2label=dict(enumerate(names))))
     model.mistakes = frozenset(mistakes)
     return model
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(speed, "CALLS", 8)
-    monkeypatch.setattr(speed, "FEWEST_CALLS", 8)
-    monkeypatch.setattr(speed, "ROUNDS", 1)
-    monkeypatch.setattr(speed, "CELL_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +78,15 @@ def tag(teacher, student, dataset, **settings):
 
 @pytest.fixture(scope="module")
 def report(sentences):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "CALLS", 8)
-        patch.setattr(speed, "FEWEST_CALLS", 8)
-        patch.setattr(speed, "CELL_SECONDS", 0.0)
-        return tag(
-            tagger([5]),
-            tagger([5, 6]),
-            both(sentences),
-            metrics=["accuracy", "macro_f1", "seqeval"],
-            baseline_model=tagger([5, 6, 7, 8]),
-            controls={"half": [[word % 3 if word < 20 else 0 for word in words] for words in sentences]},
-            texts=[[str(word) for word in words] for words in sentences],
-        )
+    return tag(
+        tagger([5]),
+        tagger([5, 6]),
+        both(sentences),
+        metrics=["accuracy", "macro_f1", "seqeval"],
+        baseline_model=tagger([5, 6, 7, 8]),
+        controls={"half": [[word % 3 if word < 20 else 0 for word in words] for words in sentences]},
+        texts=[[str(word) for word in words] for words in sentences],
+    )
 
 
 def accuracy(report, name):
