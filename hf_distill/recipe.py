@@ -29,6 +29,7 @@ MATCHINGS: dict[str, Any] = {
 }
 OF_TEXTS = ("sacrebleu", "chrf")
 TARGETS = ("word", "sequence", "both")
+WRITING_TEMPERATURE = 1.0  # above it most of the probability is in the tail of a top-k cache, which is one number
 STUDENTS: dict[str, Any] = {"lstm": LSTMStudentConfig, "transformer": TransformerStudentConfig}
 
 
@@ -172,9 +173,10 @@ class Recipe:
         teacher: see `Teacher`.
         student: see `Student`.
         distill: training arguments with the fields of `Objective`, or a list of stages: each starts from the student
-            that the last one left. Of a translation also `targets`: "word", the teacher's probabilities of each word of
-            the data's targets; "sequence", what it writes itself; or "both", its probabilities of what it writes. And
-            `sequences`: how many texts it writes, all others keep the data's target (default: all).
+            that the last one left. `temperature` is 1 for models that write unless it is given. Of a translation also
+            `targets`: "word", the teacher's probabilities of each word of the data's targets; "sequence", what it
+            writes itself; or "both", its probabilities of what it writes. And `sequences`: how many texts it writes,
+            all others keep the data's target (default: all).
         compare: see `Compare`.
         export: see `Export`.
         push: see `Push`.
@@ -241,8 +243,9 @@ class Recipe:
 
     @property
     def stages(self) -> list[dict[str, Any]]:
-        """The stages of the distillation, one or more."""
-        return self.distill if isinstance(self.distill, list) else [self.distill]
+        """The stages of the distillation, one or more; of models that write, each with its temperature."""
+        stages = self.distill if isinstance(self.distill, list) else [self.distill]
+        return [{"temperature": WRITING_TEMPERATURE, **stage} for stage in stages] if self.writes else stages
 
     def matchings(self, stage: dict[str, Any]) -> list[Matching]:
         """The matchings of a stage, new ones.

@@ -79,7 +79,7 @@ class WritingRun(Steps):
     def check_probabilities(self) -> None:
         """Raise a ValueError where the student could not learn from the teacher's probabilities as they are kept."""
         stages = [stage for stage in self.recipe.stages if self.hears_logits]
-        temperatures = {stage.get("temperature", 2.0) for stage in stages}
+        temperatures = {stage["temperature"] for stage in stages}
         scheduled = any(stage.get("temperature_end") is not None for stage in stages)
         if self.recipe.teacher.top_k is not None and (len(temperatures) > 1 or scheduled):
             raise ValueError(
@@ -140,7 +140,7 @@ class WritingRun(Steps):
         learnt = hashed(contents_of(self.teacher_path), lesson, recipe.seed, data)
         read = (student.vocab_size, student.max_length, taught.max_length)
         written = hashed(learnt, taught.generation, recipe.targets, [stage.get("sequences") for stage in recipe.stages])
-        heard = (taught.top_k, [stage.get("temperature", 2.0) for stage in recipe.stages], self.hears_logits)
+        heard = (taught.top_k, self.cached_temperature, self.hears_logits)
         cache = hashed(written, read, heard, self.bf16)
         initialise = hashed(learnt, dataclasses.asdict(student))
         distill = hashed(cache, initialise, recipe.stages, recipe.metrics[0], has_fast_bf16())
@@ -162,6 +162,11 @@ class WritingRun(Steps):
         """Whether the student learns from the teacher's probabilities."""
         stages = (self.arguments(stage, "distill", rows=len(self.splits.train)) for stage in self.recipe.stages)
         return self.recipe.targets != "sequence" and any(stage.wants_soft_targets for stage in stages)
+
+    @property
+    def cached_temperature(self) -> float:
+        """The temperature of the cache's tail; all logits are tempered in training."""
+        return 1.0 if self.recipe.teacher.top_k is None else self.recipe.stages[0]["temperature"]
 
     def _step_teacher(self) -> None:
         """Fine-tune the teacher, or check that the given one loads."""
@@ -401,14 +406,13 @@ class WritingRun(Steps):
         if not self.hears_logits:
             return rows
         teacher, tokenizer = self.teacher()
-        temperatures = {stage.get("temperature", 2.0) for stage in self.recipe.stages}
         return cache_teacher_outputs(
             rows,
             teacher,
             task=self.recipe.task,
             output_dir=folder,
             top_k=self.recipe.teacher.top_k,
-            temperature=temperatures.pop(),
+            temperature=self.cached_temperature,
             teacher_processing_class=tokenizer,
             batch_size=32 if self.translates else 8,
             bf16=self.bf16,

@@ -168,6 +168,25 @@ def test_a_vocabulary_of_its_own(report, folder):
     assert made.models["student"]["parameters"] < report.models["student"]["parameters"]
 
 
+def test_a_teacher_whose_probabilities_are_all_kept(folder, tmp_path):
+    """They are tempered in training, at as many temperatures as there are stages."""
+    short = {"num_train_epochs": 1, "per_device_train_batch_size": 8}
+    changes = [f"--output_dir={tmp_path / 'out'}", "--teacher.fine_tune=null", "--teacher.lora=null"]
+    stages = recipe(folder, distill=[short | {"temperature": 2.0}, short | {"temperature": 1.5}])
+    run_recipe(Recipe.load(stages, [*changes, "--teacher.top_k=null"]), only="cache")
+    options = json.loads((tmp_path / "out" / "cache" / "provenance.json").read_text())["options"]
+    assert (options["top_k"], options["temperature"]) == (None, 1.0)
+    with pytest.raises(ValueError, match=r"distill\.temperature: the teacher's top 16 tokens are kept at one"):
+        run_recipe(Recipe.load(stages, changes), only="cache")
+
+
+def test_the_temperature_of_models_that_write_is_one_by_default(folder):
+    assert Recipe.load(recipe(folder, distill=[{}, {"temperature": 2.0}])).stages == [
+        {"temperature": 1.0},
+        {"temperature": 2.0},
+    ]
+
+
 @pytest.mark.slow
 def test_a_shallow_transformer(report, folder):
     made = run_recipe(
