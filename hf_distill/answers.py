@@ -63,11 +63,6 @@ class Asker:
         rows = rows.select_columns(wanted).with_format(None)
         name = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in wanted else "input_ids"
         lengths = np.array([len(ids) for ids in rows[name]])
-        if (lengths == 0).any():
-            empty = first + int((lengths == 0).nonzero()[0][0])
-            raise ValueError(
-                f"Row {empty} of the stream has no tokens: there is nothing to ask the teacher. Filter such rows."
-            )
         order = np.argsort(-lengths, kind="stable")  # longest first: too little memory shows at once
         answers: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
         # One context for all batches: the weights are cast once.
@@ -79,8 +74,8 @@ class Asker:
                 answers.append(self._answer(examples, first + indices))
                 self._report(int(lengths[indices].sum()), len(indices), progress)
         found = {}
-        for name in answers[0]:
-            arrays, counts = zip(*(answer[name] for answer in answers), strict=True)
+        for name in list(answers[0]):
+            arrays, counts = zip(*(answer.pop(name) for answer in answers), strict=True)
             array = in_order(arrays, counts, order)
             ragged = TASKS[self.task].per_position or name.startswith(columns.HIDDEN)
             of_rows = np.concatenate(counts)[np.argsort(order)] if ragged else None

@@ -30,7 +30,9 @@ from hf_distill.teacher import LiveTeacher, TeacherEnsemble
 logger = logging.get_logger(__name__)
 
 ROW_HASH = "row_hash"
-WINDOW = 64  # batches that are sorted by length together, and held in memory together
+# What is sorted by length together, and held in memory together: so many batches, or fewer if their answers are larger.
+WINDOW = 64
+WINDOW_BYTES = 2**27
 
 
 def cache_teacher_outputs(
@@ -52,7 +54,8 @@ def cache_teacher_outputs(
 ) -> datasets.Dataset:
     """Ask a teacher once about every row, and keep its answers beside the rows.
 
-    Rows are sorted by length, 64 batches at a time, so little padding is computed. A shard is written under another
+    Rows are sorted by length, up to 64 batches at a time, so little padding is computed: as many as have answers of 128
+    MB, and one at least. A shard is written under another
     name and renamed when it is whole: a killed pass loses at most the shard it was writing, and the next call goes on
     from there. Under `accelerate launch` the processes share the shards; each gets the whole result.
 
@@ -115,10 +118,8 @@ def cache_teacher_outputs(
     pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
     collate = data_collator or functools.partial(pad, pad_id=pad_id)
     ask = Asker(teacher, task, layout, collate, batch_size, bf16)
-    work = _Pass(output_dir, crew, ask, read, shard_size, origin)
-    if isinstance(dataset, datasets.IterableDataset):
-        return work.over_stream(dataset)
-    return work.over_rows(dataset, classes)
+    work = _Pass(output_dir, crew, ask, read, shard_size, origin, classes)
+    return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
 
 
 # Before the pass
@@ -248,11 +249,12 @@ class _Pass:
     read: list[str]
     shard_size: int
     origin: dict[str, Any]
+    classes: int
 
-    def over_rows(self, dataset: datasets.Dataset, classes: int) -> datasets.Dataset:
+    def over_rows(self, dataset: datasets.Dataset) -> datasets.Dataset:
         hashes = row_hashes(dataset, self.read)
         rows = rows_record(hashes)
-        items = self._count_items(dataset)
+        sizes = self._sizes(dataset)
         before = self._enter({**self.origin, "rows": rows})
         starts = range(0, len(dataset), self.shard_size)
         ends = [min(start + self.shard_size, len(dataset)) for start in starts]
@@ -263,8 +265,7 @@ class _Pass:
         self.crew.wait()  # all have looked before any of them writes, so that all share out the same list
         missing = lacking[self.crew.number :: self.crew.size]
         own = [*missing, *(n for n in range(self.crew.number, len(starts), self.crew.size) if n not in lacking)]
-        left = sum(int(items[starts[n] : ends[n]].sum()) for n in missing)
-        self._check_room(left * self.ask.layout.bytes_per_item(classes), missing)
+        self._check_room(sum(int(sizes[starts[n] : ends[n]].sum()) for n in missing), missing)
         mine = sum(ends[n] - starts[n] for n in own)
         todo = sum(ends[n] - starts[n] for n in missing)
         with self._progress(mine, mine - todo) as progress:
@@ -274,7 +275,7 @@ class _Pass:
                     (start, dataset.select(range(start, min(start + window, ends[number]))))
                     for start in range(starts[number], ends[number], window)
                 )
-                tables = (self._table(start, part, progress, keep_rows=False) for start, part in parts)
+                tables = (table for part in parts for table in self._tables(*part, progress, keep_rows=False))
                 self._write_shard(number, tables)
         self.crew.wait()
         cached = self._load(paths)
@@ -299,30 +300,30 @@ class _Pass:
                 elif self._is_whole(path, None):
                     self._compare(path, hashed, progress)
                 else:
-                    tables = (self._table(start, part, progress, keep_rows=True) for start, part in hashed)
+                    tables = (table for part in hashed for table in self._tables(*part, progress, keep_rows=True))
                     self._write_shard(number, tables)
                 number += 1
         self.crew.wait()
         self._enter({**self.origin, "rows": rows_record(np.concatenate(found))}, finished=True)
         return self._load([self._path(n) for n in range(number)]).remove_columns(ROW_HASH)
 
-    def _count_items(self, dataset: datasets.Dataset) -> np.ndarray:
-        """How many items each row has: (rows,)."""
+    def _sizes(self, dataset: datasets.Dataset, first: int = 0) -> np.ndarray:
+        """The bytes that the answers to each row take: (rows,). `first` is the number of the first row."""
         heard = marks(dataset.column_names, self.ask.task)
         ids = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in dataset.column_names else "input_ids"
-        counts = np.ones(len(dataset), dtype=np.int32)
+        items = np.ones(len(dataset), dtype=np.int64)
         start = 0
         wanted = [name for name in {ids, heard} if name is not None]
         for part in dataset.select_columns(wanted).with_format("arrow").iter(1000):
             lengths = np.asarray(pa.compute.list_value_length(part.column(ids)))
             if (lengths == 0).any():
-                empty = start + int((lengths == 0).nonzero()[0][0])
+                empty = first + start + int((lengths == 0).nonzero()[0][0])
                 raise ValueError(f"Row {empty} has no tokens: there is nothing to ask the teacher. Remove such rows.")
             if TASKS[self.ask.task].per_position:
                 of = lengths if heard is None else np.asarray(pa.compute.list_value_length(part.column(heard)))
-                counts[start : start + len(part)] = of
+                items[start : start + len(part)] = of
             start += len(part)
-        return counts
+        return items * self.ask.layout.bytes_per_item(self.classes)
 
     def _enter(self, now: dict[str, Any], finished: bool = False) -> dict[str, Any]:
         """The record of the folder, which is written where there is none."""
@@ -401,6 +402,14 @@ class _Pass:
         with tqdm(total=total, initial=done, desc="Teacher", unit=" rows", disable=self.crew.number > 0) as progress:
             yield progress
 
+    def _tables(self, first: int, rows: datasets.Dataset, progress: tqdm, keep_rows: bool) -> Iterator[pa.Table]:
+        """The answers to some rows that follow each other, as many at a time as may be held in memory."""
+        a_batch = self.ask.batch_size * int(self._sizes(rows, first).max())
+        size = max(1, WINDOW_BYTES // max(1, a_batch)) * self.ask.batch_size
+        for start in range(0, len(rows), size):
+            part = rows.select(range(start, min(start + size, len(rows))))
+            yield self._table(first + start, part, progress, keep_rows)
+
     def _table(self, first: int, rows: datasets.Dataset, progress: tqdm, keep_rows: bool) -> pa.Table:
         found = self.ask(rows, first, progress)
         found[ROW_HASH] = Values(row_hashes(rows, self.read), None)
@@ -411,13 +420,14 @@ class _Pass:
         for stale in self.folder.glob(f"{path.stem}.*.part"):  # of a killed pass
             stale.unlink()
         temporary = path.with_suffix(f".{os.getpid()}.part")
-        first = next(tables)
+        writer: Any = None
         try:
             with self._saying_what_is_kept(path), open(temporary, "wb") as file:
-                with pa.ipc.new_stream(file, first.schema) as writer:
-                    writer.write_table(first)
-                    for each in tables:
-                        writer.write_table(each)
+                for each in tables:
+                    writer = writer or pa.ipc.new_stream(file, each.schema)
+                    writer.write_table(each)
+                    del each  # before the next one is made
+                writer.close()
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import tokenizers
 import torch
@@ -55,6 +56,20 @@ def test_same_rows_in_order_whatever_the_batches_and_shards(tmp_path, dtype, tol
         made = cached(rows, teacher, tmp_path / str(number), batch_size=batch, shard_size=shard, dtype=dtype)
         assert made.remove_columns("teacher_logits").to_dict() == rows.to_dict()
         assert np.allclose(np.array(made["teacher_logits"]), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("of", [lambda rows: rows, lambda rows: rows.to_iterable_dataset()])
+def test_large_answers_are_written_a_few_batches_at_a_time(tmp_path, monkeypatch, of):
+    rows, teacher = tiny_rows(23).remove_columns("labels"), tiny_lm()
+    whole = cache_teacher_outputs(rows, teacher, output_dir=tmp_path / "whole", batch_size=2, **CAUSAL)
+    monkeypatch.setattr("hf_distill.cache.WINDOW_BYTES", 20_000)
+    made = cache_teacher_outputs(of(rows), teacher, output_dir=tmp_path / "parts", batch_size=2, **CAUSAL)
+    with pa.ipc.open_stream(tmp_path / "parts" / "shard-00000.arrow") as shard:
+        sizes = [part.column("teacher_logits").flatten().nbytes for part in shard]
+    assert len(sizes) > 2
+    assert max(sizes) < 21_000
+    for ours, theirs in zip(made["teacher_logits"], whole["teacher_logits"], strict=True):
+        assert np.allclose(ours, theirs, atol=1e-6)
 
 
 def test_a_second_call_asks_nobody(tmp_path):
