@@ -338,7 +338,7 @@ class _Pass:
         return self.folder / f"shard-{number:05d}.arrow"
 
     def _is_whole(self, path: Path, hashes: np.ndarray | None) -> bool:
-        """Whether a shard is there with all its rows; one that was cut short is said, and will be written again."""
+        """Whether a shard is there with all its rows; one that was cut short is said."""
         if not path.exists():
             return False
         try:
@@ -351,18 +351,20 @@ class _Pass:
                 raise ValueError(f"{path} holds outputs for other rows, though its folder says otherwise. Delete it.")
             whole = False
         if not whole:
-            logger.warning(f"{path} was cut short: it is written again. Other shards are kept.")
+            logger.warning(f"{path} was cut short and has to be written again. Other shards are kept.")
         return whole
 
     def _reordered(self, dataset: datasets.Dataset, hashes: np.ndarray, paths: list[Path]) -> datasets.Dataset:
         """The rows with their answers, from a finished cache that holds them in another order."""
-        if not all(path.exists() for path in paths):
+        whole = [self._is_whole(path, None) for path in paths]
+        if not all(whole):
             raise ValueError(
-                f"{self.folder} is unfinished and holds these rows in another order: "
-                f"{sum(path.exists() for path in paths)} of {len(paths)} shards are there. Finish it with the rows in "
-                "their first order, or delete it."
+                f"{self.folder} is unfinished and holds these rows in another order: {sum(whole)} of {len(paths)} "
+                "shards are whole. Finish it with the rows in their first order, or delete it."
             )
         cached = self._load(paths)
+        if not np.array_equal(np.sort(_hashes(cached)), np.sort(hashes)):
+            raise ValueError(f"{self.folder} holds outputs for other rows, though it says otherwise. Delete it.")
         there = np.argsort(_hashes(cached), kind="stable")
         here = np.argsort(hashes, kind="stable")
         row_of_answer, answer_of_row = np.empty_like(here), np.empty_like(here)

@@ -384,11 +384,24 @@ def test_rows_in_another_order_are_matched(tmp_path):
     assert made.to_dict() == first.select(order).to_dict()
 
 
-def test_an_unfinished_cache_wants_its_first_order(tmp_path):
+@pytest.mark.parametrize("left", [None, -8, -100, 0])
+def test_an_unfinished_cache_wants_its_first_order(tmp_path, left):
     rows, teacher = tiny_rows(9), tiny_bert(num_labels=3)
     cached(rows, teacher, tmp_path, shard_size=4)
-    (tmp_path / "shard-00001.arrow").unlink()
-    with pytest.raises(ValueError, match="unfinished and holds these rows in another order: 2 of 3 shards"):
+    shard = tmp_path / "shard-00001.arrow"
+    content = shard.read_bytes()
+    shard.unlink()
+    if left is not None:
+        shard.write_bytes(content[:left])
+    with pytest.raises(ValueError, match="unfinished and holds these rows in another order: 2 of 3 shards are whole"):
+        cached(rows.select(range(8, -1, -1)), teacher, tmp_path, shard_size=4)
+
+
+def test_another_order_of_rows_that_the_shards_do_not_hold(tmp_path):
+    rows, teacher = tiny_rows(9), tiny_bert(num_labels=3)
+    cached(rows, teacher, tmp_path, shard_size=4)
+    shutil.copy(tmp_path / "shard-00000.arrow", tmp_path / "shard-00001.arrow")
+    with pytest.raises(ValueError, match="holds outputs for other rows, though it says otherwise"):
         cached(rows.select(range(8, -1, -1)), teacher, tmp_path, shard_size=4)
 
 
@@ -531,7 +544,7 @@ def test_a_shard_that_was_cut_short_is_said_and_written_again(tmp_path, caplog, 
         again = cached(rows, teacher, tmp_path, shard_size=4)["teacher_logits"]
     finally:
         transformers.utils.logging.disable_propagation()
-    assert "shard-00001.arrow was cut short: it is written again" in caplog.text
+    assert "shard-00001.arrow was cut short and has to be written again" in caplog.text
     assert np.allclose(again, first, atol=1e-6)
     assert other.stat().st_mtime_ns == kept
 
