@@ -35,7 +35,7 @@ from hf_distill.report import compare
 from hf_distill.sources import resolve
 from hf_distill.steps import STEPS, Steps, contents_of, hashed
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
-from hf_distill.targets import adjusted, ask_teachers, calibration_temperature, fold_of, inherited_folds
+from hf_distill.targets import adjusted, ask_teachers, calibration_temperature, folds_of, inherited_folds
 from hf_distill.tokenising import tokenise, words_cut_off
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training import collator, training_arguments, validation
@@ -198,7 +198,7 @@ class LabellingRun(Steps):
             return
         self.once("teacher", "learnt", lambda: self.fine_tuned("teacher", self.splits.train))
         for number in range(self.recipe.teacher.cross_fit or 0):
-            others = self.splits.train.select(np.flatnonzero(self.folds != number))
+            others = self.splits.train.select(np.flatnonzero(self.folds[: len(self.splits.train)] != number))
             name = f"teacher-{number}"
             self.once(f".work/folds/{number}", "teacher", functools.partial(self.fine_tuned, name, others))
 
@@ -227,9 +227,9 @@ class LabellingRun(Steps):
 
     @cached_property
     def folds(self) -> np.ndarray:
-        """The fold of each labelled row."""
-        number = self.recipe.teacher.cross_fit or 1
-        return np.array([fold_of(near_duplicate_key(text), number) for text in rivals.texts_of(self.splits.train)])
+        """The fold of each training row, the labelled ones first."""
+        labelled, others = map(rivals.texts_of, (self.splits.train, self.splits.unlabelled))
+        return folds_of(labelled, others, self.recipe.teacher.cross_fit or 1)
 
     def _step_cache(self) -> None:
         """Ask the teacher about every training text, if anybody wants to hear it."""

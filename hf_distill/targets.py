@@ -1,7 +1,7 @@
 """Better soft targets: teachers that did not train on the rows they label, and a temperature that fits their doubt."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.cache import cache_teacher_outputs
 from hf_distill.columns import LOGITS
+from hf_distill.data import near_duplicate_key
 from hf_distill.label_map import mapped_logits
 from hf_distill.tasks import IGNORE_INDEX
 from hf_distill.teacher import TeacherEnsemble
@@ -47,12 +48,32 @@ def fold_of(key: str, folds: int) -> int:
     return zlib.crc32(key.encode()) % folds
 
 
+def folds_of(labelled: Iterable[str], others: Iterable[str], folds: int) -> np.ndarray:
+    """The folds of texts with and without a label: one without that is a near-duplicate of one with is in its fold.
+
+    Args:
+        labelled: texts.
+        others: texts.
+        folds: how many.
+    Returns:
+        (texts with a label + others,) and `NOBODYS` where no teacher learnt from the text or one like it.
+
+    >>> one, other, like_one = folds_of(["See this!", "And that"], ["see 4 this", "Something else"], 100)[[0, 1, 2]]
+    >>> bool(one == like_one), bool(one == other)
+    (True, False)
+    """
+    keys = [near_duplicate_key(text) for text in labelled]
+    known = {key: fold_of(key, folds) for key in keys}
+    further = [known.get(near_duplicate_key(text), NOBODYS) for text in others]
+    return np.array([known[key] for key in keys] + further, dtype=np.int64)
+
+
 def inherited_folds(folds: Sequence[int], rows: int, sources: Sequence[int]) -> np.ndarray:
     """The folds of all rows, where a text that was made from another one is in that one's fold: a teacher that learnt
     from the old text knows the new one.
 
     Args:
-        folds: of the rows with labels, which come first.
+        folds: of the first rows; from those after them nobody learnt.
         rows: the number of old ones, with and without a label.
         sources: for each new text, which come last, the number of the old row it was made from: see `augmented`.
     Returns:

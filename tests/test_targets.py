@@ -13,6 +13,7 @@ from hf_distill.targets import (
     calibration_temperature,
     cross_fit_shares,
     fold_of,
+    folds_of,
     inherited_folds,
 )
 from tests.conftest import tiny_bert, tiny_rows
@@ -50,6 +51,13 @@ def test_a_new_text_is_labelled_by_who_did_not_learn_from_the_old_one(tmp_path):
     for number, fold in enumerate(folds):
         alone = [np.allclose(made[number]["teacher_logits"], said[teacher][number], atol=1e-5) for teacher in (0, 1)]
         assert alone == [fold == 0, fold == 1], number
+
+
+def test_a_text_without_a_label_is_in_the_fold_of_the_one_it_is_like():
+    labelled = [f"text {word}" for word in ("one", "two", "three", "four")]
+    folds = folds_of(labelled, ["TEXT two, http://t.co/x", "text five", "text four!"], 2)
+    assert len(set(folds[:4])) == 2
+    assert folds.tolist() == [*(fold_of(text, 2) for text in labelled), folds[1], NOBODYS, folds[3]]
 
 
 def test_shares_hold_every_row_once():
