@@ -176,7 +176,9 @@ class LabellingRun(Steps):
         learnt = hashed(contents_of(self.teacher_path), lesson, recipe.seed, data, recipe.metrics[0])
         teacher = hashed(learnt, taught.cross_fit)
         shared = recipe.student.max_length if recipe.student.vocab_size is None else None  # the teacher reads the same
-        augment = hashed(data, recipe.data.augment, recipe.seed)
+        filler = recipe.data.augment and recipe.data.augment.masked_language_model
+        made_by = (contents_of(self.teacher_path), filler and contents_of(resolve(filler)))  # its tokenizer masks words
+        augment = hashed(data, recipe.data.augment, made_by, recipe.seed)
         cache = hashed(teacher, self.bf16, shared, augment)
         initialise = hashed(learnt, dataclasses.asdict(recipe.student))
         heard = (taught.label_map, taught.calibrate)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from hf_distill.labelling_run import LabellingRun
 from hf_distill.recipe import Recipe
 from hf_distill.run import run_recipe
 from tests.test_run import BAD, FILLER, GOOD, write_teacher
@@ -142,6 +143,23 @@ def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
         report.models["student"]["quality"]["accuracy"]["value"]
         > report.controls["majority_class"]["accuracy"]["value"]
     )
+
+
+def test_texts_are_made_anew_for_another_teacher_or_another_model_that_fills_masks(tmp_path):
+    for name in ("teacher", "other", "filler"):
+        write_teacher(tmp_path / name)
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+
+    def fingerprint(teacher):
+        filled = {"texts": 80, "masked_language_model": str(tmp_path / "filler")}
+        settings = {"teacher__model": str(tmp_path / teacher), "data__augment": filled}
+        return LabellingRun(recipe(tmp_path, **settings)).fingerprints["augment"]
+
+    first = fingerprint("teacher")
+    assert fingerprint("teacher") == first
+    assert fingerprint("other") != first
+    (tmp_path / "filler" / "config.json").write_text("{}")
+    assert fingerprint("teacher") != first
 
 
 @pytest.mark.parametrize(
