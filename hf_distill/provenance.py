@@ -17,6 +17,8 @@ import transformers
 from hf_distill.teacher import LiveTeacher, TeacherEnsemble
 
 FILE = "provenance.json"
+# What a config says that changes no answer.
+NAMES = ("_name_or_path", "transformers_version", "dtype", "id2label", "label2id", "architectures")
 
 
 def row_hashes(dataset: datasets.Dataset, names: Sequence[str]) -> np.ndarray:
@@ -78,6 +80,19 @@ def weights_hash(teacher: LiveTeacher) -> str:
     return digest.hexdigest()
 
 
+def config_hash(teacher: LiveTeacher) -> str:
+    """A hash of how a teacher computes with its weights, where its config differs from the defaults of its kind."""
+    configs = [_nameless(member.config.to_diff_dict()) for member in teacher.members]
+    return _short(json.dumps(configs, sort_keys=True, default=str).encode())
+
+
+def _nameless(config: Any) -> Any:
+    """A config, and those inside it, without `NAMES`."""
+    if not isinstance(config, dict):
+        return config
+    return {str(name): _nameless(value) for name, value in config.items() if name not in NAMES}
+
+
 def tokenizer_hash(tokenizer: Any) -> str:
     """A hash of all that decides on which token ids a text becomes; padding and truncation are left out."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -100,6 +115,7 @@ def provenance(teacher: LiveTeacher, tokenizer: Any, options: dict[str, Any]) ->
             "name": _public_name(teacher),
             "revision": getattr(teacher.model.config, "_commit_hash", None),
             "weights": weights_hash(teacher),
+            "config": config_hash(teacher),
         },
         "tokenizer": {"hash": None if tokenizer is None else tokenizer_hash(tokenizer)},
         "options": options,
@@ -150,6 +166,7 @@ def check(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
 
 def _differ(part: str, name: str, before: Any, now: Any) -> bool:
     unknown = part == "tokenizer" and (before is None or now is None)
+    unknown |= (part, name) == ("teacher", "config") and before is None  # older records do not say
     informal = (part, name) in (("teacher", "name"), ("teacher", "revision"), ("rows", "order"))
     if name == "keeps_rows":  # older records do not say
         return bool(before) != now

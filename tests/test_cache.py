@@ -184,6 +184,17 @@ def test_another_teacher_other_rows_other_options(tmp_path):
     assert len(cached(rows, teacher, tmp_path)) == 9
 
 
+def test_the_same_weights_that_compute_otherwise(tmp_path):
+    rows, teacher = tiny_rows(9), tiny_bert(num_labels=3)
+    said = cached(rows, teacher, tmp_path / "cache")["teacher_logits"]
+    teacher.config.id2label = {0: "a", 1: "b", 2: "c"}
+    teacher.save_pretrained(tmp_path / "teacher")
+    assert np.allclose(cached(rows, tmp_path / "teacher", tmp_path / "cache")["teacher_logits"], said, atol=1e-6)
+    other = type(teacher).from_pretrained(tmp_path / "teacher", num_attention_heads=1)
+    with pytest.raises(ValueError, match=r"another pass: teacher\.config: '[0-9a-f]+' there, '[0-9a-f]+' now"):
+        cached(rows, other, tmp_path / "cache")
+
+
 # Language models
 
 CAUSAL = {"task": "text-generation", "dtype": "float32"}
