@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,17 @@ from hf_distill.report import compare
 from hf_distill.sources import resolve
 from hf_distill.steps import STEPS, Steps, contents_of, hashed
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
-from hf_distill.targets import adjusted, ask_teachers, calibration_temperature, folds_of, inherited_folds
+from hf_distill.targets import (
+    Share,
+    adjusted,
+    ask_teachers,
+    calibration_temperature,
+    cross_fit_shares,
+    folds_of,
+    inherited_folds,
+    speaker,
+)
+from hf_distill.teacher import TeacherEnsemble
 from hf_distill.tokenising import tokenise, words_cut_off
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training import collator, training_arguments, validation
@@ -55,6 +65,7 @@ class LabellingRun(Steps):
             name: load_further(data, self.splits, task=recipe.task) for name, data in recipe.further_data.items()
         }
         self.classes = self.splits.classes or [recipe.data.label_columns[0]]  # a regression has one output
+        self.temperatures: dict[tuple[int, ...], float] = {}  # found once, see `temperature`
         self.check()
 
     # Before anything expensive
@@ -456,11 +467,11 @@ class LabellingRun(Steps):
     def for_comparison(self, rows: datasets.Dataset) -> datasets.Dataset:
         """Rows as `compare` reads them: where the teacher has other classes, with what it says in the data's."""
         read = self.read(rows)
-        return self.adjusted(self.with_live_logits(read)) if self.recipe.teacher.label_map else read
+        return self.adjusted(self.with_live_logits(read, self.teacher()[0])) if self.recipe.teacher.label_map else read
 
-    def with_live_logits(self, rows: datasets.Dataset) -> datasets.Dataset:
-        """Tokenised rows with what the teacher says now."""
-        teacher, tokenizer = self.teacher()
+    def with_live_logits(self, rows: datasets.Dataset, teacher: PreTrainedModel | TeacherEnsemble) -> datasets.Dataset:
+        """Tokenised rows with what a teacher says now."""
+        tokenizer = self.tokenizer(self.teacher_path)
         reader = Reader(teacher, rows, tokenizer, as_teacher=True, of_words=self.task.of_words)
         with reader.ready():
             said = (predict_word_logits if self.task.of_words else predict_logits)(reader, rows, name="teacher")
@@ -531,22 +542,35 @@ class LabellingRun(Steps):
         if not self.hears_logits:
             return rows
         folder = self.marked("cache", "cache")
-        numbers = range(self.recipe.teacher.cross_fit or 0)
-        teachers = [self.load(self.work / "folds" / str(number))[0] for number in numbers] or [self.teacher()[0]]
+        fitted = self.recipe.teacher.cross_fit
+        teachers = [self.teacher()[0]] if fitted is None else self.fold_teachers(range(fitted))
         # What a teacher learnt from, it knows in other words too.
         sources = self.read_json("augmented.json", {}).get("sources", []) if self.recipe.data.augment else []
-        folds = inherited_folds(self.folds.tolist(), len(rows) - len(sources), sources)
-        said = ask_teachers(
-            rows, teachers, folds.tolist(), folder, task=self.recipe.task, dtype="float32", bf16=self.bf16
-        )
-        return self.adjusted(said)
+        folds = inherited_folds(self.folds.tolist(), len(rows) - len(sources), sources).tolist()
+        said = ask_teachers(rows, teachers, folds, folder, task=self.recipe.task, dtype="float32", bf16=self.bf16)
+        return self.adjusted(said, [] if fitted is None else cross_fit_shares(folds, fitted, len(rows)))
 
-    def adjusted(self, rows: datasets.Dataset) -> datasets.Dataset:
-        """The rows with the teacher's logits in the data's classes, and as sure as its validation answers warrant."""
+    def fold_teachers(self, numbers: Iterable[int]) -> list[PreTrainedModel]:
+        """The teachers that did not learn from the folds of these numbers."""
+        return [self.load(self.work / "folds" / str(number))[0] for number in numbers]
+
+    def adjusted(self, rows: datasets.Dataset, shares: Sequence[Share] = ()) -> datasets.Dataset:
+        """The rows with the teacher's logits in the data's classes, and as sure as its validation answers warrant.
+
+        Args:
+            rows: with logits.
+            shares: whose logits they are, where they are not the teacher's.
+        """
         settings = self.recipe.teacher
         if not (settings.label_map or settings.calibrate):
             return rows
-        temperature = self.temperature if settings.calibrate else 1.0
+        temperature: float | np.ndarray = 1.0
+        if settings.calibrate and shares:
+            temperature = np.ones(len(rows))
+            for share in shares:
+                temperature[share.rows] = self.temperature(share.teachers)
+        elif settings.calibrate:
+            temperature = self.temperature()
         changed, lost = adjusted(rows, temperature, settings.label_map, self.teacher_classes, self.classes)
         if lost:
             self.console.print(
@@ -555,10 +579,12 @@ class LabellingRun(Steps):
             )
         return changed
 
-    @cached_property
-    def temperature(self) -> float:
-        """At which the teacher's doubt fits the validation labels."""
-        rows = self.with_live_logits(self.read(self.splits.validation))
+    def temperature(self, numbers: tuple[int, ...] = ()) -> float:
+        """At which the doubt of the teacher, or of the teachers of these folds together, fits the validation labels."""
+        if numbers in self.temperatures:
+            return self.temperatures[numbers]
+        teacher = speaker(self.fold_teachers(numbers)) if numbers else self.teacher()[0]
+        rows = self.with_live_logits(self.read(self.splits.validation), teacher)
         if self.recipe.teacher.label_map:
             rows, _ = adjusted(rows, 1.0, self.recipe.teacher.label_map, self.teacher_classes, self.classes)
         said = [np.asarray(row, dtype=np.float32).reshape(-1, len(self.classes)) for row in rows[columns.LOGITS]]
@@ -566,5 +592,7 @@ class LabellingRun(Steps):
         # Of a sentence that was cut off, the words that were read.
         labels = np.concatenate([row[: len(answers)] for row, answers in zip(true, said, strict=True)])
         found = calibration_temperature(np.concatenate(said), labels)
-        self.console.print(f"  the teacher's temperature: {found:.3f}", highlight=False)
+        whose = f" without fold {' or '.join(map(str, numbers))}" if numbers else ""
+        self.console.print(f"  the temperature of the teacher{whose}: {found:.3f}", highlight=False)
+        self.temperatures[numbers] = found
         return found

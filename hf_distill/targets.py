@@ -157,15 +157,19 @@ def ask_teachers(
     shares = cross_fit_shares(folds, len(teachers), len(rows))
     parts = []
     for share in shares:
-        asked = [teachers[number] for number in share.teachers]
-        speaker = asked[0] if len(asked) == 1 else TeacherEnsemble(asked)
-        parts.append(cache_teacher_outputs(rows.select(share.rows), speaker, output_dir=folder / share.name, **options))
+        asked = speaker([teachers[number] for number in share.teachers])
+        parts.append(cache_teacher_outputs(rows.select(share.rows), asked, output_dir=folder / share.name, **options))
     return datasets.concatenate_datasets(parts).select(np.argsort(np.concatenate([share.rows for share in shares])))
+
+
+def speaker(teachers: Sequence[PreTrainedModel]) -> PreTrainedModel | TeacherEnsemble:
+    """One teacher itself, several as one."""
+    return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
 
 
 def adjusted(
     rows: datasets.Dataset,
-    temperature: float = 1.0,
+    temperature: float | np.ndarray = 1.0,
     label_map: Mapping[str, str | None] | None = None,
     teacher_classes: Sequence[str] = (),
     student_classes: Sequence[str] = (),
@@ -174,7 +178,7 @@ def adjusted(
 
     Args:
         rows: a row of logits each, or one a word.
-        temperature: > 0.
+        temperature: > 0, of all rows, or (rows,) of each.
         label_map: see `label_map.mapped_logits`. None or empty: the classes stay.
         teacher_classes: in order, for the map.
         student_classes: likewise.
@@ -182,21 +186,23 @@ def adjusted(
         The rows, and the share of items for which the teacher would have chosen a class that the map leaves out.
     """
     lost: list[bool] = []
+    temperatures = np.broadcast_to(np.float32(temperature), len(rows))
 
-    def change(batch: dict[str, Any]) -> dict[str, Any]:
+    def change(batch: dict[str, Any], numbers: list[int]) -> dict[str, Any]:
         made = []
-        for row in batch[LOGITS]:
+        for number, row in zip(numbers, batch[LOGITS], strict=True):
             logits = np.asarray(row, dtype=np.float32)
             if label_map:
                 logits, missing = mapped_logits(logits, label_map, teacher_classes, student_classes)
                 lost.extend(np.atleast_1d(missing > 0.5).tolist())
-            made.append((logits / temperature).tolist())
+            made.append((logits / temperatures[number]).tolist())
         return {LOGITS: made}
 
     others = rows.remove_columns(LOGITS)
     column = rows.select_columns([LOGITS]).map(
         change,
         batched=True,
+        with_indices=True,
         remove_columns=[LOGITS],
         keep_in_memory=True,
         load_from_cache_file=False,

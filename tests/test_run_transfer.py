@@ -3,15 +3,19 @@
 import csv
 import json
 
+import datasets
 import numpy as np
 import pytest
 
 from hf_distill.labelling_run import LabellingRun
+from hf_distill.provenance import row_hashes
 from hf_distill.recipe import Recipe
 from hf_distill.run import run_recipe
 from tests.test_run import BAD, FILLER, GOOD, write_teacher
 
 TEACHER = {"num_train_epochs": 10, "learning_rate": 2.0e-3, "per_device_train_batch_size": 16, "disable_tqdm": True}
+
+READ = ["teacher_attention_mask", "teacher_input_ids", "teacher_token_type_ids"]
 
 
 def write_reviews(path, names, number=300, seed=0):
@@ -134,6 +138,16 @@ def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
     of_labelled = sum(source < 150 for source in kept["sources"])  # these are in their old text's fold
     parts = [json.loads((out / "cache" / name / "provenance.json").read_text()) for name in ("fold-0", "fold-1")]
     assert sum(part["rows"]["number"] for part in parts) == 150 + of_labelled > 150
+    # Each share's logits are divided by the temperature of its own teachers.
+    run = LabellingRun(recipe(tmp_path, **settings))
+    rows = run.taught_rows()
+    assert set(run.temperatures) == {(0,), (1,), (0, 1)}
+    assert len(set(run.temperatures.values())) == 3
+    for numbers, name in {(0,): "fold-0", (1,): "fold-1", (0, 1): "others"}.items():
+        shard = datasets.Dataset.from_file(str(out / "cache" / name / "shard-00000.arrow"))
+        place = {hashed: number for number, hashed in enumerate(row_hashes(rows, READ))}
+        heard = rows.select([place[hashed] for hashed in shard["row_hash"]])["teacher_logits"]
+        assert np.allclose(np.array(heard) * run.temperatures[numbers], shard["teacher_logits"], atol=1e-5)
     steps = (out / ".work" / "steps.json").read_text()
     run_recipe(recipe(tmp_path, **settings), only="distill")
     assert (out / ".work" / "steps.json").read_text() == steps  # nothing is made twice

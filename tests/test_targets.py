@@ -101,3 +101,6 @@ def test_logits_through_a_temperature_and_a_map():
     halved, lost = adjusted(rows, temperature=2.0)
     assert np.allclose(halved["teacher_logits"][0], np.log([[0.5, 0.3, 0.2]]) / 2, atol=1e-6)
     assert lost == 0
+    each, _ = adjusted(rows, temperature=np.array([2.0, 0.5]))
+    assert np.allclose(each["teacher_logits"][0], np.log([[0.5, 0.3, 0.2]]) / 2, atol=1e-6)
+    assert np.allclose(each["teacher_logits"][1], np.log([[0.1, 0.1, 0.8], [0.6, 0.2, 0.2]]) / 0.5, atol=1e-6)
