@@ -108,14 +108,14 @@ class Asker:
         offsets = [_offset(ids, row[read]) for ids, row in zip(padded, inputs, strict=True)]
         everywhere = [np.arange(len(row[read])) for row in inputs]
         heard = [self._heard(example, where) for example, where in zip(examples, everywhere, strict=True)]
-        found = self._columns(answer["logits"], heard, offsets, numbers, self.layout.logits)
+        found = self._columns(answer["logits"], heard, offsets, numbers, self.layout.logits, finite=False)
         for layer in self.layout.hidden_layers:
             of = "decoder_hidden_states" if self.task == "translation" else "hidden_states"
             states = answer[of]
             if layer >= len(states):
                 raise ValueError(f"hidden_layers: the teacher has layers 0 to {len(states) - 1}, got {layer}.")
             compress = functools.partial(self.layout.hidden, layer)
-            found |= self._columns(states[layer], everywhere, offsets, numbers, compress)
+            found |= self._columns(states[layer], everywhere, offsets, numbers, compress, finite=True)
         return found
 
     def _inputs(self, example: dict[str, Any]) -> dict[str, Any]:
@@ -142,8 +142,9 @@ class Asker:
         offsets: list[int],
         numbers: np.ndarray,
         compress: Callable[[Tensor], dict[str, np.ndarray]],
+        finite: bool,
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The compressed outputs (batch, [length,] width) at the positions that are heard."""
+        """The compressed outputs (batch, [length,] width) at the positions that are heard; see `_usable`."""
         if heard[0] is None:
             counts = np.ones(len(heard), dtype=np.int64)
             chosen: Iterable[tuple[np.ndarray, Tensor]] = [(np.arange(len(heard)), outputs)]
@@ -154,13 +155,17 @@ class Asker:
             size = max(1, PIECE // outputs.shape[-1])
             at = list(zip(rows.split(size), places.split(size), strict=True))
             chosen = ((row.numpy(), outputs[row.to(outputs.device), place.to(outputs.device)]) for row, place in at)
-        pieces = [compress(_usable(items.float(), numbers[row])) for row, items in chosen]
+        pieces = [compress(_usable(items.float(), numbers[row], finite)) for row, items in chosen]
         return {name: (np.concatenate([piece[name] for piece in pieces]), counts) for name in pieces[0]}
 
 
-def _usable(items: Tensor, numbers: np.ndarray) -> Tensor:
-    """The items (items, width) themselves, which belong to the rows of these numbers: (items,)."""
-    strange = ~(items.amax(dim=-1) < torch.inf)  # NaN is greater than any number, and smaller than none
+def _usable(items: Tensor, numbers: np.ndarray, finite: bool) -> Tensor:
+    """The items (items, width) themselves, which belong to the rows of these numbers: (items,).
+
+    All of their numbers have to be `finite`; or else -inf may rule a class out, though not all of them.
+    """
+    usable = items.isfinite().all(dim=-1) if finite else items.amax(dim=-1).isfinite()  # NaN is the greatest of all
+    strange = ~usable
     if strange.any():
         raise ValueError(
             f"The teacher returned NaN or infinity for row {numbers[strange.cpu().numpy()].min()}. A teacher in half "

@@ -140,7 +140,8 @@ def check(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
         folder: of a cache.
         now: what is asked for.
     Raises:
-        ValueError: it holds the outputs of another pass, or files that say nothing of their origin.
+        ValueError: it holds the outputs of another pass, or files that say nothing of their origin, or a record that
+            is not a cache's.
     """
     path = folder / FILE
     if not path.exists():
@@ -149,7 +150,7 @@ def check(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
                 f"{folder} holds Arrow files and no {FILE} that says where they come from. Choose another output_dir."
             )
         return None
-    before = json.loads(path.read_text())
+    before = _read(path)
     differences = [
         f"{part}.{name}: {before[part].get(name)!r} there, {value!r} now"
         for part in ("teacher", "tokenizer", "rows", "options")
@@ -162,6 +163,20 @@ def check(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
             "Choose another output_dir, or delete that one."
         )
     return before
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # of text that is not UTF-8, or not JSON
+        content = None
+    parts = ("teacher", "tokenizer", "options")
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
+        raise ValueError(
+            f"{path} is not the record of a cache: expected JSON with {', '.join(parts)}. Choose another "
+            "output_dir, or delete that one."
+        )
+    return content
 
 
 def _differ(part: str, name: str, before: Any, now: Any) -> bool:

@@ -608,6 +608,13 @@ def test_files_of_unknown_origin(tmp_path):
         cached(tiny_rows(3), tiny_bert(num_labels=3), tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"teacher": 1}', b"\xff"])
+def test_a_record_of_something_else(tmp_path, content):
+    (tmp_path / "provenance.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r"provenance\.json is not the record of a cache: expected JSON with teacher"):
+        cached(tiny_rows(3), tiny_bert(num_labels=3), tmp_path)
+
+
 @pytest.mark.parametrize("of", [lambda rows: rows, streamed])
 def test_a_row_without_text(tmp_path, of):
     rows = tiny_rows(3).map(
@@ -650,13 +657,14 @@ class Failing(type(tiny_bert())):
     """A teacher that answers with NaN where it reads this token."""
 
     stumbles_over = -1
+    instead = torch.inf
 
     def forward(self, input_ids=None, attention_mask=None, **kwargs):
         said = super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         said.logits = said.logits.where((input_ids != self.stumbles_over).all(dim=-1, keepdim=True), torch.nan)
         if said.hidden_states is not None:
             here = (input_ids == self.stumbles_over).unsqueeze(-1)
-            said.hidden_states = [states.masked_fill(here, torch.inf) for states in said.hidden_states]
+            said.hidden_states = [states.masked_fill(here, self.instead) for states in said.hidden_states]
         return said
 
 
@@ -685,10 +693,25 @@ def test_a_teacher_that_returns_nan_is_told_by_the_row_and_what_is_finished_is_k
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
 
-def test_states_that_are_no_numbers(tmp_path):
+def test_minus_infinity_rules_out_a_class_but_not_all(tmp_path):
+    teacher, rows = tiny_bert(num_labels=3), tiny_rows(4)
+    with torch.no_grad():
+        teacher.classifier.bias[1] = -torch.inf
+    made = np.array(cached(rows, teacher, tmp_path / "one")["teacher_logits"])
+    assert np.isneginf(made[:, 1]).all()
+    assert np.isfinite(made[:, [0, 2]]).all()
+    with torch.no_grad():
+        teacher.classifier.bias[:] = -torch.inf
+    with pytest.raises(ValueError, match="The teacher returned NaN or infinity for row 0"):
+        cached(rows, teacher, tmp_path / "all")
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_states_that_are_no_numbers(tmp_path, value):
     teacher = tiny_bert(num_labels=3)
     teacher.__class__ = Failing
     teacher.stumbles_over = tiny_rows(4)["input_ids"][2][0]
+    teacher.instead = value
     number = next(n for n, ids in enumerate(tiny_rows(4)["input_ids"]) if teacher.stumbles_over in ids)
     teacher.classifier.forward = lambda pooled: torch.zeros(len(pooled), 3)
     with pytest.raises(ValueError, match=f"The teacher returned NaN or infinity for row {number}"):
