@@ -166,7 +166,9 @@ def _column_names(dataset: Any) -> tuple[list[str], Any]:
 
 
 def _check_columns(names: list[str], task: str, layout: Layout) -> None:
-    there = [name for name in [*layout.names, ROW_HASH] if name in names]
+    # Another pass's logits would be heard instead of these, or beside them.
+    others = [name for name in names if columns.is_output(name) and not name.startswith(columns.HIDDEN)]
+    there = list(dict.fromkeys([*others, *(name for name in [*layout.names, ROW_HASH] if name in names)]))
     if there:
         raise ValueError(f"The data set has a column {', '.join(there)} already: remove or rename it.")
     if "input_ids" not in names:

@@ -745,7 +745,8 @@ def test_rows_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="has a column teacher_logits already"):
         cached(tiny_rows(3).add_column("teacher_logits", [[0.0] * 3] * 3), teacher, tmp_path)
     options = {"dtype": "int8", "hidden_layers": [1]}
-    for name in ("teacher_hidden_1", "teacher_hidden_1_scale", "teacher_logits_scale", "row_hash"):
+    stale = ("teacher_top_k_logits", "teacher_top_k_ids", "teacher_tail", "teacher_temperature")
+    for name in ("teacher_hidden_1", "teacher_hidden_1_scale", "teacher_logits_scale", "row_hash", *stale):
         for rows in (tiny_rows(3).add_column(name, [0.0] * 3), streamed(tiny_rows(3).add_column(name, [0.0] * 3))):
             with pytest.raises(ValueError, match=f"has a column {name} already: remove or rename it"):
                 cached(rows, teacher, tmp_path, **options)
