@@ -264,10 +264,10 @@ class _Pass:
         if before.get("rows", rows)["order"] != rows["order"]:
             return self._reordered(dataset, hashes, paths)
         lacking = [n for n, path in enumerate(paths) if not self._is_whole(path, hashes[starts[n] : ends[n]])]
+        self._check_room(sum(int(sizes[starts[n] : ends[n]].sum()) for n in lacking))  # all processes share the disk
         self.crew.wait()  # all have looked before any of them writes, so that all share out the same list
         missing = lacking[self.crew.number :: self.crew.size]
         own = [*missing, *(n for n in range(self.crew.number, len(starts), self.crew.size) if n not in lacking)]
-        self._check_room(sum(int(sizes[starts[n] : ends[n]].sum()) for n in missing), missing)
         mine = sum(ends[n] - starts[n] for n in own)
         todo = sum(ends[n] - starts[n] for n in missing)
         with self._progress(mine, mine - todo) as progress:
@@ -313,7 +313,7 @@ class _Pass:
         """The bytes that the answers to each row take: (rows,). `first` is the number of the first row."""
         heard = marks(dataset.column_names, self.ask.task)
         ids = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in dataset.column_names else "input_ids"
-        items = np.ones(len(dataset), dtype=np.int64)
+        items, positions = np.ones((2, len(dataset)), dtype=np.int64)
         start = 0
         wanted = [name for name in {ids, heard} if name is not None]
         for part in dataset.select_columns(wanted).with_format("arrow").iter(1000):
@@ -321,11 +321,14 @@ class _Pass:
             if (lengths == 0).any():
                 empty = first + start + int((lengths == 0).nonzero()[0][0])
                 raise ValueError(f"Row {empty} has no tokens: there is nothing to ask the teacher. Remove such rows.")
+            of = lengths if heard is None else np.asarray(pa.compute.list_value_length(part.column(heard)))
             if TASKS[self.ask.task].per_position:
-                of = lengths if heard is None else np.asarray(pa.compute.list_value_length(part.column(heard)))
                 items[start : start + len(part)] = of
+            positions[start : start + len(part)] = of if self.ask.task == "translation" else lengths
             start += len(part)
-        return items * self.ask.layout.bytes_per_item(self.classes)
+        layout, config = self.ask.layout, self.ask.teacher.model.config.get_text_config()
+        width = config.hidden_size if layout.hidden_layers else 0
+        return items * layout.bytes_per_item(self.classes) + positions * layout.bytes_per_position(width)
 
     def _enter(self, now: dict[str, Any], finished: bool = False) -> dict[str, Any]:
         """The record of the folder, which is written where there is none."""
@@ -392,9 +395,9 @@ class _Pass:
         if start != len(shard):
             raise ValueError(f"{path} holds {len(shard)} rows and the stream ends after {start} of them. Delete it.")
 
-    def _check_room(self, needed: int, missing: Sequence[int]) -> None:
+    def _check_room(self, needed: int) -> None:
         free = shutil.disk_usage(self.folder).free
-        if missing and needed > free:
+        if needed > free:
             raise OSError(
                 errno.ENOSPC,
                 f"{self.folder} has {free / 1e9:.2f} GB left and the cache needs {needed / 1e9:.2f} GB more. Make "

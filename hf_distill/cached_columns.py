@@ -85,9 +85,15 @@ class Layout:
 
     def bytes_per_item(self, classes: int) -> int:
         """What the logits of one example, word or position take in memory-mapped Arrow."""
-        kept = (self.top_k or classes) * BYTES[self.dtype]
-        kept += {"int8": 4, "bfloat16": 4}.get(self.dtype, 0)  # the scale, or where the bytes end
+        kept = self._bytes(self.top_k or classes)
         return kept if self.top_k is None else kept + self.top_k * id_type(classes).itemsize + 4
+
+    def bytes_per_position(self, width: int) -> int:
+        """What the states of one position take in memory-mapped Arrow."""
+        return len(self.hidden_layers) * self._bytes(width)
+
+    def _bytes(self, numbers: int) -> int:
+        return numbers * BYTES[self.dtype] + {"int8": 4, "bfloat16": 8}.get(self.dtype, 0)  # its scale, or its end
 
     def logits(self, logits: Tensor) -> dict[str, np.ndarray]:
         """The columns of some items' logits.

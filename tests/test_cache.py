@@ -237,6 +237,18 @@ def test_every_dtype_comes_back_through_the_collator(tmp_path, dtype, tolerance,
     assert made.features["teacher_top_k_ids"].feature.feature.dtype == "uint8"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_bytes_an_item(dtype):
+    layout = Layout(None, 1.0, dtype, (0, 2))
+    found = [layout.logits(torch.randn(512, 40))]
+    found += [layout.hidden(layer, torch.randn(512, 24)) for layer in layout.hidden_layers]
+    sizes = [
+        sum(layout.values(name, array, None).arrow.nbytes for name, array in columns.items()) / 512 for columns in found
+    ]
+    assert layout.bytes_per_item(40) == pytest.approx(sizes[0], abs=0.1)
+    assert layout.bytes_per_position(24) == pytest.approx(sizes[1] + sizes[2], abs=0.1)
+
+
 def test_bytes_a_token(tmp_path):
     """What the limits are about, up to 65,536 words and beyond: 64 logits, their ids and the tail."""
     for words, limit, kind in ((65_536, 270, "uint16"), (65_537, 400, "int32")):
@@ -582,6 +594,21 @@ def test_too_little_room_is_known_before(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"has 0.00 GB left and the cache needs 0.00 GB more. Make room"):
         cached(tiny_rows(23), tiny_bert(num_labels=3), tmp_path)
     assert not list(tmp_path.glob("*.arrow"))
+
+
+def test_room_for_states_and_for_what_other_processes_write(tmp_path, monkeypatch):
+    rows, teacher = tiny_rows(23), tiny_bert(num_labels=3)
+    tokens = sum(map(len, rows["input_ids"]))
+    needed = 23 * 3 * 4 + tokens * teacher.config.hidden_size * 4
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    other = classmethod(lambda cls, device: cls(1, 2, torch.device("cpu")))
+    for name, crew in (("alone", None), ("one of two", other)):
+        if crew is not None:
+            monkeypatch.setattr("hf_distill.cache._Crew.assembled", crew)
+            monkeypatch.setattr("hf_distill.cache._Crew.wait", lambda self: None)
+            (tmp_path / name).mkdir()  # by the first process
+        with pytest.raises(OSError, match="Make room"):
+            cached(rows, teacher, tmp_path / name, hidden_layers=[1], shard_size=4)
 
 
 def test_tokenizers_are_compared(tmp_path):
