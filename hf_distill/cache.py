@@ -429,14 +429,16 @@ class _Pass:
         temporary = path.with_suffix(f".{os.getpid()}.part")
         writer: Any = None
         try:
-            with self._saying_what_is_kept(path), open(temporary, "wb") as file:
+            with pa.OSFile(str(temporary), "wb") as file:
                 for each in tables:
-                    writer = writer or pa.ipc.new_stream(file, each.schema)
-                    writer.write_table(each)
+                    with self._saying_what_is_kept(path):
+                        writer = writer or pa.ipc.new_stream(file, each.schema)
+                        writer.write_table(each)
                     del each  # before the next one is made
-                writer.close()
-                file.flush()
-                os.fsync(file.fileno())
+                with self._saying_what_is_kept(path):
+                    writer.close()
+            with self._saying_what_is_kept(path), open(temporary, "ab") as whole:
+                os.fsync(whole.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -589,6 +589,21 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path):
     assert (tmp_path / "shard-00000.arrow").stat().st_mtime_ns == kept
 
 
+def test_a_stream_that_breaks_off_is_no_full_disk(tmp_path):
+    rows, teacher = tiny_rows(12), tiny_bert(num_labels=3)
+
+    def read(numbers):
+        for number in numbers:
+            if number == 9:
+                raise ConnectionError("the line is dead")
+            yield rows[number]
+
+    broken = datasets.IterableDataset.from_generator(read, gen_kwargs={"numbers": list(range(12))})
+    with pytest.raises(ConnectionError, match=r"^the line is dead$"):
+        cached(broken, teacher, tmp_path, shard_size=4, batch_size=1)
+    assert sorted(path.name for path in tmp_path.glob("shard*")) == ["shard-00000.arrow", "shard-00001.arrow"]
+
+
 def test_too_little_room_is_known_before(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(OSError, match=r"has 0.00 GB left and the cache needs 0.00 GB more. Make room"):
