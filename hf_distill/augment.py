@@ -2,10 +2,11 @@
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -124,7 +125,8 @@ class FreshTexts(IterableDataset):
     """Rows of new texts, others in each epoch, for a live teacher: a `train_dataset` of `DistillationTrainer`.
 
     `Trainer` calls `set_epoch`. A training that is resumed reads the texts that it would have read. The rows have no
-    labels, so `hard_label_weight` should be 0.
+    labels, so `hard_label_weight` should be 0. `cache_teacher_outputs` reads them as well: this epoch's as they are, or
+    those of several with `stream`.
 
     Args:
         texts: the old ones.
@@ -173,6 +175,20 @@ class FreshTexts(IterableDataset):
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for _, text in itertools.islice(self._source.draw(int(self._epoch), {}), first, None, step):
             yield self._encode(text)
+
+    def stream(self, epochs: Iterable[int] | None = None) -> datasets.IterableDataset:
+        """The rows of some epochs, one epoch after the other.
+
+        Args:
+            epochs: their numbers, >= 0. None: the one that is set.
+        """
+        numbers = [int(self._epoch)] if epochs is None else list(epochs)
+        return datasets.IterableDataset.from_generator(self._of_epochs, gen_kwargs={"epochs": numbers})
+
+    def _of_epochs(self, epochs: list[int]) -> Iterator[dict[str, Any]]:
+        for epoch in epochs:
+            for _, text in self._source.draw(epoch, {}):
+                yield self._encode(text)
 
     def _encode(self, text: str) -> dict[str, Any]:
         return {

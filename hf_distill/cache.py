@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from hf_distill import columns
 from hf_distill.answers import MARKS, Asker, marks, pad
+from hf_distill.augment import FreshTexts
 from hf_distill.cached_columns import BYTES, Layout, Values, table
 from hf_distill.provenance import check, provenance, row_hashes, rows_record, write
 from hf_distill.tasks import TASKS
@@ -36,7 +37,7 @@ WINDOW_BYTES = 2**27
 
 
 def cache_teacher_outputs(
-    dataset: datasets.Dataset | datasets.IterableDataset,
+    dataset: datasets.Dataset | datasets.IterableDataset | FreshTexts,
     teacher_model: PreTrainedModel | TeacherEnsemble | str | Path,
     *,
     task: str,
@@ -65,7 +66,7 @@ def cache_teacher_outputs(
 
     Args:
         dataset: tokenised rows. A teacher with its own tokenizer reads `teacher_input_ids` and its companions. A stream
-            (`IterableDataset`) is read once; its shards keep the rows too.
+            (`IterableDataset`) is read once; its shards keep the rows too. So are `FreshTexts`, of the epoch now set.
         teacher_model: a model, an ensemble, or a Hub id or folder.
         task: a name in `tasks.TASKS`.
         output_dir: where the shards are, or will be; the same for all processes.
@@ -93,6 +94,8 @@ def cache_teacher_outputs(
     """
     layout = Layout(top_k, temperature, dtype, tuple(hidden_layers))
     _check_options(task, layout, batch_size, shard_size)
+    if isinstance(dataset, FreshTexts):
+        dataset = dataset.stream()
     names, dataset = _column_names(dataset)
     _check_columns(names, task, layout)
     crew = _Crew.assembled(device)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
-from hf_distill import DistillationArguments, DistillationTrainer, LSTMStudentConfig
+from hf_distill import DistillationArguments, DistillationTrainer, LSTMStudentConfig, cache_teacher_outputs
 from hf_distill.augment import LONGEST_NGRAM, Augment, FreshTexts, augmented
 from hf_distill.replacement import MaskedLanguageModel, Text
 from hf_distill.students import LSTMStudentForSequenceClassification
@@ -231,6 +231,22 @@ def test_workers_share_the_texts_and_see_the_epoch():
         epochs.append(sorted(read(loader)))
         assert epochs[-1] == sorted(read(fresh))
     assert epochs[0] != epochs[1]
+
+
+def test_fresh_texts_of_several_epochs_with_what_the_teacher_says_of_them(tmp_path):
+    fresh = FreshTexts(corpus(), Augment(12), TOKENIZER)
+    teacher = tiny_bert(num_labels=3)
+    options = {"task": "text-classification", "dtype": "float32"}
+    made = cache_teacher_outputs(fresh.stream(range(3)), teacher, output_dir=tmp_path / "three", **options)
+    epochs = []
+    for epoch in range(3):
+        fresh.set_epoch(epoch)
+        epochs.append(read(fresh))
+        alone = cache_teacher_outputs(fresh, teacher, output_dir=tmp_path / str(epoch), **options)
+        part = made.select(range(12 * epoch, 12 * epoch + 12))
+        assert read(alone) == read(part) == epochs[-1]
+        assert np.allclose(alone["teacher_logits"], part["teacher_logits"], atol=1e-6)
+    assert epochs[0] != epochs[1] != epochs[2]
 
 
 def test_a_training_on_fresh_texts(tmp_path):
