@@ -500,8 +500,10 @@ class LabellingRun(Steps):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The rows of the data, and the words of the training sentences that were cut off."""
+        """The rows of the data, the texts made of them, and the words of the training sentences that were cut off."""
         counts = dict(self.splits.counts)
+        if self.recipe.data.augment is not None:
+            counts |= self.new_texts["counts"]
         if self.task.of_words:
             words = self.taught_texts
             rows = self.read(words)
@@ -514,27 +516,49 @@ class LabellingRun(Steps):
     def taught_texts(self) -> datasets.Dataset:
         """All that the student learns from: labelled rows, rows without a label, and new texts made of both."""
         rows = datasets.concatenate_datasets([self.splits.train, self.splits.unlabelled])
-        settings = self.recipe.data.augment
-        if settings is None:
+        if self.recipe.data.augment is None:
             return rows
-        kept = self.read_json("augmented.json", {})
-        if kept.get("fingerprint") != self.fingerprints["augment"] or "sources" not in kept:
-            if settings.masked_language_model is not None:
-                settings = dataclasses.replace(settings, masked_language_model=resolve(settings.masked_language_model))
-            tokenizer = self.tokenizer(self.teacher_path)
-            numbers: list[int] = []
-            made = augmented(rows["text"][:], settings, self.recipe.seed, tokenizer=tokenizer, sources=numbers)
-            held = {
-                near_duplicate_key(text)
-                for part in (self.splits.validation, self.splits.test, self.splits.fidelity)
-                for text in part["text"]
-            }
-            fresh = [number for number, text in enumerate(made) if near_duplicate_key(text) not in held]
-            texts, sources = [made[number] for number in fresh], [numbers[number] for number in fresh]
-            self.console.print(f"  {len(texts):,} new texts; {len(made) - len(texts):,} were like held-out ones")
-            kept = {"fingerprint": self.fingerprints["augment"], "texts": texts, "sources": sources}
-            self.write_json("augmented.json", kept)
-        return datasets.concatenate_datasets([rows.select_columns(["text", "label"]), unlabelled(kept["texts"], rows)])
+        new = unlabelled(self.new_texts["texts"], rows)
+        return datasets.concatenate_datasets([rows.select_columns(["text", "label"]), new])
+
+    @cached_property
+    def new_texts(self) -> dict[str, Any]:
+        """`texts` made of the training texts, made once; for each the number of its old one (`sources`); `counts`."""
+        kept: dict[str, Any] = self.read_json("augmented.json", {})
+        if kept.get("fingerprint") == self.fingerprints["augment"] and "counts" in kept:
+            return kept
+        settings: Any = self.recipe.data.augment
+        if settings.masked_language_model is not None:
+            settings = dataclasses.replace(settings, masked_language_model=resolve(settings.masked_language_model))
+        sources: list[int] = []
+        counts: dict[str, int] = {}
+        made = augmented(
+            [text for part in (self.splits.train, self.splits.unlabelled) for text in part["text"]],
+            settings,
+            self.recipe.seed,
+            tokenizer=self.tokenizer(self.teacher_path),
+            sources=sources,
+            counts=counts,
+        )
+        held = {
+            near_duplicate_key(text)
+            for part in (self.splits.validation, self.splits.test, self.splits.fidelity)
+            for text in part["text"]
+        }
+        fresh = [number for number, text in enumerate(made) if near_duplicate_key(text) not in held]
+        counts |= {
+            "augmented texts": len(fresh),
+            "augmented texts like held-out ones, left out": len(made) - len(fresh),
+        }
+        self.console.print(f"  {len(fresh):,} new texts; {len(made) - len(fresh):,} were like held-out ones")
+        kept = {
+            "fingerprint": self.fingerprints["augment"],
+            "texts": [made[number] for number in fresh],
+            "sources": [sources[number] for number in fresh],
+            "counts": {name: number for name, number in counts.items() if number},
+        }
+        self.write_json("augmented.json", kept)
+        return kept
 
     def taught_rows(self) -> datasets.Dataset:
         """All training rows; where anybody wants to hear the teacher's logits, with them, in the data's classes."""
@@ -545,7 +569,7 @@ class LabellingRun(Steps):
         fitted = self.recipe.teacher.cross_fit
         teachers = [self.teacher()[0]] if fitted is None else self.fold_teachers(range(fitted))
         # What a teacher learnt from, it knows in other words too.
-        sources = self.read_json("augmented.json", {}).get("sources", []) if self.recipe.data.augment else []
+        sources = self.new_texts["sources"] if self.recipe.data.augment else []
         folds = inherited_folds(self.folds.tolist(), len(rows) - len(sources), sources).tolist()
         said = ask_teachers(rows, teachers, folds, folder, task=self.recipe.task, dtype="float32", bf16=self.bf16)
         return self.adjusted(said, [] if fitted is None else cross_fit_shares(folds, fitted, len(rows)))

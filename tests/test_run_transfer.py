@@ -153,6 +153,9 @@ def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
     assert (out / ".work" / "steps.json").read_text() == steps  # nothing is made twice
     report = run_recipe(recipe(tmp_path, **settings))
     assert report is not None
+    assert report.run["rows"]["augmented texts"] == 80
+    assert report.run["rows"]["words replaced"] > 80
+    assert "; 80 augmented texts" in (out / "student" / "README.md").read_text(encoding="utf-8")
     assert (
         report.models["student"]["quality"]["accuracy"]["value"]
         > report.controls["majority_class"]["accuracy"]["value"]
