@@ -117,7 +117,7 @@ def cache_teacher_outputs(
         "shard_size": shard_size,
         "keeps_rows": isinstance(dataset, datasets.IterableDataset),
     }
-    origin = provenance(teacher, teacher_processing_class, options)
+    origin = provenance(teacher, teacher_processing_class, options, read)
     pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
     collate = data_collator or functools.partial(pad, pad_id=pad_id)
     ask = Asker(teacher, task, layout, collate, batch_size, bf16)

@@ -49,8 +49,7 @@ from hf_distill.provenance import row_hashes
 
 outputs = load_dataset({dataset}, split="train")
 place = {{row_hash: number for number, row_hash in enumerate(outputs["row_hash"])}}
-# The columns that the teacher reads, in the order of their names; its own tokens are in teacher_input_ids.
-hashes = row_hashes(rows, ["attention_mask", "input_ids"])
+hashes = row_hashes(rows, {read})  # what the teacher reads; its own tokens are in teacher_input_ids
 answers = outputs.select([place[each] for each in hashes.tolist()]).remove_columns("row_hash")
 rows = concatenate_datasets([rows, answers], axis=1)
 ```
@@ -122,8 +121,14 @@ def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token
         api = HfApi(token=token)
         answers.push_to_hub(to, private=private, token=token, commit_message="Add the teacher's outputs")
         card = DatasetCard.load(to, token=token)
-        card.text = OUTPUTS.format(student=repo_id, dataset=json.dumps(to), columns=", ".join(answers.column_names))
         records = {file.relative_to(cache).as_posix(): file for file in sorted(cache.rglob("provenance.json"))}
+        record = json.loads(next(iter(records.values())).read_text(encoding="utf-8"))
+        card.text = OUTPUTS.format(
+            student=repo_id,
+            dataset=json.dumps(to),
+            columns=", ".join(answers.column_names),
+            read=json.dumps(record.get("columns", ["attention_mask", "input_ids"])),
+        )
         additions = [CommitOperationAdd("README.md", str(card).encode())]
         additions += [CommitOperationAdd(name, file) for name, file in records.items()]
         api.create_commit(to, additions, commit_message="Say where they come from", repo_type="dataset")

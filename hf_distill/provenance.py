@@ -102,13 +102,14 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return _short(json.dumps(parts, sort_keys=True).encode())
 
 
-def provenance(teacher: LiveTeacher, tokenizer: Any, options: dict[str, Any]) -> dict[str, Any]:
+def provenance(teacher: LiveTeacher, tokenizer: Any, options: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """All that a cache depends on but its rows.
 
     Args:
         teacher: whose outputs they are.
         tokenizer: the teacher's, where it is known.
         options: of the pass.
+        names: of the columns that the row hashes are of.
     """
     return {
         "teacher": {
@@ -119,6 +120,7 @@ def provenance(teacher: LiveTeacher, tokenizer: Any, options: dict[str, Any]) ->
         },
         "tokenizer": {"hash": None if tokenizer is None else tokenizer_hash(tokenizer)},
         "options": options,
+        "columns": list(names),
         "versions": {
             "transformers": transformers.__version__,
             "datasets": datasets.__version__,
