@@ -26,7 +26,7 @@ from hf_distill.augment import FreshTexts
 from hf_distill.cached_columns import BYTES, Layout, Values, table
 from hf_distill.provenance import check, provenance, row_hashes, rows_record, write
 from hf_distill.tasks import TASKS
-from hf_distill.teacher import LiveTeacher, TeacherEnsemble
+from hf_distill.teacher import LiveTeacher, TeacherEnsemble, input_limits
 
 logger = logging.get_logger(__name__)
 
@@ -88,8 +88,8 @@ def cache_teacher_outputs(
         The same rows in the same order with the teacher's columns, memory-mapped.
     Raises:
         ValueError: another teacher, other rows or other options made what is in `output_dir` (rows in another order
-            are matched); the teacher returns NaN; rows without tokens; columns of these names are there already;
-            options that do not fit.
+            are matched); the teacher returns NaN; rows without tokens, or that the teacher cannot read; columns of
+            these names are there already; options that do not fit.
         OSError: the disk is full. What was finished is kept.
     """
     layout = Layout(top_k, temperature, dtype, tuple(hidden_layers))
@@ -106,6 +106,8 @@ def cache_teacher_outputs(
     classes = _check_teacher(teacher, task, layout)
 
     output_dir = Path(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"output_dir: expected a folder, and {output_dir} is a file. Choose another name.")
     read = _names_read(names, task)
     options = {
         "task": task,
@@ -256,6 +258,10 @@ class _Pass:
     origin: dict[str, Any]
     classes: int
 
+    def __post_init__(self) -> None:
+        limits = [input_limits(member) for member in self.ask.teacher.members]
+        self.places, self.words = map(min, zip(*limits, strict=True))
+
     def over_rows(self, dataset: datasets.Dataset) -> datasets.Dataset:
         hashes = row_hashes(dataset, self.read)
         rows = rows_record(hashes)
@@ -321,17 +327,34 @@ class _Pass:
         wanted = [name for name in {ids, heard} if name is not None]
         for part in dataset.select_columns(wanted).with_format("arrow").iter(1000):
             lengths = np.asarray(pa.compute.list_value_length(part.column(ids)))
-            if (lengths == 0).any():
-                empty = first + start + int((lengths == 0).nonzero()[0][0])
-                raise ValueError(f"Row {empty} has no tokens: there is nothing to ask the teacher. Remove such rows.")
             of = lengths if heard is None else np.asarray(pa.compute.list_value_length(part.column(heard)))
+            written = of if self.ask.task == "translation" else lengths
+            self._check_readable(first + start, lengths, np.maximum(lengths, written), part.column(ids))
             if TASKS[self.ask.task].per_position:
                 items[start : start + len(part)] = of
-            positions[start : start + len(part)] = of if self.ask.task == "translation" else lengths
+            positions[start : start + len(part)] = written
             start += len(part)
         layout, config = self.ask.layout, self.ask.teacher.model.config.get_text_config()
         width = config.hidden_size if layout.hidden_layers else 0
         return items * layout.bytes_per_item(self.classes) + positions * layout.bytes_per_position(width)
+
+    def _check_readable(self, first: int, lengths: np.ndarray, longest: np.ndarray, ids: pa.ChunkedArray) -> None:
+        """Raise a ValueError for rows that the teacher cannot read: their tokens, and the longest of all they hold."""
+        if (lengths == 0).any():
+            empty = first + int((lengths == 0).nonzero()[0][0])
+            raise ValueError(f"Row {empty} has no tokens: there is nothing to ask the teacher. Remove such rows.")
+        if (longest > self.places).any():
+            raise ValueError(
+                f"Row {first + int(longest.argmax())} has {longest.max()} tokens, and the teacher has places for "
+                f"{self.places}. Cut the rows when they are tokenised (max_length={self.places}), or leave them out."
+            )
+        greatest = pa.compute.max(pa.compute.list_flatten(ids)).as_py()
+        if greatest >= self.words:
+            raise ValueError(
+                f"The rows have the token {greatest}, and the teacher knows {self.words}: they were tokenised for "
+                f"another model. Tokenise them with the teacher's own tokenizer, as {columns.PREFIX}input_ids where "
+                "the student has another one."
+            )
 
     def _enter(self, now: dict[str, Any], finished: bool = False) -> dict[str, Any]:
         """The record of the folder, which is written where there is none."""

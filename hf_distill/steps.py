@@ -287,10 +287,11 @@ class Steps(ABC):
         os.replace(temporary, target)
 
     def marked(self, name: str, fingerprint: str) -> Path:
-        """A folder that is emptied when what it depends on changes, and kept otherwise."""
+        """A folder that is emptied when what it depends on changes, which is said, and kept otherwise."""
         folder = self.folder / name
         mark = folder / "fingerprint"
         if folder.exists() and (not mark.exists() or mark.read_text() != self.fingerprints[fingerprint]):
+            self.console.print(f"[yellow]{name}: of another recipe or other data; it is made again.[/yellow]")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         mark.write_text(self.fingerprints[fingerprint])

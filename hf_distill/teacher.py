@@ -1,6 +1,7 @@
 """What a teacher says: a live model, an ensemble of them, or columns that were cached."""
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,26 @@ def is_placed(model: Any) -> bool:
 def forward_arguments(model: nn.Module) -> set[str]:
     """The names that a model's forward takes, read from the class since accelerate patches instances."""
     return set(inspect.signature(type(base_model(model)).forward).parameters) - {"self"}
+
+
+def input_limits(model: PreTrainedModel) -> tuple[float, float]:
+    """How many tokens a model has places for, and how many different ones it knows; infinite where nothing says so.
+
+    Args:
+        model: the tables of learnt or precomputed positions are found by their names, `position_embeddings` for
+            instance; rotary and relative positions have no end.
+    """
+    places = [
+        # A table's first rows may be kept for padding.
+        table.num_embeddings - getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
+        for name, table in model.named_modules()
+        if isinstance(table, nn.Embedding) and name.endswith(("position_embeddings", "embed_positions", "wpe"))
+    ]
+    try:
+        words = model.get_input_embeddings()
+    except NotImplementedError:  # of a model that reads bytes, for instance
+        words = None
+    return min(places, default=math.inf), words.num_embeddings if isinstance(words, nn.Embedding) else math.inf
 
 
 class TeacherEnsemble:

@@ -1,6 +1,7 @@
 """The cache: the same rows in the same order, resumed after a kill, and never another teacher's."""
 
 import json
+import math
 import os
 import re
 import resource
@@ -33,6 +34,7 @@ from hf_distill.cached_columns import Layout, table
 from hf_distill.columns import TeacherColumnsCollator, all_numbers
 from hf_distill.matching import HiddenStateMatching
 from hf_distill.provenance import row_hashes
+from hf_distill.teacher import input_limits
 from tests.cases import models, pad, position_labels
 from tests.conftest import collate, tiny_bert, tiny_rows
 from tests.hub_server import Hub
@@ -664,6 +666,55 @@ def test_a_row_without_text(tmp_path, of):
     )
     with pytest.raises(ValueError, match=r"Row 1 (of the stream )?has no tokens: there is nothing to ask the teacher"):
         cached(of(rows), tiny_bert(num_labels=3), tmp_path)
+
+
+@pytest.mark.parametrize("of", [lambda rows: rows, streamed])
+def test_rows_that_the_teacher_cannot_read(tmp_path, of):
+    teacher = tiny_bert(num_labels=3)
+    places, words = teacher.config.max_position_embeddings, teacher.config.vocab_size
+    for number, (planted, message) in enumerate(
+        (
+            ([5] * (places + 1), f"Row 1 has {places + 1} tokens, and the teacher has places for {places}. Cut"),
+            ([5, words], f"The rows have the token {words}, and the teacher knows {words}: they were tokenised"),
+        )
+    ):
+        ids = [[5] * places, planted, [words - 1]]
+        rows = datasets.Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]})
+        with pytest.raises(ValueError, match=re.escape(message)):
+            cached(of(rows), teacher, tmp_path / str(number))
+        assert len(cached(of(rows.select([0, 2])), teacher, tmp_path / f"{number} well")) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "ends"),
+    [
+        ("bert", {}, 20),
+        ("roberta", {"pad_token_id": 1}, 18),
+        ("distilbert", {}, 20),
+        ("gpt2", {}, 20),
+        ("opt", {"word_embed_proj_dim": 16}, 20),
+        ("llama", {}, None),
+        ("t5", {"d_kv": 8}, None),
+        ("bart", {}, 20),
+        ("marian", {"pad_token_id": 0, "decoder_start_token_id": 0}, 20),
+    ],
+)
+def test_how_much_a_model_reads_at_once(kind, settings, ends):
+    sizes = {"vocab_size": 30, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = transformers.AutoConfig.for_model(kind, **{**sizes, "max_position_embeddings": 20, **settings})
+    model = transformers.AutoModel.from_config(config).eval()
+    assert input_limits(model) == (ends or math.inf, 30)
+    extra = {"decoder_input_ids": torch.tensor([[2]])} if config.is_encoder_decoder else {}
+    model(torch.full((1, ends or 50), 3), **extra)
+    if ends is not None:
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, ends + 1), 3), **extra)
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "cache").write_text("x")
+    with pytest.raises(ValueError, match=r"output_dir: expected a folder, and .*cache is a file"):
+        cached(tiny_rows(3), tiny_bert(num_labels=3), tmp_path / "cache")
 
 
 def test_numbers_that_do_not_fit(tmp_path):

@@ -179,6 +179,19 @@ def test_texts_are_made_anew_for_another_teacher_or_another_model_that_fills_mas
     assert fingerprint("teacher") != first
 
 
+def test_a_cache_of_another_recipe_is_not_emptied_silently(tmp_path, capsys):
+    write_teacher(tmp_path / "teacher")
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    (LabellingRun(recipe(tmp_path)).marked("cache", "cache") / "shard").write_text("paid for")
+    LabellingRun(recipe(tmp_path)).marked("cache", "cache")
+    assert "made again" not in capsys.readouterr().err
+    assert (tmp_path / "out" / "cache" / "shard").exists()
+    LabellingRun(recipe(tmp_path, seed=1)).marked("cache", "cache")
+    assert "cache: of another recipe or other data; it is made again." in capsys.readouterr().err
+    assert not (tmp_path / "out" / "cache" / "shard").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
