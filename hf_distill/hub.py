@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from hf_distill.privacy import shareable
 
 NEEDED = ("config.json", "model.safetensors", "README.md")
-# Training state, caches and logs; training_args.bin and the logs would also give away paths and the machine's name.
-NOT_PUSHED = (
-    "_*",
+# What a training goes on from, beside the weights: of use in a checkpoint alone.
+STATE = ("_*", "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "rng_state*.pth")
+# Caches, logs and what tells of the machine: training_args.bin holds the Hub's token and paths, and nothing reads it.
+PRIVATE = (
     "*/_*",
     ".*",
     "*/.*",
@@ -28,14 +29,11 @@ NOT_PUSHED = (
     "runs/*",
     "logs/*",
     "training_args.bin",
-    "optimizer.pt",
-    "scheduler.pt",
-    "trainer_state.json",
-    "rng_state*.pth",
     "*.arrow",
     "*.tmp",
     "*.lock",
 )
+NOT_PUSHED = (*STATE, *PRIVATE)
 # The card of a pushed cache.
 OUTPUTS = """# What a teacher said
 
@@ -212,22 +210,36 @@ def publish(
     Raises:
         OSError: the Hub refused or broke off; one line that says what to do.
     """
-    folder = Path(folder)
-    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    # Not upload_folder: since huggingface_hub 2.4 it may cut a folder into several commits, and between two of them the
-    # Hub would offer a student without its code or its card.
-    contents: dict[str, Any] = {
-        name: folder / name for name in filter_repo_objects(files, ignore_patterns=list(NOT_PUSHED))
-    }
-    contents |= {name: text.encode() for name, text in (made or {}).items()}
-    additions = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(contents.items())
-    ]
+    added = additions(folder, made)
     api = HfApi(token=token)
     with _told(repo_id):
         api.create_repo(repo_id, private=private, exist_ok=True, **kind)
-        commit = api.create_commit(repo_id, additions, commit_message=message, repo_type=kind.get("repo_type"))
+        commit = api.create_commit(repo_id, added, commit_message=message, repo_type=kind.get("repo_type"))
     return commit.commit_url
+
+
+def additions(
+    folder: str | Path, made: Mapping[str, str] | None = None, *, to: str = "", left: Sequence[str] = NOT_PUSHED
+) -> list[CommitOperationAdd]:
+    """What one commit of a folder adds to a repository.
+
+    `HfApi.upload_folder` (huggingface_hub 2.4) may cut a folder into several commits, and between two of them the Hub
+    would offer a student without its code or its card.
+
+    Args:
+        folder: with the files.
+        made: texts that are sent under these names, in place of such files or beside the others.
+        to: the folder of the repository. Empty: its root.
+        left: patterns of names that stay here.
+    """
+    folder = Path(folder)
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    contents: dict[str, Any] = {name: folder / name for name in filter_repo_objects(files, ignore_patterns=list(left))}
+    contents |= {name: text.encode() for name, text in (made or {}).items()}
+    return [
+        CommitOperationAdd(path_in_repo=f"{to}/{name}" if to else name, path_or_fileobj=content)
+        for name, content in sorted(contents.items())
+    ]
 
 
 @contextmanager

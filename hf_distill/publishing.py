@@ -1,18 +1,75 @@
 """What a trainer publishes while it trains and at its end, mended where `Trainer` would publish something unusable."""
 
+import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from transformers import Trainer
+from huggingface_hub import HfApi
+from transformers import Trainer, trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
+
+from hf_distill.hub import NOT_PUSHED, PRIVATE, additions
+from hf_distill.privacy import shareable
 
 logger = logging.get_logger(__name__)
 
 
+class Uploads(HfApi):
+    """The Hub's client as `Trainer` uses it, whose uploads leave here what `hub.NOT_PUSHED` names."""
+
+    def upload_folder(  # type: ignore[override]  # what Trainer passes
+        self,
+        *,
+        folder_path: str | Path,
+        path_in_repo: str | None = None,
+        ignore_patterns: list[str] | None = None,
+        run_as_future: bool = False,
+        **commit: Any,
+    ) -> Any:
+        """One commit of a student's folder, or of a checkpoint's with all that a training goes on from.
+
+        Args:
+            folder_path: of the student or the checkpoint.
+            path_in_repo: of a checkpoint.
+            ignore_patterns: `Trainer`'s own, which are among ours.
+            run_as_future: whether to upload in the background, where one upload waits for the other.
+            commit: more arguments of `create_commit`.
+        Returns:
+            The commit, or the future of one.
+        """
+        if run_as_future:
+            return self.run_as_future(self.upload_folder, folder_path=folder_path, path_in_repo=path_in_repo, **commit)
+        state = Path(folder_path) / "trainer_state.json"
+        made = {}
+        if path_in_repo is not None and state.is_file():  # it knows where the best checkpoint lies
+            made[state.name] = json.dumps(shareable(json.loads(state.read_text(encoding="utf-8"))), indent=2)
+        left = NOT_PUSHED if path_in_repo is None else PRIVATE
+        return self.create_commit(operations=additions(folder_path, made, to=path_in_repo or "", left=left), **commit)
+
+
 class PublishingTrainer(Trainer):
     """`transformers.Trainer` whose pushes can be loaded at any time. (transformers 5.23 needs each of these.)"""
+
+    def push_to_hub(self, *arguments: Any, **kwargs: Any) -> Any:
+        """Publish as `Trainer` does, without `training_args.bin`, which holds the token, and without logs."""
+        with self._leaving_out():
+            return super().push_to_hub(*arguments, **kwargs)
+
+    @cached_property
+    def _uploads(self) -> Uploads:
+        return Uploads(library_name="transformers")
+
+    @contextmanager
+    def _leaving_out(self) -> Iterator[None]:
+        # Trainer names the files in the middle of its methods and has no hook for it.
+        with mock.patch.object(trainer, "hf_api", lambda: self._uploads):
+            yield
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Publish a checkpoint as `Trainer` does, with the student's own code, and never over a running upload.
@@ -26,7 +83,8 @@ class PublishingTrainer(Trainer):
             if self.push_in_progress is None or self.push_in_progress.is_done():
                 for code in Path(checkpoint_folder).glob("*.py"):
                     shutil.copy(code, str(self.args.output_dir))
-        super()._push_from_checkpoint(checkpoint_folder)
+        with self._leaving_out():
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _finish_current_push(self) -> None:
         """Wait as `Trainer` does, and say what went wrong: an expired token would only show after the training."""

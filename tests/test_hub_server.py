@@ -133,6 +133,7 @@ def trainer(folder: Path, **changes: Any) -> DistillationTrainer:
         ),
         teacher_model=lstm(1, 8),
         train_dataset=rows,
+        eval_dataset=rows,
         processing_class=tokenizer(),
         matching=[HiddenStateMatching({-1: -1})],
     )
@@ -440,6 +441,26 @@ def test_a_trainer_publishes_no_projections(hub, published, strategy):
     for name, content in files.items():
         if name.endswith("model.safetensors"):
             assert not [key for key in read_safetensors(content) if "bridge" in key or "matching" in key], name
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_trainer_publishes_neither_its_token_nor_its_paths(hub, client, tmp_path, strategy):
+    repo_id = f"me/private-{strategy}"
+    best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "events.machine").write_text("log")
+    client(train_and_push, tmp_path, repo_id, strategy, wait=False, hub_token="hf_secret", **best)
+    commits = hub.commits(repo_id)
+    names = {name for commit in commits for name in commit.files}
+    assert not {name for name in names if "training_args" in name or "runs/" in name}
+    for commit in commits:
+        for name, file in commit.files.items():
+            assert b"hf_secret" not in file.content, name
+            assert str(tmp_path).encode() not in file.content, name
+    state = tmp_path / "checkpoint-4" / "trainer_state.json"
+    assert str(tmp_path) in state.read_text()  # what is on disk stays as it is
+    kept = {"end": 0, "every_save": 0, "checkpoint": 1, "all_checkpoints": 2}
+    assert len([name for name in names if name.endswith("trainer_state.json")]) == kept[strategy]
 
 
 def test_training_goes_on_from_the_last_checkpoint_on_the_hub(client, published, tmp_path):
