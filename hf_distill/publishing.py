@@ -1,23 +1,30 @@
 """What a trainer publishes while it trains and at its end, mended where `Trainer` would publish something unusable."""
 
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from transformers import Trainer, trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from hf_distill.hub import NOT_PUSHED, PRIVATE, additions
+from hf_distill.hub import NOT_PUSHED, PRIVATE, additions, addressed
 from hf_distill.privacy import shareable
 
 logger = logging.get_logger(__name__)
+
+# How `Trainer`'s draft begins, and what it says of data that it does not know.
+ORIGIN = re.compile(
+    r"^This model (?:was trained from scratch|is a fine-tuned version of \[(.*?)\]\(.*?\)) on (.*)\.$", re.MULTILINE
+)
+UNKNOWN_DATA = ("an unknown dataset", "the None dataset")
 
 
 class Uploads(HfApi):
@@ -26,6 +33,7 @@ class Uploads(HfApi):
     def upload_folder(  # type: ignore[override]  # what Trainer passes
         self,
         *,
+        repo_id: str,
         folder_path: str | Path,
         path_in_repo: str | None = None,
         ignore_patterns: list[str] | None = None,
@@ -35,6 +43,7 @@ class Uploads(HfApi):
         """One commit of a student's folder, or of a checkpoint's with all that a training goes on from.
 
         Args:
+            repo_id: "user/name".
             folder_path: of the student or the checkpoint.
             path_in_repo: of a checkpoint.
             ignore_patterns: `Trainer`'s own, which are among ours.
@@ -44,13 +53,16 @@ class Uploads(HfApi):
             The commit, or the future of one.
         """
         if run_as_future:
-            return self.run_as_future(self.upload_folder, folder_path=folder_path, path_in_repo=path_in_repo, **commit)
-        state = Path(folder_path) / "trainer_state.json"
+            settings = {"repo_id": repo_id, "folder_path": folder_path, "path_in_repo": path_in_repo, **commit}
+            return self.run_as_future(self.upload_folder, **settings)
+        state, card = Path(folder_path) / "trainer_state.json", Path(folder_path) / "README.md"
         made = {}
+        if path_in_repo is None and card.is_file():
+            made[card.name] = addressed(card.read_text(encoding="utf-8"), repo_id)
         if path_in_repo is not None and state.is_file():  # it knows where the best checkpoint lies
             made[state.name] = json.dumps(shareable(json.loads(state.read_text(encoding="utf-8"))), indent=2)
         left = NOT_PUSHED if path_in_repo is None else PRIVATE
-        return self.create_commit(operations=additions(folder_path, made, to=path_in_repo or "", left=left), **commit)
+        return self.create_commit(repo_id, additions(folder_path, made, to=path_in_repo or "", left=left), **commit)
 
 
 class PublishingTrainer(Trainer):
@@ -102,15 +114,39 @@ class PublishingTrainer(Trainer):
         """More lines of the card's list of hyperparameters, name to value."""
         return {}
 
+    def teachers_for_card(self) -> list[str]:
+        """Ids on the Hub of the models that it learns from."""
+        return []
+
     def create_model_card(self, *arguments: Any, **kwargs: Any) -> None:
-        """`Trainer`'s draft with more settings; it calls a student from scratch a "fine-tuned version of []"."""
+        """`Trainer`'s draft with more settings and the teacher; the card of a report stays as it is."""
+        path = Path(str(self.args.output_dir)) / "README.md"
+        if path.is_file() and _is_of_report(path):
+            return
         super().create_model_card(*arguments, **kwargs)
         settings = self.settings_for_card()
         if not settings or not self.is_world_process_zero():
             return
-        path = Path(str(self.args.output_dir)) / "README.md"
         used = "The following hyperparameters were used during training:\n"
         lines = "".join(f"- {name}: {value}\n" for name, value in settings.items())
-        text = path.read_text(encoding="utf-8").replace(used, used + lines)
-        text = text.replace("a fine-tuned version of [](https://huggingface.co/)", "a student trained from scratch")
-        path.write_text(text, encoding="utf-8")
+        card = ModelCard(path.read_text(encoding="utf-8").replace(used, used + lines), ignore_metadata_errors=True)
+        teachers = self.teachers_for_card()
+        if teachers:
+            start = card.data.get("base_model")
+            card.data["base_model"] = [*([start] if start else []), *teachers]
+            card.data["base_model_relation"] = "finetune"
+        card.text = ORIGIN.sub(lambda told: _origin(told[1], told[2], teachers), card.text, count=1)
+        card.save(path)
+
+
+def _is_of_report(path: Path) -> bool:
+    tags = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("tags") or []
+    return "hf_distill" in tags and "generated_from_trainer" not in tags
+
+
+def _origin(start: str | None, data: str, teachers: Sequence[str]) -> str:
+    """The draft's first sentence; of a student without a start of its own `Trainer` makes up one, as of the data."""
+    told = f"fine-tuned version of [{start}](https://huggingface.co/{start})" if start else "student"
+    if teachers:
+        told += f", distilled from {' and '.join(f'[{name}](https://huggingface.co/{name})' for name in teachers)}"
+    return f"This model is a {told}{'' if data in UNKNOWN_DATA else f' on {data}'}."

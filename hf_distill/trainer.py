@@ -18,6 +18,7 @@ from transformers.utils import logging
 from hf_distill import columns
 from hf_distill.arguments import Objective, Weights
 from hf_distill.bridge import NAME, Bridge, check_cached_states
+from hf_distill.hub import is_hub_id
 from hf_distill.matching import Matching
 from hf_distill.publishing import PublishingTrainer
 from hf_distill.sampling import LabelledFractionSampler, labelled_rows
@@ -490,6 +491,12 @@ class DistillationTrainer(PublishingTrainer):
         if not self._distils:
             return {}
         return {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Objective)}
+
+    def teachers_for_card(self) -> list[str]:
+        """The live teachers that are on the Hub, for the draft of the model card."""
+        teacher = self.teacher if self._distils else None
+        named = [] if teacher is None else [member.config._name_or_path for member in teacher.members]
+        return [name for name in named if name and is_hub_id(name)]
 
     # Evaluation
 

@@ -493,8 +493,22 @@ def test_a_failed_push_during_training_is_told(hub, client, tmp_path):
 def test_a_trainers_card_tells_the_objective(hub, published):
     card = hub.files("me/end")["README.md"].decode()
     assert "\n- soft_target_weight: 0.5\n" in card
-    assert "This model is a student trained from scratch on" in card
-    assert "[](" not in card
+    assert "\nThis model is a student.\n" in card
+
+
+def push_with_the_card_of_a_report(folder: Path, repo_id: str) -> None:
+    card = '---\ntags:\n- hf_distill\n---\n# Measured\n```python\npipeline("text-classification", "student")\n```\n'
+    folder.mkdir()
+    (folder / "README.md").write_text(card)
+    trainer(folder, hub_model_id=repo_id, save_strategy="no").push_to_hub()
+    assert (folder / "README.md").read_text() == card
+
+
+def test_a_trainer_keeps_the_card_of_a_report(hub, client, tmp_path):
+    client(push_with_the_card_of_a_report, tmp_path / "student", "me/measured")
+    card = hub.files("me/measured")["README.md"].decode()
+    assert "# Measured" in card
+    assert 'pipeline("text-classification", "me/measured")' in card
 
 
 # The server itself
