@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 LEFT_OUT = "..."
-# The keys under which transformers, huggingface_hub and datasets take them; a name that merely ends in "token" may be a
-# tokenizer's, or a class of the data.
-SECRET_KEYS = ("token", "hub_token", "push_to_hub_token", "use_auth_token", "api_key", "password", "storage_options")
-SECRETS = re.compile(r"\b(?:hf_\w{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,})")
+# Whatever ends as the keys under which transformers, huggingface_hub, datasets and fsspec take them, but for the tokens
+# of a tokenizer; a class of the data may be called so too, see CLASSES.
+SECRET_KEY = re.compile(
+    r"(?:^|.*[_-])(?:token|api[_-]?key|(?:secret|access)[_-]key|password|secret|authorization)|storage_options",
+    re.IGNORECASE,
+)
+SPECIAL_TOKENS = tuple(f"{name}_token" for name in ("bos", "cls", "eos", "mask", "pad", "sep", "unk"))
+SECRETS = re.compile(r"\b(?:hf_\w{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|(?i:bearer) [\w.~+/=-]{16,})")
 USER_OF_URL = re.compile(r"(?<=://)[^/\s@]+@")
+FILE_URL = re.compile(r"\bfile:(?://[^/\s]*)?(?=/)", re.IGNORECASE)
+ROOTED = re.compile(r"(?:\.{0,2}|~\w*|[A-Za-z]:)[/\\]")
 FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".gz", ".zip", ".xz", ".bz2", ".zst")
 CLASSES = ("labels", "label_map")  # names of classes, which the card shows too
 FOLDERS = ("output_dir", "logging_dir", "resume_from_checkpoint", "cache_dir", "data_dir")  # keys of nothing else
@@ -22,7 +28,8 @@ def without_folders(text: str) -> str:
     >>> without_folders("hf-distill run /home/me/project/recipe.yaml --from https://example.org/a/b")
     'hf-distill run recipe.yaml --from https://example.org/a/b'
     """
-    return re.sub(r"(?<![\w:/.~\\])(?:~|[A-Za-z]:)?[/\\](?=\S)(?:[^\s'\"/\\|]+[/\\])*([^\s'\"/\\|]*)", r"\1", text)
+    path = r"(?<![\w/.~\\])(?<!:(?=//))(?:~|[A-Za-z]:)?[/\\](?=\S)(?:[^\s'\"/\\|]+[/\\])*([^\s'\"/\\|]*)"
+    return re.sub(path, r"\1", FILE_URL.sub("", text))
 
 
 def shareable(content: Any) -> Any:
@@ -37,14 +44,18 @@ def shareable(content: Any) -> Any:
     {'output_dir': 'first', 'distill': {'max_steps': 5}}
     """
     if isinstance(content, Mapping):
-        return {name: _of_key(name, value) for name, value in content.items() if name not in SECRET_KEYS}
+        return {name: _of_key(name, value) for name, value in content.items() if not _is_secret(str(name))}
     if isinstance(content, list | tuple):
         return [shareable(each) for each in content]
     if not isinstance(content, str):
         return content
-    if _is_local(content):
-        return _last_name(content)
+    if _is_local(path := FILE_URL.sub("", content)):
+        return _last_name(path)
     return without_folders(USER_OF_URL.sub("", SECRETS.sub(LEFT_OUT, content)))
+
+
+def _is_secret(key: str) -> bool:
+    return SECRET_KEY.fullmatch(key) is not None and key not in SPECIAL_TOKENS
 
 
 def _of_key(name: Any, value: Any) -> Any:
@@ -57,8 +68,9 @@ def _is_local(text: str) -> bool:
     """Whether a text is nothing but a path of this machine; "user/name" is one of the Hub, unless it is here too."""
     if re.match(r"\w[\w+.-]+:", text) or not re.search(r"[/\\]", text) or "\n" in text:  # package:..., https://...
         return False
-    relative = text.startswith((".", "~")) or len(re.findall(r"[/\\]", text)) > 1 or text.endswith(FILES)
-    return (relative and " " not in text) or Path(text).exists()
+    if ROOTED.match(text) or text.endswith(FILES) or Path(text).exists():
+        return True
+    return " " not in text and len(re.findall(r"[/\\]", text)) > 1
 
 
 def _last_name(path: str) -> str:

@@ -69,6 +69,18 @@ def test_a_recipe_can_be_shown(tmp_path):
         ("hf://datasets/some/data/rows.parquet", "hf://datasets/some/data/rows.parquet"),
         ("Translate and/or summarise: {text}", "Translate and/or summarise: {text}"),
         ("/data/rows-*.jsonl", "rows-*.jsonl"),
+        ("/home/my user/data/x.csv", "x.csv"),
+        ("/home/my user/the model", "the model"),
+        (r"D:\my files\the model", "the model"),
+        ("../secret project/rows.csv", "rows.csv"),
+        ("~me/secret project/model", "model"),
+        ("data/private client/rows.csv", "rows.csv"),
+        ("file:///home/me/x.csv", "x.csv"),
+        ("file:///home/my user/x.csv", "x.csv"),
+        ("FILE://localhost/home/me/x.csv", "x.csv"),
+        ("zip://rows.csv::/home/me/rows.zip", "zip://rows.csv::rows.zip"),
+        ("read file:///home/me/x.csv first", "read x.csv first"),
+        ("with Bearer abcdefghijklmnop0123", "with ..."),
     ],
 )
 def test_paths_are_told_from_ids_and_addresses(path, shown):
@@ -79,6 +91,22 @@ def test_a_folder_that_is_here_is_no_hub_id(tmp_path, monkeypatch):
     (tmp_path / "private" / "teacher").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert shareable({"model": "private/teacher"}) == {"model": "teacher"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    "token hf_token HF_TOKEN api_token wandb_api_key x-api-key Authorization client_secret aws_secret_access_key password "
+    "push_to_hub_token storage_options use_auth_token".split(),
+)
+def test_secret_keys_are_left_out(key):
+    assert shareable({"headers": {key: "abc"}, "seed": 1}) == {"headers": {}, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    "key", ["pad_token", "eos_token", "pad_token_id", "max_new_tokens", "token_dropout", "labels_of_token_kind"]
+)
+def test_other_keys_stay(key):
+    assert shareable({key: "abc"}) == {key: "abc"}
 
 
 def test_a_text_loses_its_folders_alone():
