@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
 from hf_distill.privacy import shareable
+from hf_distill.sources import read_yaml
 
 NEEDED = ("config.json", "model.safetensors", "README.md")
 # What a training goes on from, beside the weights: of use in a checkpoint alone.
@@ -59,7 +60,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
 
     Files that are there already are not sent again: pushing what is published makes no commit. The usage in the card
     that is sent loads the student from `repo_id`, and the `recipe.yaml` that a run left beside the folder goes along,
-    see `privacy.shareable`; the files on disk stay as they are.
+    see `recipe_of` and `privacy.shareable`; the files on disk stay as they are.
 
     Args:
         folder: with `config.json`, `model.safetensors` and `README.md`.
@@ -69,7 +70,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
     Returns:
         The address of the commit, or of the last one where nothing is new.
     Raises:
-        ValueError: a needed file is missing.
+        ValueError: a needed file is missing, or the card or the recipe is no YAML.
         OSError: the Hub refused or broke off; one line that says what to do.
     """
     folder = Path(folder)
@@ -80,10 +81,9 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
             "save_pretrained, and write its card with hf_distill.card.model_card."
         )
     made = {"README.md": addressed((folder / "README.md").read_text(encoding="utf-8"), repo_id)}
-    recipe = folder.resolve().parent / "recipe.yaml"
-    if recipe.is_file():
-        content = shareable(yaml.safe_load(recipe.read_text(encoding="utf-8")))
-        made["recipe.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    recipe = recipe_of(folder)
+    if recipe is not None:
+        made["recipe.yaml"] = shareable_recipe(recipe)
     return publish(
         folder,
         repo_id,
@@ -92,6 +92,55 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
         token=token,
         made=made,
     )
+
+
+def recipe_of(folder: str | Path) -> Path | None:
+    """The `recipe.yaml` that a run left beside a student, which is the `student` of its folder; None without one.
+
+    Args:
+        folder: of the student.
+    Raises:
+        ValueError: what stands there is no YAML.
+    """
+    student = Path(folder).resolve()
+    path = student.parent / "recipe.yaml"
+    if student.name != "student" or not path.is_file():
+        return None
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not {"task", "output_dir", "teacher"} <= content.keys():
+        return None
+    report = student / "report.json"
+    measured = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    other = isinstance(measured, dict) and measured.get("task") not in (None, content["task"])
+    return None if other else path
+
+
+def shareable_recipe(path: str | Path) -> str:
+    """A recipe as it is published: what `privacy.shareable` leaves of it, in YAML.
+
+    Args:
+        path: of the recipe.
+    Raises:
+        ValueError: it is no YAML.
+    """
+    return yaml.safe_dump(shareable(read_yaml(path)), sort_keys=False, allow_unicode=True)
+
+
+def read_card(text: str) -> ModelCard:
+    """A model card, whatever the Hub would say of its metadata.
+
+    Args:
+        text: of a `README.md`.
+    Raises:
+        ValueError: what stands between its lines of `---` is no YAML.
+    """
+    try:
+        return ModelCard(text, ignore_metadata_errors=True)
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"README.md: expected YAML between the two lines of ---. {said}. Mend it, or write the card again."
+        ) from error
 
 
 def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -156,12 +205,14 @@ def addressed(card: str, repo_id: str) -> str:
     Args:
         card: of a student, which names a folder or another repository.
         repo_id: where the student will be.
+    Raises:
+        ValueError: its metadata is no YAML.
 
     >>> card = "---\\ntags:\\n- hf_distill\\n---\\n```python\\npipeline('a', 'student')\\n```".replace("'", '"')
     >>> addressed(card, "me/x").splitlines()[-2]
     'pipeline("a", "me/x")'
     """
-    if "hf_distill" not in (ModelCard(card, ignore_metadata_errors=True).data.get("tags") or []):
+    if "hf_distill" not in (read_card(card).data.get("tags") or []):
         return card
     return re.sub(r"```python\n.*?```", lambda snippet: _from_hub(snippet[0], json.dumps(repo_id)), card, flags=re.S)
 

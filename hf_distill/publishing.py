@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi
 from transformers import Trainer, trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from hf_distill.hub import NOT_PUSHED, PRIVATE, additions, addressed
+from hf_distill.hub import NOT_PUSHED, PRIVATE, additions, addressed, read_card
 from hf_distill.privacy import shareable
 
 logger = logging.get_logger(__name__)
@@ -129,7 +129,7 @@ class PublishingTrainer(Trainer):
             return
         used = "The following hyperparameters were used during training:\n"
         lines = "".join(f"- {name}: {value}\n" for name, value in settings.items())
-        card = ModelCard(path.read_text(encoding="utf-8").replace(used, used + lines), ignore_metadata_errors=True)
+        card = read_card(path.read_text(encoding="utf-8").replace(used, used + lines))
         teachers = self.teachers_for_card()
         if teachers:
             start = card.data.get("base_model")
@@ -140,7 +140,7 @@ class PublishingTrainer(Trainer):
 
 
 def _is_of_report(path: Path) -> bool:
-    tags = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("tags") or []
+    tags = read_card(path.read_text(encoding="utf-8")).data.get("tags") or []
     return "hf_distill" in tags and "generated_from_trainer" not in tags
 
 

@@ -20,6 +20,7 @@ from hf_distill.matching import (
     RelationMatching,
     VariationalMatching,
 )
+from hf_distill.sources import read_yaml
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig
 from hf_distill.tasks import TASKS
 
@@ -203,12 +204,12 @@ class Recipe:
             path: of a YAML file.
             overrides: command line words, `--distill.temperature 4` or `--distill.temperature=4`.
         Raises:
-            ValueError: no such file, an unknown key (with the nearest known one), or a value of another type.
+            ValueError: no such file, no YAML, an unknown key (with the nearest known one), or a value of another type.
         """
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"There is no recipe {path}.")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise ValueError(f"{path}: expected keys and values, got {type(content).__name__}.")
         return cls.from_dict(override(content, overrides))

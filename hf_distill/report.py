@@ -118,8 +118,21 @@ class Report:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Report":
-        """Read the `report.json` that `save` wrote."""
-        return cls(**json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")))
+        """Read the `report.json` that `save` wrote.
+
+        Args:
+            folder: that it is in.
+        Raises:
+            ValueError: something else wrote it.
+        """
+        path = Path(folder) / "report.json"
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except TypeError as error:
+            raise ValueError(
+                f"{path}: expected a report that hf_distill wrote, got something else ({error}). Move it away, or "
+                "write it again with hf-distill run."
+            ) from error
 
     def table(self) -> Table:
         """The comparison for a terminal: `rich.print(report.table())`."""

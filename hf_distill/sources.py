@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import yaml
 
 FORMATS = {
     ".csv": "csv",
@@ -38,6 +39,20 @@ def resolve(path: str) -> str:
     if not found.exists():
         raise ValueError(f"{path}: the package {package!r} has no file {inside!r}.")
     return str(found)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain values of a YAML file.
+
+    Args:
+        path: of the file.
+    Raises:
+        ValueError: it is no YAML; one line.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: expected YAML. {' '.join(str(error).split())}. Mend it, or move it away.") from error
 
 
 def read(path: str, name: str | None = None, split: str = "train", **options: Any) -> datasets.DatasetDict:

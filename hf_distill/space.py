@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
+from huggingface_hub import SpaceCard, SpaceCardData
 from huggingface_hub.utils import filter_repo_objects
 
-from hf_distill.hub import NOT_PUSHED, is_hub_id, publish
+from hf_distill.hub import NOT_PUSHED, is_hub_id, publish, read_card
 from hf_distill.recipe import Recipe
 from hf_distill.report import Report
 from hf_distill.sources import resolve
@@ -56,7 +56,8 @@ def write_space(
     Returns:
         The app's folder.
     Raises:
-        ValueError: no finished student, no such teacher, another kind of model, or an output that holds something else.
+        ValueError: no finished student, no such teacher, another kind of model, a card or a report that cannot be read,
+            or an output that holds something else.
     """
     folder = Path(folder)
     student = folder / "student" if (folder / "student" / "config.json").is_file() else folder
@@ -69,6 +70,11 @@ def write_space(
     source = _teacher(teacher, run, recipe)
     if source is not None and Path(source).exists() and _task(Path(source)) != task:
         raise ValueError(f"The student's task is {task} and the teacher {source} is for {_task(Path(source))}.")
+
+    card = student / "README.md"
+    known = read_card(card.read_text(encoding="utf-8")).data if card.is_file() else None
+    title = str(getattr(known, "model_name", None) or f"{task} student")
+    summary = _summary(student if (student / "report.json").is_file() else run)
 
     output = run / "space" if output is None else Path(output)
     if output.exists() and not (output / "space.json").is_file() and (not output.is_dir() or any(output.iterdir())):
@@ -84,9 +90,6 @@ def write_space(
     _copy(student, temporary / "student")
     models.append({"name": "Student", "path": "student", "trusted": True})
 
-    known = ModelCard.load(student / "README.md").data if (student / "README.md").is_file() else None
-    title = str(getattr(known, "model_name", None) or f"{task} student")
-    summary = _summary(student if (student / "report.json").is_file() else run)
     shutil.copyfile(APP, temporary / "app.py")
     _write_json(
         temporary / "space.json",
@@ -105,7 +108,7 @@ def write_space(
     )
     named = [model["path"] for model in models if not model["trusted"]]
     base = getattr(known, "base_model", None)
-    card = SpaceCardData(
+    metadata = SpaceCardData(
         title=title,
         emoji="🎓",
         colorFrom="indigo",
@@ -119,7 +122,7 @@ def write_space(
         models=named or ([base] if isinstance(base, str) else None),
         tags=["knowledge-distillation", "hf_distill"],
     )
-    SpaceCard.from_template(card, template_str=README, title=title, summary=summary).save(temporary / "README.md")
+    SpaceCard.from_template(metadata, template_str=README, title=title, summary=summary).save(temporary / "README.md")
     for path in temporary.iterdir():  # what else is in a Space that was written before stays there
         target = output / path.name
         if target.is_dir():

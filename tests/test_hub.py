@@ -124,16 +124,47 @@ def test_what_is_sent_is_not_what_is_on_disk(folder, api):
     (folder / "README.md").write_text(CARD)
     (folder / "model.safetensors").write_text("x")
     recipe = (
-        "output_dir: /home/me/secret/run\nteacher: {model: some/teacher}\ndistill: {hub_token: hf_x, max_steps: 3}\n"
+        "task: t\noutput_dir: /home/me/secret/run\nteacher: {model: some/teacher}\n"
+        "distill: {hub_token: hf_x, max_steps: 3}\n"
     )
     (folder.parent / "recipe.yaml").write_text(recipe)
     hub.push(folder, "me/s")
     assert api.contents["me/s"]["README.md"] == hub.addressed(CARD, "me/s").encode()
     sent = yaml.safe_load(api.contents["me/s"]["recipe.yaml"])
-    assert sent == {"output_dir": "run", "teacher": {"model": "some/teacher"}, "distill": {"max_steps": 3}}
+    assert sent == {"task": "t", "output_dir": "run", "teacher": {"model": "some/teacher"}, "distill": {"max_steps": 3}}
     assert (folder / "README.md").read_text() == CARD
     assert (folder.parent / "recipe.yaml").read_text() == recipe
     assert not (folder / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("student", "ingredients: [flour, salt]\n"),
+        ("student", "just words"),
+        ("student", "task: translation\noutput_dir: run\nteacher: {model: some/teacher}\n"),
+        ("model", "task: text-classification\noutput_dir: run\nteacher: {model: some/teacher}\n"),
+    ],
+)
+def test_the_recipe_of_something_else_stays(folder, api, name, recipe):
+    folder = folder.rename(folder.parent / name)
+    for needed in ("README.md", "model.safetensors"):
+        (folder / needed).write_text("x")
+    (folder / "report.json").write_text('{"task": "text-classification"}')
+    (folder.parent / "recipe.yaml").write_text(recipe)
+    hub.push(folder, "me/s")
+    assert "recipe.yaml" not in api.contents["me/s"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "../recipe.yaml"])
+def test_what_is_no_yaml_is_told_in_one_line(folder, api, capsys, name):
+    for needed in ("README.md", "model.safetensors"):
+        (folder / needed).write_text("x")
+    (folder / name).write_text("---\ntags: [a\nb: {\n---\n")
+    assert main(["push", str(folder), "--repo-id", "me/s"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"hf-distill: .*{name.removeprefix('../')}: expected YAML.* Mend it", line)
+    assert api.made == []
 
 
 def test_a_cache_is_looked_for_before_anything_is_made(folder, api, capsys):

@@ -283,14 +283,17 @@ def test_what_lies_beside_a_student_goes_along(hub, client, student, tmp_path):
     """The card loads from the repository, the recipe is one that can be shown, and the cache is a data set."""
     card = "---\nlibrary_name: transformers\ntags:\n- hf_distill\n---\n# A student\n```python\n{}\n```\n"
     ModelCard(card.format('pipeline("text-classification", "student")')).save(student / "README.md")
-    (tmp_path / "recipe.yaml").write_text(f"output_dir: {tmp_path}\nteacher: {{model: {student}}}\n")
+    (tmp_path / "recipe.yaml").write_text(
+        f"task: text-classification\noutput_dir: {tmp_path}\nteacher: {{model: {student}}}\n"
+    )
     client(write_cache, tmp_path / "cache")
     words = ("push", str(student), "--repo-id", "me/whole", "--with-cache")
     code, out, _ = client(command, *words)
     assert code == 0
     files = hub.files("me/whole")
     assert b'pipeline("text-classification", "me/whole")' in files["README.md"]
-    assert files["recipe.yaml"].decode() == f"output_dir: {tmp_path.name}\nteacher:\n  model: student\n"
+    sent = f"task: text-classification\noutput_dir: {tmp_path.name}\nteacher:\n  model: student\n"
+    assert files["recipe.yaml"].decode() == sent
     commit, cached = out.split()
     assert commit.endswith(hub.commits("me/whole")[0].oid)
     assert cached.endswith("/datasets/me/whole-teacher-outputs")

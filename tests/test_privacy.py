@@ -95,8 +95,8 @@ def test_a_folder_that_is_here_is_no_hub_id(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "key",
-    "token hf_token HF_TOKEN api_token wandb_api_key x-api-key Authorization client_secret aws_secret_access_key password "
-    "push_to_hub_token storage_options use_auth_token".split(),
+    "token hf_token HF_TOKEN api_token wandb_api_key x-api-key Authorization client_secret aws_secret_access_key "
+    "password push_to_hub_token storage_options use_auth_token".split(),
 )
 def test_secret_keys_are_left_out(key):
     assert shareable({"headers": {key: "abc"}, "seed": 1}) == {"headers": {}, "seed": 1}

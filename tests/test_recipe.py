@@ -70,6 +70,9 @@ def test_what_does_not_fit(tmp_path, words, message):
 def test_missing_keys_and_files(tmp_path):
     with pytest.raises(ValueError, match="There is no recipe"):
         Recipe.load(tmp_path / "nothing.yaml")
+    (tmp_path / "broken.yaml").write_text("task: [a\nb: {")
+    with pytest.raises(ValueError, match=r"broken\.yaml: expected YAML.* Mend it"):
+        Recipe.load(tmp_path / "broken.yaml")
     with pytest.raises(ValueError, match=r"The recipe lacks the key 'data\.path'"):
         Recipe.from_dict({**MINIMAL, "data": {}})
     with pytest.raises(ValueError, match="The recipe lacks the key 'teacher'"):

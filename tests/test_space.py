@@ -205,6 +205,22 @@ def test_what_is_no_student_and_what_would_be_lost_is_refused(run, tmp_path):
         write_space(run, tmp_path / "app")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("report.json", '{"accuracy": 1}', "report.json: expected a report that hf_distill wrote"),
+        ("report.json", "[1, 2]", "report.json: expected a report that hf_distill wrote"),
+        ("README.md", "---\ntags: [a\n---\n", "README.md: expected YAML"),
+    ],
+)
+def test_a_foreign_report_and_a_broken_card_are_told(run, capsys, name, content, told):
+    (run / "student" / name).write_text(content)
+    assert main(["space", str(run)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert not [path for path in run.iterdir() if "space" in path.name]
+
+
 def test_the_command_line_writes_the_app(run, tmp_path, capsys):
     assert main(["space", str(run), "--output", str(tmp_path / "app"), "--example", "lovely food"]) == 0
     assert "app.py" in capsys.readouterr().out
