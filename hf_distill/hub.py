@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 import yaml
-from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
@@ -35,6 +35,8 @@ PRIVATE = (
     "*.lock",
 )
 NOT_PUSHED = (*STATE, *PRIVATE)
+# What only a run writes, and tells of other weights where a later push lacks it.
+REPLACED = ("onnx/*.onnx", "report.json", "report.png")
 # The card of a pushed cache.
 OUTPUTS = """# What a teacher said
 
@@ -58,7 +60,8 @@ rows = concatenate_datasets([rows, answers], axis=1)
 def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
     """Publish a student in one commit; training state and names that start with "_" or "." stay behind.
 
-    Files that are there already are not sent again: pushing what is published makes no commit. The usage in the card
+    Files that are there already are not sent again: pushing what is published makes no commit. ONNX files and a report
+    that an earlier push left, and this one has not, are deleted with it; nothing else is. The usage in the card
     that is sent loads the student from `repo_id`, and the `recipe.yaml` that a run left beside the folder goes along,
     see `recipe_of` and `privacy.shareable`; the files on disk stay as they are.
 
@@ -91,6 +94,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
         private=private,
         token=token,
         made=made,
+        replaced=REPLACED,
     )
 
 
@@ -244,6 +248,7 @@ def publish(
     private: bool = False,
     token: str | None = None,
     made: Mapping[str, str] | None = None,
+    replaced: Sequence[str] = (),
     **kind: Any,
 ) -> str:
     """Make a repository if it is missing, and send a folder to it in one commit, without what `NOT_PUSHED` names.
@@ -255,6 +260,7 @@ def publish(
         private: only where the repository is made.
         token: None: the one that `hf auth login` stored.
         made: texts that are sent under these names, in place of such files or beside the others.
+        replaced: patterns of names that are deleted there where they are not sent.
         kind: `repo_type` of anything but a model, and for a Space its `space_sdk`.
     Returns:
         The address of the commit, or of the last one where nothing is new.
@@ -265,7 +271,10 @@ def publish(
     api = HfApi(token=token)
     with _told(repo_id):
         api.create_repo(repo_id, private=private, exist_ok=True, **kind)
-        commit = api.create_commit(repo_id, added, commit_message=message, repo_type=kind.get("repo_type"))
+        there = api.list_repo_files(repo_id, repo_type=kind.get("repo_type")) if replaced else []
+        stale = set(filter_repo_objects(there, allow_patterns=list(replaced))) - {each.path_in_repo for each in added}
+        gone = [CommitOperationDelete(name) for name in sorted(stale)]
+        commit = api.create_commit(repo_id, [*added, *gone], commit_message=message, repo_type=kind.get("repo_type"))
     return commit.commit_url
 
 

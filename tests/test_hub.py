@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from hf_distill import hub
@@ -23,13 +23,15 @@ def folder(tmp_path):
 
 @pytest.fixture
 def api(monkeypatch):
-    """The two calls a push makes, recorded."""
-    calls = SimpleNamespace(made=[], committed=[], contents={})
+    """The calls a push makes, recorded."""
+    calls = SimpleNamespace(made=[], committed=[], contents={}, deleted=[], there=[])
 
     def create_repo(self, repo_id, **settings):
         calls.made.append((repo_id, settings))
 
     def create_commit(self, repo_id, operations, **settings):
+        calls.deleted += [each.path_in_repo for each in operations if isinstance(each, CommitOperationDelete)]
+        operations = [each for each in operations if isinstance(each, CommitOperationAdd)]
         calls.committed.append((repo_id, [operation.path_in_repo for operation in operations]))
         calls.contents[repo_id] = {
             operation.path_in_repo: operation.path_or_fileobj
@@ -40,6 +42,7 @@ def api(monkeypatch):
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda self, repo_id, repo_type: calls.there)
     return calls
 
 
@@ -63,6 +66,18 @@ def test_a_push_is_one_commit_of_what_a_user_needs(folder, api):
     assert hub.push(folder, "me/s", private=True) == "https://hub/commit/1"
     assert api.made == [("me/s", {"private": True, "exist_ok": True})]
     assert api.committed == [("me/s", wanted)]
+
+
+def test_what_tells_of_earlier_weights_is_deleted_and_nothing_else(folder, api):
+    for name in ("README.md", "model.safetensors", "report.json", "onnx/model.onnx"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    mine = [".gitattributes", "LICENSE", "onnx/notes.md", "recipe.yaml", "more/onnx/model.onnx", "modeling_mine.py"]
+    sent = ["README.md", "model.safetensors", "onnx/model.onnx", "report.json"]
+    stale = ["onnx/model_quantized.onnx", "report.png"]
+    api.there += [*mine, *sent, *stale]
+    hub.push(folder, "me/s")
+    assert api.deleted == stale
 
 
 def test_an_unfinished_folder_is_refused_before_anything_is_made(folder, api):

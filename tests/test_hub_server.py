@@ -279,6 +279,19 @@ def test_a_pushed_student_loads_where_the_package_is_missing(hub, client, tmp_pa
     assert again.endswith(f"me/loads/commit/{commit.oid}")
 
 
+def test_a_second_push_leaves_no_onnx_file_of_the_first(hub, client, student):
+    (student / "onnx").mkdir()
+    (student / "onnx" / "model.onnx").write_bytes(b"graph")
+    client(student_hub.push, student, "me/twice")
+    assert "onnx/model.onnx" in hub.files("me/twice")
+    (student / "onnx" / "model.onnx").unlink()
+    client(student_hub.push, student, "me/twice")
+    assert "onnx/model.onnx" not in hub.files("me/twice")
+    assert len(hub.commits("me/twice")) == 2
+    client(student_hub.push, student, "me/twice")
+    assert len(hub.commits("me/twice")) == 2
+
+
 def test_what_lies_beside_a_student_goes_along(hub, client, student, tmp_path):
     """The card loads from the repository, the recipe is one that can be shown, and the cache is a data set."""
     card = "---\nlibrary_name: transformers\ntags:\n- hf_distill\n---\n# A student\n```python\n{}\n```\n"
