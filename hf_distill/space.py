@@ -22,6 +22,7 @@ from hf_distill.tasks import TASKS
 APP = Path(__file__).with_name("space_app.py")
 # The versions that the app was tested with: a Space builds anew whenever it wakes, and must find the same again.
 GRADIO = "6.31.0"
+SENTENCEPIECE = "0.2.3"
 PYTHON = "3.11"
 README = """---
 {{ card_data }}
@@ -103,10 +104,12 @@ def write_space(
         },
     )
     torch_version = torch.__version__.split("+")[0]
-    (temporary / "requirements.txt").write_text(
-        f"gradio=={GRADIO}\ntorch=={torch_version}\ntransformers=={transformers.__version__}\n", encoding="utf-8"
-    )
     named = [model["path"] for model in models if not model["trusted"]]
+    needed = [f"gradio=={GRADIO}", f"torch=={torch_version}", f"transformers=={transformers.__version__}"]
+    # Marian's tokenizer and others without tokenizer.json; of a translator on the Hub the files are not known here.
+    if any(temporary.glob("*/*.spm")) or (named and task == "translation"):
+        needed.append(f"sentencepiece=={SENTENCEPIECE}")
+    (temporary / "requirements.txt").write_text("".join(f"{each}\n" for each in needed), encoding="utf-8")
     base = getattr(known, "base_model", None)
     metadata = SpaceCardData(
         title=title,

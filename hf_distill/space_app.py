@@ -54,7 +54,7 @@ class Reader:
         self.arguments = set(inspect.signature(self.model.forward).parameters)
         longest = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         shortest = min(longest, self.tokenizer.model_max_length)
-        self.limit = {"truncation": True, "max_length": shortest} if shortest < UNLIMITED else {}
+        self.limit: dict[str, Any] = {"truncation": True, "max_length": shortest} if shortest < UNLIMITED else {}
         self.writes = task in ("translation", "text-generation")
 
     @property
@@ -63,7 +63,11 @@ class Reader:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def tokenise(self, *texts: str) -> Any:
-        """One text or a pair, cut to what the model reads."""
+        """One text or a pair, cut to what the model reads; to a model that chats it is what a user says."""
+        if self.task == "text-generation" and self.tokenizer.chat_template:
+            said = [{"role": "user", "content": texts[0]}]
+            form: dict[str, Any] = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+            return self.tokenizer.apply_chat_template(said, **form, **self.limit)
         return self.tokenizer(*texts, **self.limit, return_tensors="pt")
 
     @torch.inference_mode()
@@ -75,30 +79,30 @@ class Reader:
         written = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
         return written if self.task == "translation" else written[encoded["input_ids"].shape[1] :]
 
-    def shown(self, encoded: Any, said: torch.Tensor) -> Any:
-        """An answer as its component takes it."""
+    def shown(self, encoded: Any, said: torch.Tensor, *texts: str) -> Any:
+        """An answer to some texts as its component takes it."""
         if self.writes:
             return self.tokenizer.decode(said, skip_special_tokens=True)
         names = self.model.config.id2label
         if self.task == "token-classification":
-            return self._tags(encoded, said.softmax(dim=-1), names)
+            return self._tags(encoded, said.softmax(dim=-1), texts[0])
         if len(said) == 1:
             return f"{said.item():.3f}"
         several = self.model.config.problem_type == "multi_label_classification"
         probabilities = said.sigmoid() if several else said.softmax(dim=-1)
         return {names[number]: value for number, value in enumerate(probabilities.tolist())}
 
-    def _tags(self, encoded: Any, probabilities: torch.Tensor, names: dict[int, str]) -> list[list[Any]]:
-        """(word, tag, probability) of every word, read at its first piece."""
+    def _tags(self, encoded: Any, probabilities: torch.Tensor, text: str) -> list[list[Any]]:
+        """(word, tag, probability) of every word as it stands in the text, read at its first piece."""
         rows, seen = [], set()
         for position, word in enumerate(encoded.word_ids(0)):
             if word is None or word in seen:
                 continue
             seen.add(word)
             best = int(probabilities[position].argmax())
-            pieces = [each for each, other in enumerate(encoded.word_ids(0)) if other == word]
-            text = str(self.tokenizer.decode(encoded["input_ids"][0][pieces])).strip()
-            rows.append([text, names[best], f"{probabilities[position, best]:.3f}"])
+            span = encoded.word_to_chars(0, word)
+            written = text[span.start : span.end].strip()
+            rows.append([written, self.model.config.id2label[best], f"{probabilities[position, best]:.3f}"])
         return rows
 
     def component(self) -> Any:
@@ -147,7 +151,7 @@ def ask(readers: list[Reader], *texts: str) -> list[Any]:
         raise gr.Error("Type a text first." if len(texts) == 1 else "Type both texts first.")
     encoded = [reader.tokenise(*texts) for reader in readers]
     said, milliseconds = timed(readers, encoded)
-    answers = [reader.shown(inputs, each) for reader, inputs, each in zip(readers, encoded, said, strict=True)]
+    answers = [reader.shown(inputs, each, *texts) for reader, inputs, each in zip(readers, encoded, said, strict=True)]
     facts = [
         f"**{taken:.2f} ms** for {inputs['input_ids'].shape[1]} tokens, {reader.parameters:,} parameters"
         for reader, inputs, taken in zip(readers, encoded, milliseconds, strict=True)

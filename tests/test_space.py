@@ -16,7 +16,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard, SpaceCard
 from playwright.sync_api import expect, sync_playwright
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -31,7 +31,7 @@ from transformers import (
 from hf_distill import LSTMStudentConfig, LSTMStudentForSequenceClassification
 from hf_distill.cli import main
 from hf_distill.report import Report
-from hf_distill.space import GRADIO, PYTHON, push_space, write_space
+from hf_distill.space import GRADIO, PYTHON, SENTENCEPIECE, push_space, write_space
 from hf_distill.space_app import Reader, ask, timed, verdict
 from tests.conftest import tiny_bert
 from tests.hub_server import Hub
@@ -244,14 +244,15 @@ def test_both_models_answer_with_their_probabilities(run):
         ask(readers, "  ")
 
 
-def reader(model, task, folder):
+def reader(model, task, folder, reads=None):
     save(model, folder)
+    (reads or tokenizer()).save_pretrained(folder)
     return Reader({"name": "Student", "path": folder.name, "trusted": True}, task, folder.parent)
 
 
 def said(made, *texts):
     encoded = made.tokenise(*texts)
-    return made.shown(encoded, made.run(encoded))
+    return made.shown(encoded, made.run(encoded), *texts)
 
 
 def test_multi_label_regression_and_pairs(tmp_path):
@@ -279,6 +280,36 @@ def test_tags_are_those_of_each_words_first_piece(tmp_path):
         [word, tag, f"{probability:.3f}"]
         for word, tag, probability in zip("lovely food was bad".split(), tags, best.values.tolist(), strict=True)
     ]
+
+
+def test_words_are_shown_as_they_stand_in_the_text(tmp_path):
+    reads = tokenizer()
+    reads.backend_tokenizer.normalizer = normalizers.Lowercase()
+    config = BertConfig(vocab_size=20, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, **named())
+    rows = said(
+        reader(BertForTokenClassification(config), "token-classification", tmp_path / "tags", reads), "Lovely soup"
+    )
+    assert [row[0] for row in rows] == ["Lovely", "soup"]
+
+
+def test_a_model_that_chats_reads_what_a_user_says(tmp_path):
+    reads = tokenizer()
+    reads.chat_template = (
+        "{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}"
+        "{% if add_generation_prompt %}staff{% endif %}"
+    )
+    config = GPT2Config(vocab_size=20, n_positions=80, n_embd=8, n_layer=1, n_head=2, pad_token_id=0, eos_token_id=0)
+    made = reader(GPT2LMHeadModel(config), "text-generation", tmp_path / "lm", reads)
+    assert made.tokenizer.decode(made.tokenise("lovely food")["input_ids"][0]) == "[UNK] lovely food staff"
+    assert isinstance(said(made, "lovely food"), str)
+
+
+def test_tokenizers_of_sentencepiece_get_their_package(run):
+    assert "sentencepiece" not in (write_space(run) / "requirements.txt").read_text()
+    (run / "teacher" / "source.spm").write_bytes(b"x")
+    needed = (write_space(run) / "requirements.txt").read_text().split()
+    assert f"sentencepiece=={SENTENCEPIECE}" in needed
+    assert set(needed) <= set((ROOT / "constraints.txt").read_text().splitlines())
 
 
 def test_what_models_write_is_shown(tmp_path):
