@@ -240,6 +240,7 @@ def test_the_card_says_how_to_remake_the_student(report, folder, tmp_path):
     assert "@article{hinton2015distilling" in text
     assert "![Quality against latency](report.png)" in text
     assert "10,000 train; 3,012 test; 12 duplicates, left out." in text
+    assert "from the `recipe.yaml` of its run, which `hf-distill push` puts beside this card" in text
     assert r"PCA of the \| teacher's, 384 to 128" in text
     assert "| setting | teacher | student, stage 1 | student, stage 2 |" in text
     assert "| `matching` |  | hidden_state, layers {-1: -1} |  |" in text
