@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hf_distill import card_tables as tables
 from hf_distill.card_tables import interval, words
 from hf_distill.hub import is_hub_id
+from hf_distill.metrics import falls, titled
 from hf_distill.privacy import without_folders
 from hf_distill.report import Report
 from hf_distill.tasks import TASKS
@@ -185,7 +186,7 @@ def _written(example: str | Sequence[str], of_words: bool) -> list[str]:
 def _summary(report: Report, teacher: str) -> str:
     metric, student = report.metrics[0], report.models["student"]
     quality, above = student["quality"][metric], report.models["teacher"]["quality"].get(metric)
-    said = f"{words(metric)} {quality['value']:.4f}"
+    said = f"{titled(metric)} {quality['value']:.4f}"
     said += f" (mean of {report.seeds} seeds)" if report.seeds > 1 else ""
     # A teacher of other classes has no quality here.
     said += "" if above is None else f" against the teacher's {above['value']:.4f}"
@@ -229,8 +230,9 @@ def _gain(report: Report) -> str | None:
     gain = report.differences.get("gain_over_best_control")
     if gain is None:
         return None
+    lead = "Saved against" if falls(report.metrics[0]) else "Gain over"
     return (
-        f"Gain over the best control without a teacher ({words(gain['control'])}), paired: {interval(gain, '+.4f')} "
+        f"{lead} the best control without a teacher ({words(gain['control'])}), paired: {interval(gain, '+.4f')} "
         f"{words(report.metrics[0])}."
     )
 

@@ -66,7 +66,7 @@ def further_test_sets(report: Report) -> str | None:
         qualities = [measured.get(model, {}).get("quality", {}) for model in names]
         said = (interval(quality[metric]) if metric in quality else "" for quality in qualities)
         rows.append(["the main one" if name is None else code(name), f"{measured['examples']:,}", *said])
-    return table([f"test set, {words(metric)}", "examples", *names], rows)
+    return table([f"test set, {words(metric)}", "examples", *map(words, names)], rows)
 
 
 def breakdown(report: Report) -> str | None:
@@ -112,7 +112,7 @@ def per_class(report: Report) -> str | None:
 
 def speed(report: Report) -> str:
     """Size, latency and throughput of the models, and of the student's ONNX files; what they compute, where counted."""
-    rows = [(name, report.models[name]) for name in by_rank(report.models)]
+    rows = [(words(name), report.models[name]) for name in by_rank(report.models)]
     rows += [(f"student, onnx {kind}", measured) for kind, measured in report.onnx.items()]
     counted = any("flops_per_text" in model for _, model in rows)
     header = [
@@ -162,7 +162,7 @@ def by_length(report: Report) -> str | None:
             [
                 row["length"],
                 str(row["batch"]),
-                row["model"] if row["runtime"] == "torch" else f"{row['model']}, {row['runtime']}",
+                words(row["model"]) + ("" if row["runtime"] == "torch" else f", {row['runtime']}"),
                 "{}-{}".format(*row["tokens"]),
                 f"{row['p50_ms']:.4g}",
                 f"{row['p95_ms']:.4g}",

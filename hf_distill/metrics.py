@@ -347,6 +347,24 @@ METRICS: dict[str, type[OfflineMetric]] = {
 }
 
 
+def falls(name: str) -> bool:
+    """Whether less of a metric is better; of one that is not among `METRICS`, more is taken to be.
+
+    >>> falls("bits_per_byte"), falls("accuracy")
+    (True, False)
+    """
+    return name in METRICS and not METRICS[name].larger_is_better
+
+
+def titled(name: str) -> str:
+    """A metric as a reader says it, with its direction where less is better.
+
+    >>> titled("bits_per_byte"), titled("macro_f1")
+    ('bits per byte (less is better)', 'macro f1')
+    """
+    return name.replace("_", " ") + (" (less is better)" if falls(name) else "")
+
+
 def load(name: str) -> evaluate.EvaluationModule:
     """A metric by its name: one of `METRICS`, else a local folder or script, else the Hub through `evaluate.load`.
 

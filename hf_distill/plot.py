@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from hf_distill.metrics import titled
+
 if TYPE_CHECKING:
     from hf_distill.report import Report
 
@@ -57,7 +59,7 @@ def _draw_models_and_controls(axes: Any, report: Report) -> None:
     for name in report.models.keys() - quality.keys():
         _draw_speed_alone(axes, name, report.models[name])
     axes.set_xlabel("milliseconds a text, batch 1, median (log scale)")
-    axes.set_ylabel(metric.replace("_", " "))
+    axes.set_ylabel(titled(metric))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     # Models of like speed may have one power of ten among them, or none.
     between = "235" if max(latencies) < 3 * min(latencies) else ""
@@ -76,7 +78,7 @@ def _draw_curves(axes: Any, curves: dict[str, Any], metric: str) -> None:
         axes.plot(steps, values, color=COLOURS.get(name, GREY), linewidth=1.6, marker="o", markersize=3, label=name)
     axes.legend(frameon=False, fontsize=9.5, loc="best", labelcolor="linecolor")
     axes.set_xlabel("optimizer steps")
-    axes.set_ylabel(f"{metric.replace('_', ' ')} on validation")
+    axes.set_ylabel(f"{titled(metric)} on validation")
     _finish(axes, "learning curves")
 
 

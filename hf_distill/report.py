@@ -21,7 +21,7 @@ from hf_distill.bootstrap import RESAMPLES
 from hf_distill.caveats import BASELINE, caveats, leak
 from hf_distill.controls import majority_class
 from hf_distill.measure import Reader, count_parameters, environment, weights_bytes
-from hf_distill.metrics import TeacherAgreement, TeacherKL
+from hf_distill.metrics import TeacherAgreement, TeacherKL, falls
 from hf_distill.metrics import load as load_metric
 from hf_distill.onnx_model import onnx_models
 from hf_distill.quality import MAJORITY, SHARES, calibration, errors, fidelity, gain, ratios, score, summaries
@@ -166,8 +166,9 @@ class Report:
             lines.append(f"errors, student over teacher: {self.errors['error_ratio']['value']:.3g}")
         gain = self.differences.get("gain_over_best_control")
         if gain:
+            lead = "saved against" if falls(self.metrics[0]) else "gain over"
             lines.append(
-                f"gain over the best control ({gain['control']}): {gain['value']:+.4f} "
+                f"{lead} the best control ({gain['control']}): {gain['value']:+.4f} "
                 f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
             )
         return [*lines, *(f"! {warning}" for warning in self.warnings)]

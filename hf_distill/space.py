@@ -14,6 +14,7 @@ from huggingface_hub import SpaceCard, SpaceCardData
 from huggingface_hub.utils import filter_repo_objects
 
 from hf_distill.hub import NOT_PUSHED, is_hub_id, publish, read_card
+from hf_distill.metrics import titled
 from hf_distill.recipe import Recipe
 from hf_distill.report import Report
 from hf_distill.sources import resolve
@@ -209,7 +210,7 @@ def _summary(folder: Path) -> str:
     seeds = f", means of {report.seeds} seeds" if report.seeds > 1 else ""
     return (
         f"A student of {student['parameters']:,} parameters beside its teacher of {teacher['parameters']:,}. Measured "
-        f"on {report.examples:,} test examples: {metric.replace('_', ' ')} {said} "
+        f"on {report.examples:,} test examples: {titled(metric)} {said} "
         f"(95 % intervals{seeds}), {report.ratios['faster']:.3g} times as fast."
     )
 

@@ -416,6 +416,19 @@ def test_language_models_agree_on_tokens(report, folder):
     )
 
 
+def test_a_metric_that_falls_says_so(report, folder):
+    bits = {"bits_per_byte": {"value": 1.25, "low": 1.2, "high": 1.3}}
+    models = {name: model | {"quality": bits} for name, model in report.models.items()}
+    models["untuned_teacher"] = models["teacher"]
+    told = replace(report, task="text-generation", metrics=["bits_per_byte"], models=models, controls={}, test_sets={})
+    text = render(told, folder).text
+    assert "bits per byte (less is better) 1.2500 against the teacher's 1.2500" in text
+    assert "Saved against the best control without a teacher (tfidf), paired: +0.0152 [+0.0041, +0.0263]" in text
+    assert "| untuned teacher | 22,713,216 |" in text
+    assert "untuned_teacher" not in text
+    assert "less is better" not in render(report, folder).text
+
+
 def test_the_report_of_the_first_release_has_a_card(folder):
     report = Report.load(ROOT / "model_cards" / "tweet-sentiment-lstm")
     card = render(report, folder)

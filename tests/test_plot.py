@@ -71,6 +71,17 @@ def test_every_model_stands_at_its_quality_and_speed(drawn):
     assert "1,234 test examples, means of 3 seeds" in axes.get_title(loc="left")
 
 
+def test_a_metric_that_falls_says_so(drawn):
+    axes, _ = drawn(report())
+    assert axes.get_ylabel() == "accuracy"
+    told = report()
+    for model in told.models.values():
+        model["quality"] = {"bits_per_byte": model["quality"]["accuracy"]}
+    told.metrics[:] = ["bits_per_byte"]
+    axes, _ = drawn(told)
+    assert axes.get_ylabel() == "bits per byte (less is better)"
+
+
 def test_of_a_teacher_of_other_classes_only_the_speed_is_drawn(drawn):
     axes, texts = drawn(report(teacher=None))
     assert "teacher, not scored\n12 ms, 4 kB" in texts

@@ -1,6 +1,7 @@
 """`compare` on tiny models whose answers, sizes and order are known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,7 @@ def test_the_table_has_a_row_for_everything(report):
     table = report.table()
     assert table.row_count == len(report.models) + len(report.controls)
     assert "gain over the best control (baseline)" in table.caption
+    assert "saved against the best control" in replace(report, metrics=["bits_per_byte"]).table().caption
 
 
 def test_models_come_back_as_they_were(dataset):
