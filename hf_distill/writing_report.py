@@ -217,7 +217,7 @@ def compare_generation(
         if BASELINE in models:
             saved = (found[BASELINE] - found["untuned_teacher"]).summary()
             differences["untuned_teacher_gain_over_baseline"] = saved
-    shared = len(models["teacher"].tokenizer) == len(models["student"].tokenizer)
+    shared = models["teacher"].tokenizer.get_vocab() == models["student"].tokenizer.get_vocab()
     return _report(
         task="text-generation",
         metrics=["bits_per_byte"],
@@ -265,6 +265,8 @@ def reply_nats(writer: Writer, rows: Dataset, batch_size: int = 8) -> np.ndarray
 def agreement(models: Mapping[str, Writer], rows: Dataset, batch_size: int = 8) -> dict[str, Any]:
     """Where teacher and student have one vocabulary: the share of targets at which they choose the same token, and KL.
 
+    Rows that only pad the longer of two tables stand for no token and are left out.
+
     Args:
         models: `teacher` and `student`.
         rows: with `input_ids` and `labels`.
@@ -274,7 +276,8 @@ def agreement(models: Mapping[str, Writer], rows: Dataset, batch_size: int = 8) 
     both = (_passes(models[name].model, rows, batch_size) for name in ("teacher", "student"))
     for (_, taught, targets), (_, learnt, _) in zip(*both, strict=True):
         read = targets != IGNORE_INDEX
-        teacher, student = (logits[read].log_softmax(dim=-1) for logits in (taught, learnt))
+        tokens = min(taught.shape[-1], learnt.shape[-1])
+        teacher, student = (logits[read][:, :tokens].log_softmax(dim=-1) for logits in (taught, learnt))
         same += int((teacher.argmax(dim=-1) == student.argmax(dim=-1)).sum())
         divergence += float(F.kl_div(student, teacher, reduction="sum", log_target=True))
         counted += int(read.sum())

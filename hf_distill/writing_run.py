@@ -479,13 +479,13 @@ class WritingRun(Steps):
     def load(self, path: str | Path) -> tuple[PreTrainedModel, Any]:
         """A model and its tokenizer, of a folder, the Hub, or one GGUF file."""
         if not str(path).endswith(GGUF):
-            return super().load(path)
+            return without_padding(*super().load(path))
         optional("gguf", "generation")
         file = Path(path)
         model = self.task.auto_class.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         if getattr(model, "hf_quantizer", None) is not None:  # its weights are whole by now, and can be trained
             model.hf_quantizer.remove_quantization_config(model)
-        return model, self.tokenizer(path)
+        return without_padding(model, self.tokenizer(path))
 
     def tokenizer(self, path: str | Path) -> Any:
         """The tokenizer of a folder, the Hub, or one GGUF file."""
@@ -493,6 +493,17 @@ class WritingRun(Steps):
         if str(path).endswith(GGUF):
             return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         return AutoTokenizer.from_pretrained(path)
+
+
+def without_padding(model: PreTrainedModel, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
+    """A model and its tokenizer, the model without the last rows of its tables where they stand for no token.
+
+    They fill a table up to a round number. Nobody would learn them, and a student with the same tokens has none.
+    """
+    tokens = max(tokenizer.get_vocab().values()) + 1
+    if model.config.get_text_config().vocab_size > tokens:
+        model.resize_token_embeddings(tokens)
+    return model, tokenizer
 
 
 def set_greedy(model: PreTrainedModel, max_length: int | None) -> None:

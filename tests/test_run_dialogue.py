@@ -7,9 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 
 from hf_distill import Recipe, run_recipe
 
@@ -202,6 +210,33 @@ def test_a_shallow_transformer(report, folder):
         )
     )
     assert made.ratios["smaller"] > 1 and "untuned_teacher" not in made.models
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [[], ["--student.kind=transformer", "--student.config={num_hidden_layers: 2}"]])
+def test_a_teacher_whose_table_is_padded(folder, tmp_path, changes):
+    """To a round number of rows, as many on the Hub are; here the padding is more likely than any token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "teacher-start")
+    teacher = LlamaForCausalLM.from_pretrained(folder / "teacher-start")
+    tokens = len(tokenizer)
+    teacher.resize_token_embeddings(tokens + 12, mean_resizing=False)
+    with torch.no_grad():
+        teacher.lm_head.weight[tokens:] *= 100
+    teacher.save_pretrained(tmp_path / "padded")
+    tokenizer.save_pretrained(tmp_path / "padded")
+    changes = [
+        *changes,
+        f"--output_dir={tmp_path / 'out'}",
+        f"--teacher.model={tmp_path / 'padded'}",
+        "--teacher.fine_tune=null",
+        "--teacher.lora=null",
+        "--distill.max_steps=1",
+        "--compare.resamples=5",
+    ]
+    report = run_recipe(Recipe.load(recipe(folder), changes))
+    assert 0 <= report.fidelity["agreement"] <= 1
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "student")
+    assert student.config.vocab_size == tokens
 
 
 @pytest.mark.parametrize(

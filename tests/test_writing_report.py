@@ -111,6 +111,15 @@ def test_a_model_agrees_with_itself():
     assert other["agreement"] < 1 and other["kl"] > 0.05
 
 
+def test_rows_that_pad_a_table_are_no_tokens():
+    """The longer table may be either side's; what is left is a distribution again."""
+    one, padded = writer(0), writer(0)
+    padded.model.resize_token_embeddings(20, mean_resizing=False)
+    for two in ({"teacher": padded, "student": one}, {"teacher": one, "student": padded}):
+        same = agreement(two, rows())
+        assert same["agreement"] == 1 and same["kl"] == pytest.approx(0, abs=1e-5)
+
+
 def test_a_comparison_of_language_models():
     three = {"teacher": writer(0, num_hidden_layers=2), "student": writer(1), "baseline": writer(2)}
     report = compare_generation(three, dict.fromkeys(three, rows()), ["w1 w2", "w3"], max_new_tokens=4, resamples=50)
@@ -132,6 +141,14 @@ def test_a_teacher_that_translates_nothing_right_has_no_quality_to_keep():
     assert report.models["teacher"]["quality"]["sacrebleu"]["value"] == 0
     assert "quality_kept" not in report.ratios and report.ratios["smaller"] > 1
     assert set(report.models["student"]["quality"]) == {"sacrebleu", "chrf", "sacrebleu_beam", "chrf_beam"}
+
+
+def test_two_vocabularies_of_one_size_have_no_tokens_in_common():
+    two = {"teacher": writer(0), "student": writer(1)}
+    two["student"].tokenizer.add_tokens(["other"])
+    two["teacher"].tokenizer.add_tokens(["another"])
+    report = compare_generation(two, dict.fromkeys(two, rows()), ["w1"], max_new_tokens=2, resamples=5)
+    assert report.fidelity == {}
 
 
 def test_other_texts_do_not_compare():
