@@ -1,6 +1,8 @@
 """Conversations, and plain texts, as rows for a causal language model: what it reads, and which tokens it learns."""
 
 import bisect
+import copy
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -126,6 +128,20 @@ def cut_to_fit(
 
     made = _each(dataset, rows, counts, features=dataset.features, keep=True)
     return made, _reported(counts, made)
+
+
+def continuing(tokenizer: Any) -> Any:
+    """A copy of a tokenizer by which a causal model goes on with a text, as `language_model_rows` begins one.
+
+    Its chat template is the bare text of the messages behind the tokenizer's `bos_token` (if it has none, its
+    `eos_token`).
+    """
+    start = tokenizer.bos_token or tokenizer.eos_token or ""
+    copied = copy.deepcopy(tokenizer)
+    copied.chat_template = (
+        f"{{{{ {json.dumps(start)} }}}}" + "{% for message in messages %}{{ message.content }}{% endfor %}"
+    )
+    return copied
 
 
 _NO_ROOM = "of which no reply fits the limit"

@@ -139,8 +139,7 @@ class GeneratingTeacher(TextTeacher):
     def _tokenised(self, texts: list[str]) -> list[list[int]]:
         read: Any = self.tokenizer
         if self.writes_after_reading:
-            chats = (_messages(text, self.system) for text in texts)
-            rows = [read.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in chats]
+            rows = [as_prompt(text, read, self.system) for text in texts]
         else:
             rows = read(texts)["input_ids"] if texts else []
         room = self.limit - self.max_new_tokens if self.writes_after_reading else self.limit
@@ -512,6 +511,19 @@ def _check_options(options: dict[str, Any], refused: set[str]) -> None:
         raise ValueError(
             f"Options must be plain values, as JSON has them, since they name the teacher: {error}. Got {options}."
         ) from error
+
+
+def as_prompt(text: str, tokenizer: Any, system: str | None = None) -> list[int]:
+    """What a causal model reads before it replies to a text.
+
+    Args:
+        text: a user's message.
+        tokenizer: with a chat template.
+        system: the system message.
+    """
+    chat = _messages(text, system)
+    ids: list[int] = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    return ids
 
 
 def _messages(text: str, system: str | None) -> list[dict[str, str]]:

@@ -29,6 +29,7 @@ from hf_distill.timings import ratio_of_medians, with_intervals
 from hf_distill.writing_data import SOURCE, TARGET
 
 BATCH = 32
+REPLY = 48  # tokens of a reply at most
 CALLS = 24  # texts that are timed alone, by every model
 SECONDS = 20.0  # after which slow models may stop at a third of them; all models together
 Write = Callable[[list[str]], list[str]]
@@ -163,7 +164,7 @@ def compare_generation(
     datasets: Mapping[str, Dataset],
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 48,
+    max_new_tokens: int = REPLY,
     teacher_floor: float | None = None,
     batch_size: int = 8,
     resamples: int = RESAMPLES,

@@ -1,6 +1,7 @@
 """A run of a recipe whose student writes: translations, or replies and other texts."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -10,12 +11,12 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedModel, set_seed
 
 from hf_distill import columns, metrics
 from hf_distill.arguments import DistillationArguments, Seq2SeqDistillationArguments
 from hf_distill.cache import cache_teacher_outputs
-from hf_distill.conversations import cut_to_fit, language_model_rows
+from hf_distill.conversations import continuing, cut_to_fit, language_model_rows
 from hf_distill.export import export_onnx
 from hf_distill.matching import Matching
 from hf_distill.measure import has_fast_bf16
@@ -25,12 +26,12 @@ from hf_distill.recipe import Recipe
 from hf_distill.report import Report
 from hf_distill.steps import Steps, contents_of, hashed
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
-from hf_distill.text_teacher import GeneratingTeacher, ask
+from hf_distill.text_teacher import GeneratingTeacher, as_prompt, ask
 from hf_distill.tokenising import tokenise_pairs
 from hf_distill.trainer import DistillationTrainer, Seq2SeqDistillationTrainer
 from hf_distill.training import training_arguments
 from hf_distill.writing_data import MESSAGES, SOURCE, TARGET, TEXT, WritingSplits, load_writing
-from hf_distill.writing_report import Writer, compare_generation, compare_translation
+from hf_distill.writing_report import REPLY, Writer, compare_generation, compare_translation
 
 GGUF = ".gguf"
 UNIVERSAL = "universal_logit_distance"
@@ -70,6 +71,8 @@ class WritingRun(Steps):
                 f"data.messages: the tokenizer of {recipe.teacher.model} has no chat template, so nothing says how to "
                 "write a conversation down. Save it with tokenizer.chat_template = ..., or give plain texts: data.text."
             )
+        if not self.translates:
+            self.prompts(tokenizer)
         self.student_config(tokenizer)
         self.check_probabilities()
         if recipe.export.onnx and not (self.translates and recipe.student.kind == "lstm"):
@@ -275,15 +278,51 @@ class WritingRun(Steps):
         """What the language models are worth."""
         test = self.same_texts(self.splits.test, "test")
         rows = {name: self.read(test, "test", writer.tokenizer) for name, writer in models.items()}
+        prompts = self.prompts(*(writer.tokenizer for writer in models.values()))
+        replying = {
+            name: dataclasses.replace(writer, tokenizer=self.replying(writer.tokenizer))
+            for name, writer in models.items()
+        }
         return compare_generation(
-            models,
+            replying,
             rows,
-            first_messages(self.splits.test, PROMPTS),
+            prompts[:PROMPTS],
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,
         )
 
+    def replying(self, tokenizer: Any) -> Any:
+        """The tokenizer by which a model replies to messages, or goes on with plain texts."""
+        return tokenizer if self.recipe.data.messages is not None else continuing(tokenizer)
+
+    def prompts(self, *tokenizers: Any) -> list[str]:
+        """What there is to reply to in the test texts, without what leaves some model no room; that is counted."""
+        messages = found = first_messages(self.splits.test)
+        for tokenizer in map(self.replying, tokenizers):
+            room = min(self.positions, tokenizer.model_max_length) - REPLY
+            found = [text for text in found if len(as_prompt(text, tokenizer)) <= room]
+        if not found:
+            raise ValueError(
+                f"data: expected test texts to reply to. Of {len(messages)} first messages of users (or beginnings of "
+                f"plain texts) none leaves the model room for {REPLY} more tokens. Give shorter ones, or a teacher "
+                "that reads longer texts."
+            )
+        self.count(
+            "test", {f"first messages without room for {REPLY} more tokens, not replied to": len(messages) - len(found)}
+        )
+        return found
+
     # Rows
+
+    @cached_property
+    def positions(self) -> int:
+        """Tokens that the teacher has positions for; where they have no end, more than any text has."""
+        path = Path(self.teacher_path)
+        if str(path).endswith(GGUF):
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        else:
+            config = AutoConfig.from_pretrained(self.teacher_path)
+        return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
     @property
     def longest(self) -> int:
@@ -521,7 +560,7 @@ def texts_of(rows: datasets.Dataset) -> list[str]:
     return [text for name in (SOURCE, TARGET, TEXT) if name in rows.column_names for text in rows[name] if text]
 
 
-def first_messages(rows: datasets.Dataset, number: int) -> list[str]:
+def first_messages(rows: datasets.Dataset) -> list[str]:
     """What conversations begin with, or the first words of texts: different ones, to be replied to."""
     found: dict[str, None] = {}
     for row in rows:
@@ -529,6 +568,4 @@ def first_messages(rows: datasets.Dataset, number: int) -> list[str]:
         text = messages[0] if messages else " ".join(row.get(TEXT, "").split()[:8])
         if text.strip():
             found[text.strip()] = None
-        if len(found) == number:
-            break
     return list(found)

@@ -7,8 +7,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from hf_distill.conversations import cut_to_fit, language_model_rows
+from hf_distill.conversations import continuing, cut_to_fit, language_model_rows
 from hf_distill.students.vocabulary import student_tokenizer
+from hf_distill.text_teacher import as_prompt
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -341,3 +342,12 @@ def test_a_tokenizer_of_words_reads_texts_too(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##c"]))
     row = language_model_rows(texts("a bc"), BertTokenizerFast(str(tmp_path / "vocab.txt")))[0][0]
     assert (row["input_ids"], row["target_bytes"]) == ([5, 6, 7], 3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bos_token": None}, {"bos_token": None, "eos_token": None}])
+def test_a_model_goes_on_with_texts_that_begin_as_it_learnt_them(settings):
+    tokenizer = byte_level(**settings)
+    rows, _ = language_model_rows(datasets.Dataset.from_dict({"text": ["how are you today?"]}), tokenizer)
+    prompt = as_prompt("how are", continuing(tokenizer))
+    assert prompt == rows[0]["input_ids"][: len(prompt)]
+    assert tokenizer.chat_template == CHATML, "the tokenizer itself stays"

@@ -20,6 +20,8 @@ from transformers import (
 )
 
 from hf_distill import Recipe, run_recipe
+from hf_distill.writing_report import Writer
+from hf_distill.writing_run import WritingRun
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message.role + '|>' + message.content + '<|end|>' }}{% endfor %}"
@@ -212,6 +214,42 @@ def test_a_shallow_transformer(report, folder):
     assert made.ratios["smaller"] > 1 and "untuned_teacher" not in made.models
 
 
+UNTUNED = ["--teacher.fine_tune=null", "--teacher.lora=null", "--distill.max_steps=1", "--compare.resamples=5"]
+
+
+@pytest.mark.slow
+def test_plain_texts_need_no_chat_template(tmp_path):
+    write_teacher(tmp_path / "teacher-start")
+    (tmp_path / "teacher-start" / "chat_template.jinja").unlink()
+    names = ["".join(np.random.default_rng(row).choice(list("abcdefgh"), 6)) for row in range(60)]
+    lines = [json.dumps({"text": f"how are you {name} " + "on and on " * 6}) for name in names]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    data = {"path": str(tmp_path / "texts.jsonl"), "messages": None, "text": "text"}
+    report = run_recipe(Recipe.load(recipe(tmp_path, data=data), UNTUNED))
+    assert report.models["student"]["replies"]["prompts"] == 16
+    assert report.fidelity["tokens"] > 0
+    assert report.models["teacher"]["quality"]["bits_per_byte"]["value"] > 2, "a teacher that learnt nothing"
+
+
+def test_what_leaves_no_room_for_a_reply_is_not_replied_to(folder, tmp_path):
+    rows = [json.loads(line) for line in (folder / "talk.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["messages"][0]["content"] += " q" * (200 if number % 3 else 1)
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changes = [f"--output_dir={tmp_path / 'out'}", f"--data.path={tmp_path / 'long.jsonl'}"]
+    run = WritingRun(Recipe.load(recipe(folder), [*changes, *UNTUNED]))
+    model, tokenizer = run.load(run.teacher_path)
+    replies = run.prompts(tokenizer)
+    left_out = run.counts["test: first messages without room for 48 more tokens, not replied to"]
+    assert left_out > 0 and len(replies) + left_out == len(run.splits.test)
+    assert len(Writer(model, tokenizer).writes(48)(replies)) == len(replies)
+    for row in rows:
+        row["messages"][0]["content"] += " q" * 200
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="none leaves the model room for 48 more tokens"):
+        run_recipe(Recipe.load(recipe(folder), [*changes, *UNTUNED]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [[], ["--student.kind=transformer", "--student.config={num_hidden_layers: 2}"]])
 def test_a_teacher_whose_table_is_padded(folder, tmp_path, changes):
@@ -228,10 +266,7 @@ def test_a_teacher_whose_table_is_padded(folder, tmp_path, changes):
         *changes,
         f"--output_dir={tmp_path / 'out'}",
         f"--teacher.model={tmp_path / 'padded'}",
-        "--teacher.fine_tune=null",
-        "--teacher.lora=null",
-        "--distill.max_steps=1",
-        "--compare.resamples=5",
+        *UNTUNED,
     ]
     report = run_recipe(Recipe.load(recipe(folder), changes))
     assert 0 <= report.fidelity["agreement"] <= 1
