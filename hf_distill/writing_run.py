@@ -338,8 +338,9 @@ class WritingRun(Steps):
         tokenizer = teacher_tokenizer
         if settings.vocab_size is not None:
             tokenizer = student_tokenizer(teacher_tokenizer, texts_of(self.splits.train), settings.vocab_size)
-        if self.translates:  # what goes on after a reply has no limit but the model's own
-            tokenizer.model_max_length = min(settings.max_length, teacher_tokenizer.model_max_length)
+        if not self.translates:  # what goes on after a reply has no limit but the model's own
+            return self.replying(tokenizer)
+        tokenizer.model_max_length = min(settings.max_length, teacher_tokenizer.model_max_length)
         return tokenizer
 
     def rows_of(self, split: datasets.Dataset, what: str = "training") -> datasets.Dataset:

@@ -229,6 +229,10 @@ def test_plain_texts_need_no_chat_template(tmp_path):
     assert report.models["student"]["replies"]["prompts"] == 16
     assert report.fidelity["tokens"] > 0
     assert report.models["teacher"]["quality"]["bits_per_byte"]["value"] > 2, "a teacher that learnt nothing"
+    # What the card's usage and examples/chat.py read the student's prompt by.
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "student")
+    read = tokenizer.apply_chat_template([{"role": "user", "content": "how are"}], tokenize=False)
+    assert read == "<|end|>how are", "as each text began in training"
 
 
 def test_what_leaves_no_room_for_a_reply_is_not_replied_to(folder, tmp_path):
