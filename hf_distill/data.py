@@ -132,11 +132,14 @@ def cut(source: dict[str, datasets.Dataset], data: Data, reader: RowReader, seed
     """
     seed = seed if data.seed is None else data.seed
     held: dict[str, list[Row]] = {}
+    counts = reader.counts
     for part in ("test", "validation"):
         split = getattr(data, part)
         if isinstance(split, str):
-            held[part] = [row for row in reader.rows(source[split]) if row["known"]]
-    counts = reader.counts
+            found = list(reader.rows(source[split]))
+            held[part] = [row for row in found if row["known"]]
+            if len(held[part]) < len(found):
+                counts[f"rows of {part} without {reader.known_by}, left out"] = len(found) - len(held[part])
     if {"test", "validation"} <= held.keys():
         tested = {row["key"] for row in held["test"]}
         apart = {row["together"] for row in held["test"]} if data.together else set()

@@ -376,6 +376,12 @@ class Recipe:
                     'distill.sequences: the teacher writes nothing for targets: word. Set targets to "sequence" or '
                     '"both".'
                 )
+            numbers = [stage["sequences"] for stage in self.stages if stage.get("sequences") is not None]
+            if len(set(numbers)) > 1 or not all(isinstance(number, int) and number > 0 for number in numbers):
+                raise ValueError(
+                    "distill.sequences: expected one number of texts, 1 or more, for all stages, got "
+                    f"{', '.join(map(str, numbers))}. Leave it out for all texts."
+                )
             if isinstance(self.data.text, list):
                 raise ValueError(f"data.text: a translation has one text to read, got {self.data.text}.")
 

@@ -47,7 +47,7 @@ def load_writing(data: Data, seed: int = 0, *, task: str, keep: Collection[str] 
         task: `translation` or `text-generation`.
         keep: more columns to carry along.
     Raises:
-        ValueError: a missing file, split or column; a split that comes out empty.
+        ValueError: a missing file, split or column; messages that are no roles and texts; a split that comes out empty.
     """
     source = sources_of(data)
     reader: RowReader
@@ -131,7 +131,7 @@ class _Pairs(_Rows):
                 self.counts["empty texts, left out"] += 1
                 continue
             if not target:
-                self.counts["rows without a target, only the teacher's is learnt"] += 1
+                self.counts["rows without a target"] += 1
             if self.is_new(f"{source}\n{target}"):
                 key = near_duplicate_key(source) or source.lower()
                 yield self.made(row, {SOURCE: source, TARGET: target}, key, known=bool(target))
@@ -151,8 +151,8 @@ class _Conversations(_Rows):
         """Conversations; whether they have replies to learn is seen when they are tokenised."""
         name = str(self.data.messages)
         check_columns(dataset, [name], "data.messages")
-        for row in self.read(dataset, name):
-            messages = [{"role": str(each["role"]), "content": str(each["content"] or "")} for each in row[name] or []]
+        for number, row in enumerate(self.read(dataset, name)):
+            messages = _messages(row[name], name, number)
             if not messages:
                 self.counts["conversations without messages, left out"] += 1
                 continue
@@ -185,3 +185,22 @@ class _Texts(_Rows):
     def without_label(self, row: Row) -> Row:
         """The same."""
         return row
+
+
+def _messages(said: Any, column: str, number: int) -> list[dict[str, str]]:
+    """The messages of a row, none where there are none."""
+    messages = [] if said is None else said
+    plain = isinstance(messages, list) and all(
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content", 0), str | None)
+        for message in messages
+    )
+    if not plain:
+        raise ValueError(
+            f'data.messages: expected conversations as lists of {{"role": "user", "content": "text"}}, got '
+            f"{said!s:.120} in row {number} of the column {column!r}. Write them that way first: rename other keys "
+            "(from, value), join the texts of a content in parts, and read lists that are kept as JSON text with "
+            "json.loads."
+        )
+    return [{"role": message["role"], "content": message["content"] or ""} for message in messages]

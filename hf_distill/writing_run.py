@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ from hf_distill.writing_data import MESSAGES, SOURCE, TARGET, TEXT, WritingSplit
 from hf_distill.writing_report import REPLY, Writer, compare_generation, compare_translation
 
 GGUF = ".gguf"
+NO_TARGET = "rows without a target"
 UNIVERSAL = "universal_logit_distance"
 PROMPTS = 64  # first messages of test conversations that the models reply to
 
@@ -46,7 +48,7 @@ class WritingRun(Steps):
         self.translates = recipe.task == "translation"
         self.splits: WritingSplits = load_writing(recipe.data, recipe.seed, task=recipe.task)
         self.counts: dict[str, int] = dict(self.splits.counts)
-        self.tokenised: dict[str, datasets.Dataset] = {}  # several steps read the same rows
+        self.tokenised: dict[str, tuple[datasets.Dataset, dict[str, int]]] = {}  # several steps read the same rows
         self.check()
 
     # Before anything expensive
@@ -195,8 +197,8 @@ class WritingRun(Steps):
             "hard_label_weight": 1.0,
             "soft_target_weight": 0.0,
         }
-        rows = self.read(self.splits.train, "training", tokenizer)
-        judged = self.read(self.splits.validation, "validation", tokenizer)
+        rows = self.read(self.splits.train, "the teacher's training", tokenizer)
+        judged = self.read(self.splits.validation, "the teacher's validation", tokenizer)
         self.fit(model, tokenizer, self.arguments(settings, "teacher", rows=len(rows)), rows, judged, "teacher")
         return (model if lora is None else model.merge_and_unload()), tokenizer
 
@@ -233,7 +235,8 @@ class WritingRun(Steps):
 
     def _step_controls(self) -> None:
         """Train the same student without a teacher: the same steps, selection and first weights."""
-        self.train_student("baseline", self.rows_of(self.splits.train), "controls", without_teacher=True)
+        what = "training" if self.recipe.targets == "word" else "training without a teacher"
+        self.train_student("baseline", self.rows_of(self.splits.train, what), "controls", without_teacher=True)
         self.write_json("controls.json", {})
 
     def _step_seeds(self) -> None:
@@ -287,6 +290,7 @@ class WritingRun(Steps):
             replying,
             rows,
             prompts[:PROMPTS],
+            teacher_floor=self.recipe.teacher.floor,
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,
         )
@@ -361,15 +365,16 @@ class WritingRun(Steps):
         key = hashed(rows._fingerprint, readers)
         if key not in self.tokenised:
             tokenised = tokenise_pairs if self.translates else language_model_rows
-            self.tokenised[key], counts = tokenised(
+            self.tokenised[key] = tokenised(
                 rows,
                 tokenizer,
                 max_length=self.recipe.student.max_length,
                 teacher_tokenizer=teacher_tokenizer,
                 teacher_max_length=self.recipe.teacher.max_length,
             )
-            self.count(what, counts)
-        return self.tokenised[key]
+        found, counts = self.tokenised[key]
+        self.count(what, counts)
+        return found
 
     def fitting(self, rows: datasets.Dataset, what: str) -> datasets.Dataset:
         """Pairs whose texts every model has room for."""
@@ -392,9 +397,11 @@ class WritingRun(Steps):
             (self.own_tokenizer(), self.recipe.student.max_length),
             (self.tokenizer(self.teacher_path), self.recipe.teacher.max_length),
         )
+        all_counts: Counter[str] = Counter()
         for tokenizer, limit in limits:
             rows, counts = cut_to_fit(rows, tokenizer, min(limit, self.recipe.student.max_length))
-            self.count(what, counts)
+            all_counts.update(counts)
+        self.count(what, all_counts)
         return rows
 
     def count(self, what: str, counts: Mapping[str, int]) -> None:
@@ -406,10 +413,11 @@ class WritingRun(Steps):
     def pairs(self) -> datasets.Dataset:
         """What a translation student learns from: the teacher's texts, and the data's where it writes none."""
         if self.recipe.targets == "word":
+            self.count("training", {f"{NO_TARGET}, left out: targets is word": len(self.splits.unlabelled)})
             return self.splits.train
         sources = datasets.concatenate_datasets([self.splits.unlabelled, self.splits.train])
         sources = self.fitting(sources, "training")
-        wanted = self.recipe.stages[0].get("sequences") or len(sources)
+        wanted = max(stage.get("sequences") or 0 for stage in self.recipe.stages) or len(sources)
         known = len(sources) - sum(target == "" for target in sources[TARGET])
         # First those that have no other target, then others, at random.
         unknown = len(sources) - known
@@ -422,18 +430,26 @@ class WritingRun(Steps):
             sources.select(asked)[SOURCE][:],
             ledger=self.recipe.teacher.ledger or self.work / "written.jsonl",
         )
+        # Those that its tokens did not suffice for; half a text is no translation of the whole.
+        room = options["max_new_tokens"]
+        lengths = [
+            len(ids) for ids in tokenizer(text_target=said, add_special_tokens=False, verbose=False)["input_ids"]
+        ]
         targets = list(sources[TARGET])
-        for row, text in zip(asked, said, strict=True):
-            targets[row] = text
+        for row, text, length in zip(asked, said, lengths, strict=True):
+            targets[row] = text if length < room else ""
         kept = [row for row, target in enumerate(targets) if target.strip()]
+        self.count("training", {f"{NO_TARGET}, left out: beyond distill.sequences": max(0, unknown - wanted)})
         if not kept:
             raise ValueError(
-                f"The teacher translated {len(said)} texts, all into nothing, and no other target is left. Look at "
-                "what it writes: is it trained, and are teacher.generation and its tokenizer right?"
+                f"The teacher translated {len(said)} texts, all into nothing or into more than {room} tokens, and no "
+                "other target is left. Look at what it writes: is it trained, and are teacher.generation and its "
+                "tokenizer right?"
             )
         self.counts |= {
             "training texts that the teacher translated": len(said),
             "empty translations of the teacher, left out": sum(not text.strip() for text in said),
+            f"translations of the teacher cut at {room} tokens, left out": sum(length >= room for length in lengths),
         }
         return datasets.Dataset.from_dict(
             {SOURCE: [sources[SOURCE][row] for row in kept], TARGET: [targets[row] for row in kept]}

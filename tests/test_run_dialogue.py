@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from hf_distill import Recipe, run_recipe
+from hf_distill.conversations import cut_to_fit
 from hf_distill.writing_report import Writer
 from hf_distill.writing_run import WritingRun
 
@@ -252,6 +253,20 @@ def test_what_leaves_no_room_for_a_reply_is_not_replied_to(folder, tmp_path):
     (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match="none leaves the model room for 48 more tokens"):
         run_recipe(Recipe.load(recipe(folder), [*changes, *UNTUNED]))
+
+
+def test_what_either_tokenizer_cuts_off_is_counted_together(folder, tmp_path):
+    """The student's own tokens are shorter than the teacher's at one text and longer at another."""
+    own = ["--student.vocab_size=300", "--student.max_length=28", "--teacher.max_length=28"]
+    changes = [f"--output_dir={tmp_path}/out", "--distill.soft_target_loss=universal_logit_distance", *own, *UNTUNED]
+    run = WritingRun(Recipe.load(recipe(folder), changes))
+    rows = run.splits.train.filter(lambda row: len(row["messages"]) > 1)
+    with_both = run.same_texts(rows, "training")
+    replies = [sum(map(len, part["messages"])) // 2 for part in (rows, with_both)]
+    assert len(with_both) == len(rows)
+    assert run.counts["training: replies beyond the limit of 28 tokens, cut off"] == replies[0] - replies[1] > 0
+    _, counts = cut_to_fit(rows, run.own_tokenizer(), 28)
+    assert 0 < counts["replies beyond the limit of 28 tokens, cut off"] < replies[0] - replies[1]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from hf_distill import Recipe, run_recipe
+from hf_distill.writing_run import WritingRun
 
 WORDS = {"cat": "gato", "dog": "perro", "sees": "ve", "red": "rojo", "eats": "come", "big": "grande"}
 SELDOM = {"eval_steps": 150, "save_steps": 150}
@@ -129,7 +131,7 @@ def test_the_student_learns_from_what_the_teacher_writes(report, folder):
     gap = report.differences["student_beam_over_greedy"]
     assert gap["low"] <= gap["value"] <= gap["high"]
     counts = report.run["rows"]
-    assert counts["rows without a target, only the teacher's is learnt"] == 1
+    assert counts["rows without a target"] == counts["unlabelled"] == 1
     assert counts["empty texts, left out"] == 1
     written = [json.loads(line) for line in (folder / "out" / ".work" / "written.jsonl").read_text().splitlines()]
     assert (
@@ -224,11 +226,64 @@ def test_the_tokenizer_of_marian_models_on_the_hub(folder, tmp_path):
     assert set(said[0].split()) <= set(WORDS.values())
 
 
+AS_IT_IS = ["--teacher.fine_tune=null", "--data.test=5", "--data.validation=5"]
+
+
+def started(folder: Path, output: Path, *changes: str) -> WritingRun:
+    """A run whose teacher is what the folder has."""
+    return WritingRun(Recipe.load(recipe(folder), [f"--output_dir={output}", *AS_IT_IS, *changes]))
+
+
+@pytest.fixture(scope="module")
+def lacking(folder) -> str:
+    """Of the pairs 30 have no target."""
+    with (folder / "pairs.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    words = list(WORDS)
+    alone = [[f"{words[n % 6]} {words[n // 6]} eats big red cat", ""] for n in range(30)]
+    with (folder / "lacking.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows[10:60], *alone])
+    return f"--data.path={folder / 'lacking.csv'}"
+
+
+def test_rows_without_a_target_are_counted_where_nobody_learns_from_them(folder, lacking, tmp_path):
+    run = started(folder, tmp_path / "word", lacking, "--distill.targets=word")
+    assert len(run.pairs) == len(run.splits.train)
+    assert run.counts["training: rows without a target, left out: targets is word"] == 30 == run.counts["unlabelled"]
+    run = started(folder, tmp_path / "few", lacking, "--distill.sequences=5")
+    assert len(run.done) == 0  # makes the folder that the ledger is in
+    pairs = run.pairs
+    assert run.counts["training texts that the teacher translated"] == 5
+    assert run.counts["training: rows without a target, left out: beyond distill.sequences"] == 25
+    assert len(pairs) + run.counts["empty translations of the teacher, left out"] == len(run.splits.train) + 5
+
+
+def test_translations_that_were_cut_are_left_out(folder, tmp_path):
+    """The teacher knows no end, so it writes as many tokens as it may."""
+    teacher = MarianMTModel.from_pretrained(folder / "teacher-start")
+    with torch.no_grad():
+        teacher.final_logits_bias[0, 1] = -1e4  # the end
+        teacher.final_logits_bias[0, len(WORDS) + 3] = 1e4
+    teacher.save_pretrained(tmp_path / "endless")
+    AutoTokenizer.from_pretrained(folder / "teacher-start").save_pretrained(tmp_path / "endless")
+    run = started(folder, tmp_path / "out", f"--teacher.model={tmp_path / 'endless'}", "--distill.sequences=5")
+    assert len(run.done) == 0
+    pairs = run.pairs
+    assert run.counts["translations of the teacher cut at 23 tokens, left out"] == 5
+    assert len(pairs) == run.counts["train"] + run.counts["unlabelled"] - 5 - 1  # and one that is too long to read
+    run = started(folder, tmp_path / "all", f"--teacher.model={tmp_path / 'endless'}")
+    assert len(run.done) == 0
+    with pytest.raises(ValueError, match="all into nothing or into more than 23 tokens"):
+        _ = run.pairs
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (["--distill.targets=words"], "distill.targets: expected one of word, sequence, both"),
         (["--distill.targets=word", "--distill.sequences=8"], "distill.sequences: the teacher writes nothing"),
+        (["--distill.sequences=0"], "distill.sequences: expected one number of texts, 1 or more, .* got 0"),
+        (["--distill.sequences=-5"], "distill.sequences: expected .* got -5"),
         (["--student.vocab_size=100"], "student.vocab_size: with a vocabulary of its own"),
         (["--distill.temperature_end=2.0"], "distill.temperature: the teacher's top 4 tokens"),
         (["--compare.metrics=[accuracy]"], "compare.metrics: accuracy does not judge a translation"),
@@ -238,7 +293,7 @@ def test_the_tokenizer_of_marian_models_on_the_hub(folder, tmp_path):
         (["--student.max_length=2"], "longer than the limit"),
         (
             ["--teacher.fine_tune=null", "--distill.targets=sequence", "--teacher.generation={forced_bos_token_id: 1}"],
-            "all into nothing, and no other target is left",
+            "all into nothing or into more than 23 tokens, and no other target is left",
         ),
     ],
 )

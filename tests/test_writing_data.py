@@ -30,7 +30,7 @@ def test_pairs_are_split_and_cleaned(tmp_path):
     data = Data(path=write(tmp_path / "a.jsonl", rows), text="en", target="es", test=6, validation=4)
     splits = load_writing(data, task="translation")
     assert splits.counts["empty texts, left out"] == 1
-    assert splits.counts["rows without a target, only the teacher's is learnt"] == 1
+    assert splits.counts["rows without a target"] == 1
     assert splits.counts["duplicates, left out"] == 1
     assert splits.unlabelled["source"][:] == ["alone"] and splits.unlabelled["target"][:] == [""]
     parts = [set(part["source"]) for part in (splits.train, splits.unlabelled, splits.validation, splits.test)]
@@ -77,6 +77,41 @@ def test_texts(tmp_path):
     splits = load_writing(data, task="text-generation")
     assert splits.counts["empty texts, left out"] == 1 and splits.counts["duplicates, left out"] == 1
     assert len(splits.train) == 8
+
+
+def test_held_out_rows_without_a_target_are_counted_where_they_are_left_out(tmp_path):
+    for part, number in {"train": 20, "validation": 6, "test": 8}.items():
+        words = [f"{part} {'x' * row}" for row in range(1, number + 1)]
+        rows = [{"en": word, "es": "" if row < 2 else word} for row, word in enumerate(words)]
+        write(tmp_path / f"{part}.jsonl", rows)
+    data = Data(path=str(tmp_path), text="en", target="es", test="test", validation="validation")
+    counts = load_writing(data, task="translation").counts
+    assert counts["rows without a target"] == 6
+    assert counts["rows of test without a target, left out"] == 2 == counts["unlabelled"]
+    assert counts["rows of validation without a target, left out"] == 2
+    assert (counts["train"], counts["validation"], counts["test"]) == (18, 4, 6)
+
+
+USER, PARTS = {"role": "user", "content": "hi"}, [{"type": "text", "text": "hi"}]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"from": "human", "value": "hi"}],
+        [{"role": "user", "content": PARTS}],
+        json.dumps([USER]),
+        [{"role": None, "content": "hi"}],
+    ],
+)
+def test_messages_that_are_no_roles_and_texts(tmp_path, messages):
+    rows = [{"messages": [] if isinstance(messages, list) else "[]"}, {"messages": messages}]
+    data = Data(path=write(tmp_path / "a.jsonl", rows), messages="messages", test=1, validation=1)
+    at = 1 if isinstance(messages, list) else 0
+    with pytest.raises(
+        ValueError, match=f"data.messages: expected conversations as lists .* in row {at} .* json.loads"
+    ):
+        load_writing(data, task="text-generation")
 
 
 @pytest.mark.parametrize(
