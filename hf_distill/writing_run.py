@@ -115,7 +115,7 @@ class WritingRun(Steps):
         metric = "loss"  # nats a target token: of one tokenizer, it falls with the bits a byte
         if self.translates:
             kind, metric = Seq2SeqDistillationArguments, self.recipe.metrics[0]
-            written = {"generation_max_length": self.recipe.student.max_length, "generation_num_beams": 1}
+            written = {"generation_max_length": self.student_limit, "generation_num_beams": 1}
             settings = {**written, **settings, "predict_with_generate": True}
         return training_arguments(
             settings,
@@ -226,7 +226,8 @@ class WritingRun(Steps):
             student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
         else:
             student = self.task.auto_class.from_config(config)
-        set_greedy(student, settings.max_length if self.translates else None)
+        set_greedy(student, self.student_limit if self.translates else None)
+        stop_where(teacher, teacher_tokenizer, student, tokenizer)
         self.keep_initial(student, tokenizer, carried)
 
     def _step_distill(self) -> None:
@@ -329,9 +330,19 @@ class WritingRun(Steps):
         return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
     @property
+    def teacher_limit(self) -> int:
+        """Tokens that the teacher reads at most."""
+        return min(self.recipe.teacher.max_length, self.positions)
+
+    @property
+    def student_limit(self) -> int:
+        """Tokens that the student reads at most: no more than its teacher has positions for."""
+        return min(self.recipe.student.max_length, self.positions)
+
+    @property
     def longest(self) -> int:
         """Tokens of a translation at most."""
-        return min(self.recipe.student.max_length, self.recipe.teacher.max_length) - 1
+        return min(self.student_limit, self.teacher_limit) - 1
 
     def own_tokenizer(self) -> Any:
         """The student's tokenizer: made once, then read from its folder."""
@@ -344,7 +355,7 @@ class WritingRun(Steps):
             tokenizer = student_tokenizer(teacher_tokenizer, texts_of(self.splits.train), settings.vocab_size)
         if not self.translates:  # what goes on after a reply has no limit but the model's own
             return self.replying(tokenizer)
-        tokenizer.model_max_length = min(settings.max_length, teacher_tokenizer.model_max_length)
+        tokenizer.model_max_length = min(self.student_limit, teacher_tokenizer.model_max_length)
         return tokenizer
 
     def rows_of(self, split: datasets.Dataset, what: str = "training") -> datasets.Dataset:
@@ -368,9 +379,9 @@ class WritingRun(Steps):
             self.tokenised[key] = tokenised(
                 rows,
                 tokenizer,
-                max_length=self.recipe.student.max_length,
+                max_length=self.student_limit,
                 teacher_tokenizer=teacher_tokenizer,
-                teacher_max_length=self.recipe.teacher.max_length,
+                teacher_max_length=self.teacher_limit,
             )
         found, counts = self.tokenised[key]
         self.count(what, counts)
@@ -379,8 +390,8 @@ class WritingRun(Steps):
     def fitting(self, rows: datasets.Dataset, what: str) -> datasets.Dataset:
         """Pairs whose texts every model has room for."""
         limits = (
-            (self.own_tokenizer(), self.recipe.student.max_length),
-            (self.tokenizer(self.teacher_path), self.recipe.teacher.max_length),
+            (self.own_tokenizer(), self.student_limit),
+            (self.tokenizer(self.teacher_path), self.teacher_limit),
         )
         fits = np.ones(len(rows), dtype=bool)
         for tokenizer, limit in limits:
@@ -394,12 +405,12 @@ class WritingRun(Steps):
         if self.translates:
             return rows
         limits = (
-            (self.own_tokenizer(), self.recipe.student.max_length),
-            (self.tokenizer(self.teacher_path), self.recipe.teacher.max_length),
+            (self.own_tokenizer(), self.student_limit),
+            (self.tokenizer(self.teacher_path), self.teacher_limit),
         )
         all_counts: Counter[str] = Counter()
         for tokenizer, limit in limits:
-            rows, counts = cut_to_fit(rows, tokenizer, min(limit, self.recipe.student.max_length))
+            rows, counts = cut_to_fit(rows, tokenizer, min(limit, self.student_limit))
             all_counts.update(counts)
         self.count(what, all_counts)
         return rows
@@ -568,6 +579,16 @@ def set_greedy(model: PreTrainedModel, max_length: int | None) -> None:
     settings.num_beams = 1
     if max_length is not None:
         settings.max_length = max_length
+
+
+def stop_where(teacher: Any, teacher_tokenizer: Any, student: Any, tokenizer: Any) -> None:
+    """Let a student stop where its teacher does: the end of a turn is often not the tokenizer's end."""
+    ends = teacher.generation_config.eos_token_id
+    names = teacher_tokenizer.convert_ids_to_tokens(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    known = tokenizer.get_vocab()
+    found = [known[name] for name in names if name in known]
+    if found:
+        student.generation_config.eos_token_id = found if len(found) > 1 else found[0]
 
 
 def texts_of(rows: datasets.Dataset) -> list[str]:

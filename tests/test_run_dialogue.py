@@ -269,6 +269,31 @@ def test_what_either_tokenizer_cuts_off_is_counted_together(folder, tmp_path):
     assert 0 < counts["replies beyond the limit of 28 tokens, cut off"] < replies[0] - replies[1]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["--student.vocab_size=300", "--distill.soft_target_loss=universal_logit_distance"],
+        ["--student.kind=transformer", "--student.config={num_hidden_layers: 2}"],
+    ],
+)
+def test_a_student_stops_where_its_teacher_does(folder, tmp_path, changes):
+    """At the end of a turn, which is not the tokenizer's end of a text."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "teacher-start")
+    tokenizer.add_special_tokens({"eos_token": "</s>"})
+    teacher = LlamaForCausalLM.from_pretrained(folder / "teacher-start")
+    teacher.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    ends = tokenizer.convert_tokens_to_ids(["</s>", "<|end|>"])
+    teacher.generation_config.eos_token_id = ends
+    for part in (teacher, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    changes = [f"--output_dir={tmp_path / 'out'}", f"--teacher.model={tmp_path / 'teacher'}", *changes, *UNTUNED]
+    run_recipe(Recipe.load(recipe(folder), changes), only="distill")
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "student")
+    own = AutoTokenizer.from_pretrained(tmp_path / "out" / "student")
+    assert set(student.generation_config.eos_token_id) == set(own.convert_tokens_to_ids(["</s>", "<|end|>"]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [[], ["--student.kind=transformer", "--student.config={num_hidden_layers: 2}"]])
 def test_a_teacher_whose_table_is_padded(folder, tmp_path, changes):

@@ -277,6 +277,29 @@ def test_translations_that_were_cut_are_left_out(folder, tmp_path):
         _ = run.pairs
 
 
+@pytest.mark.parametrize("targets", ["word", "both"])
+def test_a_teacher_with_fewer_positions_than_the_limit(folder, tmp_path, targets):
+    """Its tokenizer knows no limit, as many on the Hub; its 32 positions are one."""
+    MarianMTModel.from_pretrained(folder / "teacher-start").save_pretrained(tmp_path / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "teacher-start")
+    tokenizer.model_max_length = 10**30
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    rows = [[" ".join(["cat"] * (26 + number // 7) + ["dog"] * (number % 7)), "gato"] for number in range(42)]
+    with (tmp_path / "long.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["en", "es"], *rows])
+    changes = [f"--data.path={tmp_path / 'long.csv'}", f"--teacher.model={tmp_path / 'teacher'}"]
+    limits = ["--student.max_length=64", "--teacher.max_length=64"]
+    run = started(folder, tmp_path / "out", *changes, *limits, f"--distill.targets={targets}")
+    run.step("cache")
+    run.step("initialise")
+    trained = run.splits.train["source"]
+    long = sum(len(text.split()) > 31 for text in trained)
+    of = {"word": "pairs longer than a model's limit", "both": "texts longer than a model reads"}[targets]
+    assert 0 < run.counts[f"training: {of}, left out"] == long < len(trained)
+    student, own = run.load(run.work / "initial")
+    assert student.generation_config.max_length == own.model_max_length == 32
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
