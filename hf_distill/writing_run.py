@@ -4,7 +4,7 @@ import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoTokenizer, DataCollatorForSeq2Seq, GenerationConfig, PreTrainedModel, set_seed
 
 from hf_distill import columns, metrics
 from hf_distill.arguments import DistillationArguments, Seq2SeqDistillationArguments
@@ -23,7 +23,7 @@ from hf_distill.matching import Matching
 from hf_distill.measure import has_fast_bf16
 from hf_distill.metrics import optional
 from hf_distill.provenance import tokenizer_hash
-from hf_distill.recipe import Recipe
+from hf_distill.recipe import Recipe, nearest
 from hf_distill.report import Report
 from hf_distill.steps import Steps, contents_of, hashed
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
@@ -66,8 +66,11 @@ class WritingRun(Steps):
         if recipe.teacher.fine_tune is not None:
             self.arguments(recipe.teacher.fine_tune, "teacher", rows=len(self.splits.train))
             if recipe.teacher.lora is not None:
-                optional("peft", "generation").LoraConfig(**recipe.teacher.lora)
+                adapter = optional("peft", "generation").LoraConfig
+                check_names(recipe.teacher.lora, {each.name for each in dataclasses.fields(adapter)}, "teacher.lora")
+                adapter(**recipe.teacher.lora)
         tokenizer = self.tokenizer(self.teacher_path)
+        self.check_generation(tokenizer)
         if recipe.data.messages is not None and tokenizer.chat_template is None:
             raise ValueError(
                 f"data.messages: the tokenizer of {recipe.teacher.model} has no chat template, so nothing says how to "
@@ -80,6 +83,19 @@ class WritingRun(Steps):
         if recipe.export.onnx and not (self.translates and recipe.student.kind == "lstm"):
             raise ValueError("export.onnx: of the students that write, LSTM translators are exported. Set it false.")
         self.check_export()
+
+    def check_generation(self, tokenizer: Any) -> None:
+        """Raise a ValueError where the teacher could not write as it is told to."""
+        options = self.recipe.teacher.generation
+        refused = {"num_return_sequences", "return_dict_in_generate", "transformers_version", "_from_model_config"}
+        known = GenerationConfig().to_dict().keys() - refused
+        check_names(options, {*known, "batch_size", "seed"}, "teacher.generation")
+        room = min(self.positions, tokenizer.model_max_length)
+        if not 0 < options.get("max_new_tokens", 1) < room:
+            raise ValueError(
+                f"teacher.generation: max_new_tokens must be at least 1 and below the {room} tokens that the teacher "
+                f"has room for; got {options['max_new_tokens']}."
+            )
 
     def check_probabilities(self) -> None:
         """Raise a ValueError where the student could not learn from the teacher's probabilities as they are kept."""
@@ -560,6 +576,13 @@ class WritingRun(Steps):
         if str(path).endswith(GGUF):
             return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         return AutoTokenizer.from_pretrained(path)
+
+
+def check_names(options: Mapping[str, Any], known: Collection[str], key: str) -> None:
+    """Raise a ValueError for the first option of a recipe's key that is not known, with the nearest that is."""
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{key}: unknown key {name!r}.{nearest(name, known)}")
 
 
 def without_padding(model: PreTrainedModel, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
