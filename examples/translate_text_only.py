@@ -162,11 +162,17 @@ def tokenizer_of(texts: list[str], size: int) -> PreTrainedTokenizerBase:
 
 
 def tokenised(pairs: dict[str, Pairs], tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Dataset], dict[str, int]]:
-    """The training and validation pairs as token ids; and how many are left out as too long, by part."""
+    """The training and validation pairs as token ids; and how many are too long, by part.
+
+    These are left out, except of the test, where what the student reads of them is cut.
+    """
     rows, long = {}, {}
-    for part in ("train", "validation"):
-        encoded = tokenizer(pairs[part]["source"], text_target=pairs[part]["target"])
-        lengths = [max(map(len, both)) for both in zip(encoded["input_ids"], encoded["labels"], strict=True)]
+    for part, both in pairs.items():
+        encoded = tokenizer(both["source"], text_target=both["target"], verbose=False)
+        if part == "test":
+            long[part] = sum(len(ids) > LENGTH for ids in encoded["input_ids"])
+            continue
+        lengths = [max(map(len, sides)) for sides in zip(encoded["input_ids"], encoded["labels"], strict=True)]
         # Half a translation would teach to stop in the middle.
         short = [number for number, length in enumerate(lengths) if length <= LENGTH]
         rows[part] = Dataset.from_dict(dict(encoded)).select(short)

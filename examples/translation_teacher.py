@@ -74,6 +74,12 @@ def tokenizer_of(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     )
 
 
+def too_long(part: datasets.Dataset, tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many verses have a side of more than `LENGTH` tokens, which is cut."""
+    read = tokenizer(list(part["en"]), text_target=list(part["es"]), verbose=False)
+    return sum(max(map(len, sides)) > LENGTH for sides in zip(read["input_ids"], read["labels"], strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="bible_en_es.tsv.gz")
@@ -87,6 +93,7 @@ def main() -> None:
     set_seed(0)
     parts = split(options.data, options.output)
     tokenizer = tokenizer_of([*parts["train"]["en"], *parts["train"]["es"]], options.vocab_size)
+    print(f"Cut at {LENGTH} tokens: { ({name: too_long(part, tokenizer) for name, part in parts.items()}) }")
     rows = parts.map(
         lambda row: tokenizer(row["en"], text_target=row["es"], truncation=True),
         remove_columns=parts["train"].column_names,

@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from pysword.books import BibleStructure
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
@@ -215,3 +216,10 @@ def test_chitchat_source_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"is not installed\. Run: pip install --no-deps chitchat-dataset"):
         run(chitchat, monkeypatch)
+
+
+def test_verses_that_the_translation_teacher_reads_cut_are_counted():
+    teacher = script("../translation_teacher")
+    verses = {"en": ["light", "light " * 200, "light"], "es": ["luz", "luz", "luz " * 200]}
+    tokenizer = teacher.tokenizer_of([*verses["en"], *verses["es"]], 40)
+    assert teacher.too_long(Dataset.from_dict(verses), tokenizer) == 2

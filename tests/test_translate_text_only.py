@@ -141,8 +141,10 @@ def test_a_part_without_translations(tmp_path):
 
 def test_long_pairs_are_counted():
     pairs = {part: {"source": ["a b", "a b"], "target": ["b " * 70, "b a"]} for part in ("train", "validation")}
+    pairs["test"] = {"source": ["a " * 70, "b", "a"], "target": ["b", "a " * 70, "b"]}
     rows, long = script.tokenised(pairs, script.tokenizer_of(["a b"], 20))
-    assert long == {"train": 1, "validation": 1}
+    assert long == {"train": 1, "validation": 1, "test": 1}, "of the test only what the student reads is cut"
+    assert rows.keys() == {"train", "validation"}
     assert len(rows["train"]) == 1
     assert len(rows["train"][0]["labels"]) < script.LENGTH
 
