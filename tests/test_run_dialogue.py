@@ -21,6 +21,7 @@ from transformers import (
 
 from hf_distill import Recipe, run_recipe
 from hf_distill.conversations import cut_to_fit
+from hf_distill.text_teacher import as_prompt
 from hf_distill.writing_report import Writer
 from hf_distill.writing_run import WritingRun
 
@@ -151,11 +152,16 @@ def test_the_student_replies_where_the_package_is_missing(report, folder):
         "options = {'add_generation_prompt': True, 'return_tensors': 'pt', 'return_dict': True}\n"
         "read = tokenizer.apply_chat_template(chat, **options)\n"
         "ids = model.generate(**read, max_new_tokens=8)\n"
-        "print(ids.shape[1] > read['input_ids'].shape[1])\n"
+        "print(ids[0, read['input_ids'].shape[1] :].tolist())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "True"
+    student = AutoModelForCausalLM.from_pretrained(folder / "out" / "student")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "out" / "student")
+    assert type(student).__module__.startswith("hf_distill")
+    prompt = torch.tensor([as_prompt("how are you", tokenizer)])
+    reply = student.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=8)[0, prompt.shape[1] :]
+    assert json.loads(done.stdout) == reply.tolist() and len(reply)
 
 
 @pytest.mark.slow
@@ -175,8 +181,13 @@ def test_a_vocabulary_of_its_own(report, folder):
         )
     )
     assert made.fidelity == {}, "tokens of two vocabularies do not compare"
-    assert made.models["student"]["quality"]["bits_per_byte"]["value"] > 0
-    assert made.models["student"]["parameters"] < report.models["student"]["parameters"]
+    untuned = report.models["untuned_teacher"]["quality"]["bits_per_byte"]["value"]
+    assert made.models["student"]["quality"]["bits_per_byte"]["value"] < 0.9 * untuned
+    rows = [len(AutoTokenizer.from_pretrained(folder / name / "student")) for name in ("out", "own")]
+    of_a_row = 2 * 32  # numbers to read a token by, and as many to write it
+    assert rows[1] <= 300
+    fewer = report.models["student"]["parameters"] - made.models["student"]["parameters"]
+    assert fewer == (rows[0] - rows[1]) * of_a_row
 
 
 def test_a_teacher_whose_probabilities_are_all_kept(folder, tmp_path):
@@ -212,7 +223,15 @@ def test_a_shallow_transformer(report, folder):
             ],
         )
     )
-    assert made.ratios["smaller"] > 1 and "untuned_teacher" not in made.models
+    assert "untuned_teacher" not in made.models
+    student = AutoModelForCausalLM.from_pretrained(folder / "shallow" / "student")
+    assert student.config.num_hidden_layers == 2
+    assert made.ratios["smaller"] == pytest.approx(
+        made.models["teacher"]["parameters"] / student.num_parameters(), 1e-4
+    )
+    untuned = report.models["untuned_teacher"]["quality"]["bits_per_byte"]["value"]
+    assert made.models["student"]["quality"]["bits_per_byte"]["value"] < 0.9 * untuned
+    assert made.fidelity["agreement"] > 0.5, "of some 300 tokens"
 
 
 UNTUNED = ["--teacher.fine_tune=null", "--teacher.lora=null", "--distill.max_steps=1", "--compare.resamples=5"]
