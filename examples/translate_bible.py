@@ -43,6 +43,7 @@ def summary(report: Any) -> dict[str, Any]:
         "ratios": report.ratios,
         "ratio_intervals": report.ratio_intervals,
         "differences": report.differences,
+        "fidelity": report.fidelity,
         "warnings": report.warnings,
         "environment": report.environment,
         "rows": report.run["rows"],

@@ -255,6 +255,12 @@ def _fidelity(report: Report) -> str | None:
     if not fidelity:
         return None
     where, unit, chosen = f"{fidelity['examples']:,} texts", "text", "class"
+    if "kl" not in fidelity:
+        scores = (f"{words(name)} {interval(fidelity[name], '.1f')}" for name in report.metrics if name in fidelity)
+        return (
+            f"Student and teacher translate {fidelity['agreement']:.4f} of {where} the same, word for word; against "
+            f"its teacher's translations the student reaches {', '.join(scores)}."
+        )
     if "words" in fidelity:
         where, unit = f"{fidelity['words']:,} words of {where}", "word"
     if "tokens" in fidelity:

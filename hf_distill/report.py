@@ -54,7 +54,8 @@ class Report:
         ratio_intervals: `{low, high}` of those ratios that have one.
         differences: `gain_over_best_control.{value,low,high,control}`, on the first metric, the best one without a
             teacher; `baseline_over_best_other_control` likewise, which shows whether the baseline is a fair one.
-        fidelity: `agreement` and `kl` (nats) between student and teacher on `examples` texts that need no labels.
+        fidelity: `agreement` and `kl` (nats) between student and teacher on `examples` texts that need no labels. Of
+            translators in place of `kl` each metric of the student against the teacher's translations.
         errors: where the first metric is a share: `teacher` and `student`, what they miss of 1, and `error_ratio`, the
             student's over the teacher's, each with `{value,low,high}`. Less is better.
         words: of a tagged test set how many there are: `words`, `cut_off_teacher`, `cut_off_student`, `read_by_all`,

@@ -96,7 +96,9 @@ def compare_translation(
         seed: of the draws and of the texts that are timed.
     Returns:
         The report; `differences` also has `beam_gain_over_best_control` and `student_beam_over_greedy`, and each model
-        `words_a_second.{batch_1,batch_32}`, the words that it writes, greedily.
+        `words_a_second.{batch_1,batch_32}`, the words that it writes, greedily. `fidelity` takes the teacher's greedy
+        translations for right: `agreement`, the share of the student's that are the same word for word, and the metrics
+        of the student against them.
     Raises:
         ValueError: a text longer than a model reads.
     """
@@ -144,6 +146,18 @@ def compare_translation(
         controls={name: _summaries(found[name]) for name in controls or {}},
         **with_intervals(kept | _ratios(sizes["teacher"], sizes["student"], speeds, "student", seed)),
         differences=differences,
+        fidelity={
+            "agreement": float((said["student"][""] == said["teacher"][""]).mean()),
+            "examples": len(sources),
+            **_summaries(
+                {
+                    metric: estimate(
+                        load(metric), said["student"][""], said["teacher"][""], resamples=resamples, seed=seed
+                    )
+                    for metric in metrics
+                }
+            ),
+        },
         onnx={
             name.removeprefix("onnx "): {
                 "bytes": files_bytes[name],

@@ -429,6 +429,13 @@ def test_a_metric_that_falls_says_so(report, folder):
     assert "less is better" not in render(report, folder).text
 
 
+def test_translators_agree_on_whole_texts(report, folder):
+    fidelity = {"agreement": 0.25, "examples": 20, "accuracy": {"value": 41.25, "low": 38.0, "high": 44.5}}
+    text = render(replace(report, fidelity=fidelity), folder).text
+    assert "translate 0.2500 of 20 texts the same, word for word" in text
+    assert "the student reaches accuracy 41.2 [38.0, 44.5]" in text
+
+
 def test_the_report_of_the_first_release_has_a_card(folder):
     report = Report.load(ROOT / "model_cards" / "tweet-sentiment-lstm")
     card = render(report, folder)

@@ -111,6 +111,22 @@ def test_a_model_agrees_with_itself():
     assert other["agreement"] < 1 and other["kl"] > 0.05
 
 
+def test_fidelity_of_translators_is_to_what_the_teacher_writes():
+    """Whatever the data's targets are."""
+    sources = [f"w{number} w{number + 1}" for number in range(8)]
+    dataset = Dataset.from_dict({"source": sources, "target": ["casa"] * 8})
+    two = {"teacher": translator(0), "student": translator(0)}
+    options = {"num_beams": 2, "max_new_tokens": 4, "resamples": 20}
+    same = compare_translation(two, dataset, **options).fidelity
+    assert same["agreement"] == 1 and same["examples"] == 8
+    assert same["chrf"]["value"] == pytest.approx(100)
+    two["student"] = translator(1)
+    other = compare_translation(two, dataset, **options).fidelity
+    taught, learnt = (two[name].writes(4)(sources) for name in ("teacher", "student"))
+    assert other["agreement"] == np.mean(np.array(taught) == np.array(learnt)) < 1
+    assert 0 < other["chrf"]["value"] == pytest.approx(corpus_chrf(learnt, [taught]).score, abs=1e-3)
+
+
 def test_rows_that_pad_a_table_are_no_tokens():
     """The longer table may be either side's; what is left is a distribution again."""
     one, padded = writer(0), writer(0)
