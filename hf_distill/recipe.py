@@ -177,7 +177,7 @@ class Recipe:
             that the last one left. `temperature` is 1 for models that write unless it is given. Of a translation also
             `targets`: "word", the teacher's probabilities of each word of the data's targets; "sequence", what it
             writes itself; or "both", its probabilities of what it writes. And `sequences`: how many texts it writes,
-            all others keep the data's target (default: all).
+            1 or more; all others keep the data's target (default: all).
         compare: see `Compare`.
         export: see `Export`.
         push: see `Push`.

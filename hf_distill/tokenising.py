@@ -106,7 +106,10 @@ def tokenise_pairs(
     left_out = len(rows) - len(kept)
     if not len(kept):
         limits = " and ".join(str(limit) for _, limit in readers.values())
-        raise ValueError(f"All {len(rows)} pairs are longer than the limit of {limits} tokens. Raise max_length.")
+        raise ValueError(
+            f"All {len(rows)} pairs are longer than the limit of {limits} tokens. Raise max_length, as far as the "
+            "models and their tokenizers go."
+        )
     return kept, {"pairs longer than a model's limit, left out": left_out} if left_out else {}
 
 
