@@ -436,11 +436,11 @@ def test_translators_agree_on_whole_texts(report, folder):
     assert "the student reaches accuracy 41.2 [38.0, 44.5]" in text
 
 
-def test_the_report_of_the_first_release_has_a_card(folder):
+def test_a_report_that_was_kept_has_a_card(folder):
     report = Report.load(ROOT / "model_cards" / "tweet-sentiment-lstm")
     card = render(report, folder)
     assert_whole(card.content)
-    assert "accuracy 0.9267 against the teacher's 0.9363" in card.text
+    assert "accuracy 0.9273 against the teacher's 0.9363" in card.text
     # A saved report has its models by the alphabet.
     assert [row.split("|")[1].strip() for row in card.text.splitlines() if "[0." in row][:3] == [
         "teacher",
