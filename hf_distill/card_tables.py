@@ -37,8 +37,9 @@ METHOD = (
 
 
 def results(report: Report) -> str:
-    """Everybody's quality, with intervals."""
-    rows = {**{name: report.models[name]["quality"] for name in by_rank(report.models)}, **report.controls}
+    """Everybody's quality, with intervals; the controls by the alphabet, as a saved report has them."""
+    rows = {name: report.models[name]["quality"] for name in by_rank(report.models)}
+    rows |= {name: report.controls[name] for name in sorted(report.controls)}
     used = {"teacher": "", "student": "yes", "baseline": "no"}
     used |= {"untuned_teacher": "is it, before its adaptation"} if "untuned_teacher" in report.models else {}
     used |= {name: "yes" if name in report.controls_with_teacher else "no" for name in report.controls}

@@ -442,7 +442,8 @@ def test_a_report_that_was_kept_has_a_card(folder):
     assert_whole(card.content)
     assert "accuracy 0.9273 against the teacher's 0.9363" in card.text
     # A saved report has its models by the alphabet.
-    assert [row.split("|")[1].strip() for row in card.text.splitlines() if "[0." in row][:3] == [
+    scored = [row for row in card.text.splitlines() if row.startswith("|") and "[0." in row]
+    assert [row.split("|")[1].strip() for row in scored][:3] == [
         "teacher",
         "**student**",
         "baseline",
