@@ -26,7 +26,9 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     run.add_argument("recipe", help="a YAML file, see examples/recipes/")
     run.add_argument(
-        "--only", metavar="STEP", help="stop after teacher, cache, initialise, distill, controls, seeds or export"
+        "--only",
+        metavar="STEP",
+        help="go no further than teacher, cache, initialise, distill, controls, seeds, export or compare",
     )
     push = commands.add_parser("push", help="publish a student's folder on the Hub")
     push.add_argument("folder", help="the student's folder, with its model card; a recipe.yaml beside it goes along")

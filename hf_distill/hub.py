@@ -78,6 +78,10 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
     """
     folder = Path(folder)
     missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if (folder / "student").is_dir() and missing:
+        raise ValueError(f"{folder} is a run: its student is in {folder / 'student'}. Push that.")
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}.")
     if missing:
         raise ValueError(
             f"{folder} is not a finished student: {', '.join(missing)} is missing. Save the model there with "

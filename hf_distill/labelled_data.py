@@ -140,7 +140,15 @@ class _Reader:
         names = _names(train.features[self.data.label_columns[0]])
         if names is not None:
             return names
-        values = _flat(train[self.data.label_columns[0]])
+        values = list(_flat(train[self.data.label_columns[0]]))
+        parts = [
+            value for value in values if isinstance(value, float) and not (math.isnan(value) or value.is_integer())
+        ]
+        if parts:
+            raise ValueError(
+                f"data.label: the column {self.data.label!r} has quantities, {parts[0]} for instance; each would be "
+                "a class of its own. Set data.problem_type=regression, or name the classes with data.labels."
+            )
         return [_label_name(value) for value in sorted({value for value in values if value not in (None, "")})]
 
     @property

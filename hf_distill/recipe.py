@@ -319,16 +319,23 @@ class Recipe:
         if not self.stages:
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
         kind = Seq2SeqDistillationArguments if self.task == "translation" else DistillationArguments
-        arguments = {argument.name for argument in dataclasses.fields(kind)}
+        defaults = {argument.name: argument.default for argument in dataclasses.fields(kind)}
+        arguments = set(defaults)
         further = ("matching", *(("targets", "sequences") if self.task == "translation" else ()))
         for stage in self.stages:
             self.matchings(stage)
-        for stage in (*self.stages, self.teacher.fine_tune or {}):
-            if "output_dir" in stage:
-                raise ValueError("distill or teacher.fine_tune: output_dir belongs at the recipe's top level.")
-            for name in stage:
-                if name not in arguments and not (name in further and stage in self.stages):
-                    raise ValueError(f"distill or teacher.fine_tune: unknown key {name!r}.{nearest(name, arguments)}")
+        tuned = [("teacher.fine_tune", self.teacher.fine_tune or {})]
+        for key, settings in [*(("distill", stage) for stage in self.stages), *tuned]:
+            if "output_dir" in settings:
+                raise ValueError(f"{key}: output_dir belongs at the recipe's top level.")
+            for name, value in settings.items():
+                if name not in arguments and not (name in further and key == "distill"):
+                    raise ValueError(f"{key}: unknown key {name!r}.{nearest(name, arguments)}")
+                if name in arguments and isinstance(value, str) and isinstance(defaults[name], int | float):
+                    raise ValueError(
+                        f"{key}.{name}: expected a number, got the text {value!r}. (YAML takes 5e-5 for text, and "
+                        "5.0e-5 for a number.)"
+                    )
         if self.student.kind == "transformer" and not self.student.from_teacher:
             raise ValueError(
                 "student.from_teacher: a transformer student is cut from its teacher, false makes no sense."

@@ -66,7 +66,7 @@ def read(path: str, name: str | None = None, split: str = "train", **options: An
         split: what a single file is called.
         options: more arguments of `datasets.load_dataset`, `encoding` for instance.
     Raises:
-        ValueError: no such file, or an unknown format.
+        ValueError: no such file, an unknown format, or a file that is empty or broken.
     """
     path = resolve(path)
     suffix = next((suffix for suffix in reversed(Path(path).suffixes) if suffix in FORMATS), None)
@@ -94,7 +94,12 @@ def read(path: str, name: str | None = None, split: str = "train", **options: An
 def _read_files(files: dict[str, str], suffix: str, options: dict[str, Any]) -> datasets.DatasetDict:
     """Files of one format, by the names of their splits."""
     separator = {"sep": "\t"} if suffix == ".tsv" else {}
-    return datasets.load_dataset(FORMATS[suffix], data_files=files, **(separator | options))
+    try:
+        return datasets.load_dataset(FORMATS[suffix], data_files=files, **(separator | options))
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ValueError(
+            f"data.path: {', '.join(files.values())} cannot be read as {FORMATS[suffix]}: {error.__cause__ or error}"
+        ) from error
 
 
 def read_conll(path: str | Path, encoding: str = "utf-8") -> datasets.Dataset:

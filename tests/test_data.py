@@ -126,6 +126,14 @@ def test_whole_numbers_with_gaps(tmp_path, labels):
     assert splits.counts["unlabelled"] == 20
 
 
+def test_quantities_are_no_classes(tmp_path):
+    rows = [(text, 0.25 + number, 1.0) for number, (text, _, _) in enumerate(many())]
+    path = write(tmp_path / "a.csv", rows)
+    with pytest.raises(ValueError, match=r"'label' has quantities, 0\.25 for instance.*problem_type=regression"):
+        load(Data(path, test=20))
+    assert load(Data(path, test=20, problem_type="regression")).classes == []
+
+
 def test_pairs(tmp_path):
     path = write(tmp_path / "a.csv", [(f"{t} one", f"{t} two", label) for t, label, _ in many()], ("a", "b", "label"))
     splits = load(Data(path, text=["a", "b"], test=20))

@@ -81,6 +81,11 @@ def test_what_tells_of_earlier_weights_is_deleted_and_nothing_else(folder, api):
 
 
 def test_an_unfinished_folder_is_refused_before_anything_is_made(folder, api):
+    with pytest.raises(ValueError, match=r"There is no folder .*nowhere"):
+        hub.push(folder / "nowhere", "me/s")
+    (folder.parent / "run" / "student").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"run is a run: its student is in .*run/student\. Push that\."):
+        hub.push(folder.parent / "run", "me/s")
     with pytest.raises(ValueError, match=r"model\.safetensors, README\.md is missing"):
         hub.push(folder, "me/s")
     assert api.made == []

@@ -37,7 +37,8 @@ def test_overrides(tmp_path):
     [
         (["--teacher.flor", "1"], r"unknown key 'teacher\.flor'\. Did you mean floor\?"),
         (["--distil.temperature", "1"], r"unknown key 'distil'\. Did you mean distill\?"),
-        (["--distill.temprature", "1"], r"unknown key 'temprature'\. Did you mean temperature"),
+        (["--distill.temprature", "1"], r"^distill: unknown key 'temprature'\. Did you mean temperature"),
+        (["--distill.temperature", "hot"], r"distill\.temperature: expected a number, got the text 'hot'"),
         (["--teacher.fine_tune.lerning_rate", "1"], r"unknown key 'lerning_rate'\. Did you mean learning_rate\?"),
         (
             ["--student.config.hiden_size", "1"],

@@ -25,6 +25,12 @@ def test_conll(tmp_path):
     assert read(str(path), split="all")["all"][:] == rows[:]
 
 
+def test_an_empty_file_is_told_by_name(tmp_path):
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(ValueError, match=r"data\.path: .*a\.csv cannot be read as csv: .+"):
+        read(str(tmp_path / "a.csv"))
+
+
 def test_tabs_win_over_blanks(tmp_path):
     path = tmp_path / "a.iob2"
     path.write_text("New York\tB-LOC\nis\tO\n")
