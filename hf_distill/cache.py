@@ -286,7 +286,11 @@ class _Pass:
                     (start, dataset.select(range(start, min(start + window, ends[number]))))
                     for start in range(starts[number], ends[number], window)
                 )
-                tables = (table for part in parts for table in self._tables(*part, progress, keep_rows=False))
+                tables = (
+                    table
+                    for start, part in parts
+                    for table in self._tables(start, part, sizes[start : start + len(part)], progress, keep_rows=False)
+                )
                 self._write_shard(number, tables)
         self.crew.wait()
         cached = self._load(paths)
@@ -311,7 +315,11 @@ class _Pass:
                 elif self._is_whole(path, None):
                     self._compare(path, hashed, progress)
                 else:
-                    tables = (table for part in hashed for table in self._tables(*part, progress, keep_rows=True))
+                    tables = (
+                        table
+                        for start, part in hashed
+                        for table in self._tables(start, part, self._sizes(part, start), progress, keep_rows=True)
+                    )
                     self._write_shard(number, tables)
                 number += 1
         self.crew.wait()
@@ -435,9 +443,11 @@ class _Pass:
         with tqdm(total=total, initial=done, desc="Teacher", unit=" rows", disable=self.crew.number > 0) as progress:
             yield progress
 
-    def _tables(self, first: int, rows: datasets.Dataset, progress: tqdm, keep_rows: bool) -> Iterator[pa.Table]:
-        """The answers to some rows that follow each other, as many at a time as may be held in memory."""
-        a_batch = self.ask.batch_size * int(self._sizes(rows, first).max())
+    def _tables(
+        self, first: int, rows: datasets.Dataset, sizes: np.ndarray, progress: tqdm, keep_rows: bool
+    ) -> Iterator[pa.Table]:
+        """The answers to some rows that follow each other, as many at a time as may be held in memory; see `_sizes`."""
+        a_batch = self.ask.batch_size * int(sizes.max())
         size = max(1, WINDOW_BYTES // max(1, a_batch)) * self.ask.batch_size
         for start in range(0, len(rows), size):
             part = rows.select(range(start, min(start + size, len(rows))))

@@ -270,6 +270,7 @@ def _keep_labels(rows: list[Row], number: int, reader: RowReader, seed: int) -> 
 
 
 def check_columns(dataset: datasets.Dataset, names: Iterable[str], key: str) -> None:
+    """Raise a ValueError that names the recipe's `key` for the first of the names that is no column."""
     for name in names:
         if name not in dataset.column_names:
             raise ValueError(f"{key}: there is no column {name!r}, the data has {', '.join(dataset.column_names)}.")
