@@ -17,7 +17,8 @@ from hf_distill.privacy import without_folders
 from hf_distill.report import Report
 from hf_distill.tasks import TASKS
 
-OPERATIONS = "Operations are those of the matrix products, a multiplication and an addition being two."
+OPERATIONS = "Operations are those of the matrix products, a multiplication and an addition being two"
+WRITTEN = ", of reading a text and writing another, whose tokens both count"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
@@ -280,12 +281,13 @@ def _calibration(report: Report) -> str | None:
 
 def _conditions(report: Report) -> str:
     env = report.environment
+    writes = TASKS[report.task].writes
     where = env["processor"] if env["device"] == "cpu" else env.get("accelerator", env["device"])
     threads = "1 thread" if env["threads"] == 1 else f"{env['threads']} threads"
     return (
         f"On {where}, {threads}, torch {env['torch']}, transformers {env['transformers']}; {env['calls_timed']} calls "
-        f"on {env['texts_timed']} test texts{'' if TASKS[report.task].writes else ', tokenisation excluded'}: "
-        f"{env['timing']}." + (f" {OPERATIONS}" if "flops_per_text" in report.models["student"] else "")
+        f"on {env['texts_timed']} test texts{'' if writes else ', tokenisation excluded'}: {env['timing']}."
+        + (f" {OPERATIONS}{WRITTEN * writes}." if "flops_per_text" in report.models["student"] else "")
     )
 
 

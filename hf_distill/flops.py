@@ -1,7 +1,7 @@
 """How much computing a text costs: the floating point operations of a forward, counted while it runs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hf_distill.measure import Reader
 
 
-def count_flops(reader: Reader, inputs: Mapping[str, Tensor]) -> int:
+def count_flops(call: Callable[[Any], Any], inputs: Any) -> int:
     """The operations of the matrix products in one call; a multiplication and an addition are two.
 
     Torch's counter knows linear layers, products and convolutions, but on a processor neither its recurrent layers nor
@@ -20,11 +20,11 @@ def count_flops(reader: Reader, inputs: Mapping[str, Tensor]) -> int:
     done number by number (activations, normalisation, softmax) and reading an embedding are left out.
 
     Args:
-        reader: of a model or an ensemble, within its `ready`.
+        call: of a model: a `Reader` within its `ready`, or one that writes.
         inputs: what it reads.
     """
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
-        reader(inputs)
+        call(inputs)
     return int(counter.get_total_flops())
 
 

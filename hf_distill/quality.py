@@ -12,6 +12,7 @@ from hf_distill.timings import faster
 from hf_distill.verdicts import Verdicts
 
 MAJORITY = "majority_class"
+SMALLER = {"parameters": "smaller", "bytes": "lighter", "flops_per_text": "fewer_flops"}  # ratios by what they are of
 SHARES = ("accuracy", "f1", "macro_f1", "seqeval")  # 1 is perfect, so what is missing is the error
 
 
@@ -69,7 +70,7 @@ def ratios(
     """
     found: dict[str, dict[str, Any]] = {
         name: {"value": models["teacher"][size] / models["student"][size]}
-        for name, size in (("smaller", "parameters"), ("lighter", "bytes"), ("fewer_flops", "flops_per_text"))
+        for size, name in SMALLER.items()
         if all(size in models[who] for who in ("teacher", "student"))
     }
     found |= faster(speeds["teacher"], speeds["student"], seed)

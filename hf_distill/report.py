@@ -46,7 +46,8 @@ class Report:
         models: `teacher`, `student` and, if there is one, `baseline`, each with `quality.<metric>.{value,low,high}` (95
             % interval), `parameters`, `bytes` of the weights file, `latency_ms.batch_1.{p50,p95}`,
             `throughput.batch_32` (examples a second), and of the texts that were timed `tokens_per_text`,
-            `flops_per_text` and `flops_per_token` (see `flops.count_flops`), means in the model's own tokens.
+            `flops_per_text` and `flops_per_token` (see `flops.count_flops`), means in the model's own tokens; of models
+            that write, for reading a text and writing another, and of the tokens of both.
         controls: quality of what needs no student like this, by name.
         controls_with_teacher: which of the controls used the teacher.
         ratios: `quality_kept`, `quality_kept_above_chance`, `smaller` (parameters), `lighter` (bytes), `fewer_flops`
@@ -63,7 +64,8 @@ class Report:
         breakdown: `<group>.<value>.{examples or words, <model>.<metric>, error_ratio}`, on the first metric.
         per_class: `<class>.{support, <model>.{precision,recall,f1}}`, of many classes the commonest 20.
         calibration: expected calibration error by model, 0 is best.
-        most_different: the examples on which student and teacher differ most, see `breakdown.most_different`.
+        most_different: the examples on which student and teacher differ most, see `breakdown.most_different`, and of
+            models that write `writing_report.most_different`.
         test_sets: further ones, `<name>.{examples, <model>.quality.<metric>.{value,low,high}}`.
         speed: a row for each model, batch size and third of the texts by length: `{model, runtime, batch, length,
             tokens: [fewest, most], calls, p50_ms, p95_ms, per_second}`, and `faster.{value,low,high}` than the teacher

@@ -1,9 +1,6 @@
 """Models that write, compared: BLEU and chrF of translations, bits per byte of language models, variety and speed."""
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +12,30 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from hf_distill.bootstrap import RESAMPLES, Estimate, estimate
+from hf_distill.bootstrap import RESAMPLES, Estimate, estimate, value_of
+from hf_distill.breakdown import MOST_EXAMPLES, length_groups
 from hf_distill.caveats import BASELINE, caveats
 from hf_distill.export import FOLDER, QUANTIZED, GreedyTranslator
 from hf_distill.measure import count_parameters, environment, weights_bytes
 from hf_distill.metrics import DistinctN, load
-from hf_distill.quality import gain
+from hf_distill.quality import SMALLER, gain
 from hf_distill.report import Report, plain
+from hf_distill.speed import BATCH
 from hf_distill.tasks import IGNORE_INDEX
 from hf_distill.teacher import evaluating
-from hf_distill.text_teacher import GeneratingTeacher
-from hf_distill.timings import ratio_of_medians, with_intervals
+from hf_distill.text_teacher import GeneratingTeacher, as_prompt
+from hf_distill.timings import by_length, ratio_of_medians, with_intervals
 from hf_distill.writing_data import SOURCE, TARGET
+from hf_distill.writing_speed import (
+    Timed,
+    Write,
+    measure_writing,
+    measure_writing_cells,
+    writing_flops,
+    writing_summary,
+)
 
-BATCH = 32
 REPLY = 48  # tokens of a reply at most
-CALLS = 24  # texts that are timed alone, by every model
-SECONDS = 20.0  # after which slow models may stop at a third of them; all models together
-Write = Callable[[list[str]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,15 @@ class Writer:
             do_sample=False,
         )
 
-    def tokens_a_text(self, texts: Sequence[str]) -> float:
-        """Mean length of texts in its own tokens."""
-        return float(np.mean([len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]))
+    def reads(self, texts: Sequence[str]) -> np.ndarray:
+        """(texts,) tokens that it reads before it writes: of a chat, with all that its template adds."""
+        if self.model.config.is_encoder_decoder:
+            return np.array([len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]])
+        return np.array([len(as_prompt(text, self.tokenizer)) for text in texts])
+
+    def tokens(self, said: Sequence[str]) -> int:
+        """How many of its tokens some texts are that it wrote, with one for the end of each."""
+        return sum(map(len, self.tokenizer(list(said), add_special_tokens=False)["input_ids"])) + len(said)
 
     @property
     def size(self) -> dict[str, int]:
@@ -77,6 +86,7 @@ def compare_translation(
     max_new_tokens: int = 128,
     onnx: str | Path | None = None,
     controls: Mapping[str, Sequence[str]] | None = None,
+    quote: bool = False,
     teacher_floor: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -91,6 +101,7 @@ def compare_translation(
         max_new_tokens: the longest translation.
         onnx: folder that `export_onnx` wrote an LSTM student's files to. None: they are not measured.
         controls: what other ways without a teacher translate the texts into, by name.
+        quote: see `most_different`.
         teacher_floor: what the teacher should reach on the first metric.
         resamples: of the texts.
         seed: of the draws and of the texts that are timed.
@@ -98,7 +109,7 @@ def compare_translation(
         The report; `differences` also has `beam_gain_over_best_control` and `student_beam_over_greedy`, and each model
         `words_a_second.{batch_1,batch_32}`, the words that it writes, greedily. `fidelity` takes the teacher's greedy
         translations for right: `agreement`, the share of the student's that are the same word for word, and the metrics
-        of the student against them.
+        of the student against them. `breakdown.length` is by the student's tokens of the sources.
     Raises:
         ValueError: a text longer than a model reads.
     """
@@ -118,12 +129,14 @@ def compare_translation(
         }
         for name, each in said.items()
     }
-    alone = {name: writer.writes(max_new_tokens, 1) for name, writer in models.items()} | files
-    many = {name: writer.writes(max_new_tokens) for name, writer in models.items()} | files
-    speeds = {"batch_1": _timed(alone, sources, 1, seed), "batch_32": _timed(many, sources, BATCH, seed)}
-    timed = {name: _speed({batch: speed[name] for batch, speed in speeds.items()}) for name in alone}
-    for name in timed:
-        timed[name]["tokens_per_text"] = models.get(name, models["student"]).tokens_a_text(sources)
+    writers: dict[str, Write] = {name: writer.writes(max_new_tokens) for name, writer in models.items()} | files
+    lengths = {name: models.get(name, models["student"]).reads(sources) for name in writers}
+    speeds = measure_writing(writers, sources, seed=seed)
+    timed = {
+        name: writing_summary({batch: of[name] for batch, of in speeds.items()}, "words", _words)
+        | {"tokens_per_text": float(lengths[name].mean())}
+        for name in writers
+    }
     first = metrics[0]
     value = {name: of[first] for name, of in found.items()}
     rivals = [name for name in (BASELINE, *(controls or {})) if name in found]
@@ -135,7 +148,7 @@ def compare_translation(
         differences["beam_gain_over_best_control"] = gain(by_beam, [BASELINE])
     student = found["student"]
     differences["student_beam_over_greedy"] = (student[f"{first}_beam"] - student[first]).summary()
-    sizes = {name: writer.size for name, writer in models.items()}
+    sizes = _sizes(models, writers, sources, seed)
     files_bytes = {name: sum(f.stat().st_size for f in _files_of(Path(str(onnx)), "int8" in name)) for name in files}
     kept = {"quality_kept": (value["student"] / value["teacher"]).summary()} if value["teacher"].value > 0 else {}
     return _report(
@@ -158,6 +171,9 @@ def compare_translation(
                 }
             ),
         },
+        breakdown=_by_length(first, {name: said[name][""] for name in models}, targets, lengths["student"]),
+        most_different=most_different(sources, said["teacher"][""], said["student"][""], targets, quote=quote),
+        speed=_cells(writers, files, sources, lengths, seed),
         onnx={
             name.removeprefix("onnx "): {
                 "bytes": files_bytes[name],
@@ -179,6 +195,7 @@ def compare_generation(
     prompts: Sequence[str],
     *,
     max_new_tokens: int = REPLY,
+    quote: bool = False,
     teacher_floor: float | None = None,
     batch_size: int = 8,
     resamples: int = RESAMPLES,
@@ -192,6 +209,7 @@ def compare_generation(
             `target_bytes`, the UTF-8 bytes that the labels spell. Row for row they are of the same text.
         prompts: what the models reply to, each through its chat template, greedily.
         max_new_tokens: the longest reply.
+        quote: see `most_different`.
         teacher_floor: not used by a metric that falls, see `Report`; kept for a metric that grows.
         batch_size: of the forward passes.
         resamples: of the test rows.
@@ -199,7 +217,8 @@ def compare_generation(
     Returns:
         The report. `gain_over_best_control` is in bits a byte saved; `fidelity` counts the target tokens at which
         teacher and student choose the same next token, where both have one vocabulary; each model has
-        `replies.{distinct_1,distinct_2,prompts}` and `tokens_a_second.{batch_1,batch_32}`.
+        `replies.{distinct_1,distinct_2,prompts}` and `tokens_a_second.{batch_1,batch_32}`. `breakdown.length` is by the
+        student's tokens of the test rows, `most_different` and `speed` are about the replies.
     Raises:
         ValueError: the rows of two models spell other numbers of bytes.
     """
@@ -216,13 +235,11 @@ def compare_generation(
         name: estimate(load("bits_per_byte"), each, sizes[name], resamples=resamples, seed=seed)
         for name, each in nats.items()
     }
-    replies = {name: writer.writes(max_new_tokens)(list(prompts)) for name, writer in models.items()}
-    alone = {name: writer.writes(max_new_tokens, 1) for name, writer in models.items()}
-    many = {name: writer.writes(max_new_tokens) for name, writer in models.items()}
-    speeds = {
-        "batch_1": _timed(alone, prompts, 1, seed, models),
-        "batch_32": _timed(many, prompts, BATCH, seed, models),
-    }
+    writers: dict[str, Write] = {name: writer.writes(max_new_tokens) for name, writer in models.items()}
+    replies = {name: write(list(prompts)) for name, write in writers.items()}
+    read = {name: writer.reads(prompts) for name, writer in models.items()}
+    speeds = measure_writing(writers, prompts, seed=seed)
+    computed = _sizes(models, writers, prompts, seed)
     differences = {}
     if BASELINE in models:
         saved = (found[BASELINE] - found["student"]).summary()
@@ -240,9 +257,9 @@ def compare_generation(
         models={
             name: {
                 "quality": {"bits_per_byte": found[name].summary()},
-                **writer.size,
-                **_speed({batch: speed[name] for batch, speed in speeds.items()}, "tokens_a_second"),
-                "tokens_per_text": writer.tokens_a_text(prompts),
+                **computed[name],
+                **writing_summary({batch: of[name] for batch, of in speeds.items()}, "tokens", writer.tokens),
+                "tokens_per_text": float(read[name].mean()),
                 "replies": {
                     "distinct_1": variety(replies[name], 1),
                     "distinct_2": variety(replies[name], 2),
@@ -253,10 +270,15 @@ def compare_generation(
         },
         **with_intervals(
             {"quality_kept": (found["teacher"] / found["student"]).summary()}
-            | _ratios(models["teacher"].size, models["student"].size, speeds, "student", seed)
+            | _ratios(computed["teacher"], computed["student"], speeds, "student", seed)
         ),
         differences=differences,
         fidelity=agreement(models, datasets["student"], batch_size) if shared else {},
+        breakdown=_by_length(
+            "bits_per_byte", nats, sizes["student"], np.array([len(ids) for ids in datasets["student"][:]["input_ids"]])
+        ),
+        most_different=most_different(prompts, _texts(replies["teacher"]), _texts(replies["student"]), quote=quote),
+        speed=_cells(writers, {}, prompts, read, seed),
         environment=_conditions(models, speeds, f"greedy, at most {max_new_tokens} tokens"),
         teacher_floor=teacher_floor,
     )
@@ -320,6 +342,89 @@ def variety(texts: Sequence[str], n: int) -> float:
     return float(next(iter((DistinctN().compute(predictions=list(texts), n=n) or {}).values())))
 
 
+def most_different(
+    texts: Sequence[str],
+    taught: np.ndarray,
+    learnt: np.ndarray,
+    targets: np.ndarray | None = None,
+    *,
+    quote: bool = True,
+) -> list[dict[str, Any]]:
+    """The texts for which teacher and student write what has least in common, at most ten, the most different first.
+
+    Args:
+        texts: that both read.
+        taught: (texts,) what the teacher writes.
+        learnt: (texts,) what the student writes.
+        targets: (texts,) what the data has, if anything.
+        quote: whether the texts are among what is returned.
+    Returns:
+        `{"example": number, "chrf": of the student's text against the teacher's}`, without texts for which both write
+        the same; with `quote` also `text`, `teacher`, `student` and, of the data, `label`.
+    """
+    chrf = load("chrf")
+    alike = np.array([value_of(chrf, learnt[[row]], taught[[row]]) for row in range(len(texts))])
+    found: list[dict[str, Any]] = []
+    for example in map(int, np.argsort(alike, kind="stable")[:MOST_EXAMPLES]):
+        if taught[example] == learnt[example]:
+            continue
+        found.append({"example": example, "chrf": float(alike[example])})
+        if quote:
+            found[-1] |= {"text": texts[example], "teacher": taught[example], "student": learnt[example]}
+            found[-1] |= {} if targets is None else {"label": targets[example]}
+    return found
+
+
+def _by_length(
+    metric: str, said: Mapping[str, np.ndarray], references: np.ndarray, lengths: np.ndarray
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """A metric apart for each quarter of the examples by length.
+
+    Args:
+        metric: its name.
+        said: (examples,) by model.
+        references: (examples,).
+        lengths: (examples,) tokens.
+    """
+    groups = np.array(length_groups(lengths), dtype=object)
+    found: dict[str, dict[str, Any]] = {}
+    for group in sorted(set(groups)):
+        part = groups == group
+        scores = {name: {metric: value_of(load(metric), each[part], references[part])} for name, each in said.items()}
+        found[group] = {"examples": int(part.sum()), **scores}
+    return {"length": found}
+
+
+def _cells(
+    writers: Mapping[str, Write],
+    files: Mapping[str, Write],
+    texts: Sequence[str],
+    lengths: Mapping[str, np.ndarray],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """The times of teacher, student and the student's files by length, see `Report.speed`."""
+    timed = {name: writers[name] for name in ("teacher", "student", *files)}
+    return by_length(measure_writing_cells(timed, texts, lengths, seed=seed), seed)
+
+
+def _sizes(
+    models: Mapping[str, Writer], writers: Mapping[str, Write], texts: Sequence[str], seed: int
+) -> dict[str, dict[str, float]]:
+    """Everybody's `parameters` and `bytes`, and the operations that some texts take."""
+
+    def handled(writer: Writer) -> Callable[[list[str], list[str]], int]:
+        return lambda read, said: int(writer.reads(read).sum()) + writer.tokens(said)
+
+    return {
+        name: {**writer.size, **writing_flops(writers[name], texts, handled(writer), seed=seed)}
+        for name, writer in models.items()
+    }
+
+
+def _words(said: Sequence[str]) -> int:
+    return sum(len(text.split()) for text in said)
+
+
 def _texts(said: Sequence[str]) -> np.ndarray:
     return np.array([text.strip() for text in said], dtype=object)
 
@@ -361,107 +466,36 @@ def _onnx_files(student: Writer, folder: str | Path | None, max_new_tokens: int)
     return made
 
 
-@dataclass(frozen=True)
-class _Timed:
-    """(calls,) milliseconds, and how many texts a call had and words or tokens were written in all."""
-
-    milliseconds: np.ndarray
-    texts: int
-    written: int
-
-
-@contextmanager
-def _told_once() -> Iterator[None]:
-    """How many answers were cut has been told when texts are written again for their time."""
-    logger = logging.getLogger(GeneratingTeacher.__module__)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@_told_once()
-def _timed(
-    writers: Mapping[str, Write],
-    texts: Sequence[str],
-    batch: int,
-    seed: int,
-    tokens_of: Mapping[str, Writer] | None = None,
-) -> dict[str, _Timed]:
-    """Time models in turns on the same texts.
-
-    Args:
-        writers: by name.
-        texts: to choose from.
-        batch: texts a call.
-        seed: of the choice.
-        tokens_of: whose tokens to count. None: words.
-    """
-    rows = np.random.default_rng(seed).permutation(len(texts))
-    calls = CALLS if batch == 1 else 3
-    groups = [np.resize(np.roll(rows, -number * batch), batch) for number in range(calls)]
-    times: dict[str, list[float]] = {name: [] for name in writers}
-    written = dict.fromkeys(writers, 0)
-    for write in writers.values():
-        write([texts[int(row)] for row in groups[0][:2]])
-    began = time.perf_counter()
-    for number, group in enumerate(groups):
-        if number >= max(2, calls // 3) and time.perf_counter() - began > SECONDS:
-            break
-        for name, write in writers.items():
-            given = [texts[int(row)] for row in group]
-            start = time.perf_counter()
-            said = write(given)
-            times[name].append((time.perf_counter() - start) * 1000)
-            written[name] += (
-                sum(len(text.split()) for text in said)
-                if tokens_of is None
-                else sum(map(len, tokens_of[name].tokenizer(said, add_special_tokens=False)["input_ids"])) + len(said)
-            )
-    return {name: _Timed(np.array(times[name]), batch, written[name]) for name in writers}
-
-
-def _speed(timed: Mapping[str, _Timed], unit: str = "words_a_second") -> dict[str, Any]:
-    one, many = timed["batch_1"], timed["batch_32"]
-    p50, p95 = np.percentile(one.milliseconds, [50, 95])
-    return {
-        "latency_ms": {"batch_1": {"p50": p50, "p95": p95}},
-        "throughput": {"batch_32": many.texts * 1000 / float(np.median(many.milliseconds))},
-        unit: {batch: each.written * 1000 / float(each.milliseconds.sum()) for batch, each in timed.items()},
-    }
-
-
 def _ratios(
-    teacher: Mapping[str, int],
-    size: Mapping[str, int],
-    speeds: Mapping[str, Mapping[str, _Timed]],
+    teacher: Mapping[str, float],
+    other: Mapping[str, float],
+    speeds: Mapping[int, Mapping[str, Timed]],
     name: str,
     seed: int,
 ) -> dict[str, Any]:
     """How much smaller and faster than the teacher somebody is: more is better in each.
 
     Args:
-        teacher: its `parameters` and `bytes`.
-        size: those that are known of the other.
+        teacher: its `parameters`, `bytes` and `flops_per_text`.
+        other: those of them that are known of the other.
         speeds: by batch and name.
         name: of the other.
         seed: of the draws of calls.
     """
-    sizes = {"parameters": "smaller", "bytes": "lighter"}
-    found: dict[str, Any] = {sizes[kind]: {"value": teacher[kind] / number} for kind, number in size.items()}
-    for ratio, batch in (("faster", "batch_1"), ("throughput", "batch_32")):
+    found: dict[str, Any] = {
+        ratio: {"value": teacher[size] / other[size]} for size, ratio in SMALLER.items() if size in other
+    }
+    for ratio, batch in (("faster", 1), ("throughput", BATCH)):
         slow, fast = (speeds[batch][who].milliseconds for who in ("teacher", name))
         found[ratio] = ratio_of_medians(slow, fast, seed)
     return found
 
 
-def _conditions(models: Mapping[str, Writer], speeds: Mapping[str, Mapping[str, _Timed]], how: str) -> dict[str, Any]:
+def _conditions(models: Mapping[str, Writer], speeds: Mapping[int, Mapping[str, Timed]], how: str) -> dict[str, Any]:
     return environment(models["student"].model.device) | {
-        "texts_timed": len(speeds["batch_1"]["student"].milliseconds),
-        "calls_timed": len(speeds["batch_1"]["student"].milliseconds),
-        "batches_timed": len(speeds["batch_32"]["student"].milliseconds),
+        "texts_timed": len(speeds[1]["student"].milliseconds),
+        "calls_timed": len(speeds[1]["student"].milliseconds),
+        "batches_timed": len(speeds[BATCH]["student"].milliseconds),
         "timing": f"whole texts, tokenised, written ({how}) and decoded, models in turns in one run",
     }
 

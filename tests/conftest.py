@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from hf_distill import speed
+from hf_distill import speed, writing_speed
 
 datasets.disable_progress_bars()
 
@@ -74,4 +74,6 @@ def fewest_timed_calls():
         patch.setattr(speed, "FEWEST_CALLS", 8)
         patch.setattr(speed, "SECONDS", 0.0)
         patch.setattr(speed, "CELL_SECONDS", 0.0)
+        patch.setattr(writing_speed, "SECONDS", 0.0)
+        patch.setattr(writing_speed, "CELL_SECONDS", 0.0)
         yield

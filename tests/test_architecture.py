@@ -25,7 +25,7 @@ LAYERS = (
     ("cache", "rivals", "trainer", "export", "text_teacher", "verdicts", "flops"),
     ("breakdown", "caveats", "onnx_model", "speed", "targets", "training"),
     ("timings",),
-    ("quality",),
+    ("quality", "writing_speed"),
     ("report",),
     ("card_tables", "writing_report"),
     ("card",),

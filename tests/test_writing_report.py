@@ -25,6 +25,7 @@ from hf_distill.writing_report import (
     agreement,
     compare_generation,
     compare_translation,
+    most_different,
     reply_nats,
     variety,
 )
@@ -138,7 +139,10 @@ def test_rows_that_pad_a_table_are_no_tokens():
 
 def test_a_comparison_of_language_models():
     three = {"teacher": writer(0, num_hidden_layers=2), "student": writer(1), "baseline": writer(2)}
-    report = compare_generation(three, dict.fromkeys(three, rows()), ["w1 w2", "w3"], max_new_tokens=4, resamples=50)
+    prompts = ["w1 w2", "w3"]
+    report = compare_generation(
+        three, dict.fromkeys(three, rows()), prompts, max_new_tokens=4, quote=True, resamples=50
+    )
     bits = {name: model["quality"]["bits_per_byte"]["value"] for name, model in report.models.items()}
     gain = report.differences["gain_over_best_control"]
     assert gain["value"] == pytest.approx(bits["baseline"] - bits["student"], abs=1e-4)
@@ -146,6 +150,21 @@ def test_a_comparison_of_language_models():
         bits["teacher"] / bits["student"], rel=1e-4
     )
     assert report.models["student"]["replies"]["prompts"] == 2
+    assert report.models["student"]["tokens_per_text"] == 1.5
+    assert report.ratios["fewer_flops"] > 1
+    nats, lengths = reply_nats(three["student"], rows()), np.array([len(row["input_ids"]) for row in rows()])
+    part = report.breakdown["length"]["4-5 tokens"]
+    assert part["examples"] == 2 and part["student"]["bits_per_byte"] == pytest.approx(
+        nats[lengths <= 5].sum() / math.log(2) / (3 * lengths[lengths <= 5]).sum(), rel=1e-4
+    )
+    said = {name: three[name].writes(4)(prompts) for name in three}
+    assert report.most_different and all(
+        row["text"] == prompts[row["example"]]
+        and (row["teacher"], row["student"])
+        == tuple(said[name][row["example"]].strip() for name in ("teacher", "student"))
+        for row in report.most_different
+    )
+    assert {row["model"] for row in report.speed} == {"teacher", "student"}
     assert 0 < report.fidelity["agreement"] < 1
 
 
@@ -177,3 +196,49 @@ def test_other_texts_do_not_compare():
 def test_variety():
     assert variety(["a b a", "a b"], 1) == pytest.approx(2 / 5)
     assert variety(["a b a", "a b"], 2) == pytest.approx(2 / 3)
+
+
+def test_the_most_different_texts_come_first():
+    taught = np.array(["the cat eats", "the same", "a b c d", "one two three"], dtype=object)
+    learnt = np.array(["the cat eat", "the same", "x y z", "one two"], dtype=object)
+    found = most_different(["w", "x", "y", "z"], taught, learnt, np.array(["t"] * 4, dtype=object))
+    assert [row["example"] for row in found] == [2, 3, 0]  # what is the same is not among them
+    assert found[1] == {
+        "example": 3,
+        "chrf": pytest.approx(corpus_chrf(["one two"], [["one two three"]]).score),
+        "text": "z",
+        "teacher": "one two three",
+        "student": "one two",
+        "label": "t",
+    }
+    many = np.array([f"{number} one" for number in range(20)], dtype=object)
+    assert len(most_different(many.tolist(), many, many[::-1])) == 10
+    assert "label" not in most_different(["w"], taught[:1], learnt[:1])[0]
+    assert set(most_different(["w"], taught[:1], learnt[:1], quote=False)[0]) == {"example", "chrf"}
+
+
+def test_a_comparison_of_translators_by_length():
+    """Quarters of the sources; what stands in each is what sacrebleu says of it alone."""
+    dataset = Dataset.from_dict(
+        {"source": [" ".join(["w1"] * (1 + row)) for row in range(8)], "target": [f"w{row} w2" for row in range(8)]}
+    )
+    two = {"teacher": translator(0, decoder_layers=2, d_model=32), "student": translator(1)}
+    report = compare_translation(two, dataset, metrics=("chrf",), num_beams=2, max_new_tokens=4, resamples=20)
+    parts = report.breakdown["length"]
+    assert [part["examples"] for part in parts.values()] == [2, 2, 2, 2]
+    said = two["student"].writes(4)(dataset["source"][:2])
+    expected = corpus_chrf([text.strip() for text in said], [dataset["target"][:2]]).score
+    assert next(iter(parts.values()))["student"]["chrf"] == pytest.approx(expected, abs=1e-3)
+    assert {(row["model"], row["length"], row["batch"]) for row in report.speed} == {
+        (model, length, batch)
+        for model in ("teacher", "student")
+        for length in ("short", "medium", "long")
+        for batch in (1, 8, 32)
+    }
+    assert all(row["faster"]["value"] > 0 for row in report.speed if row["model"] == "student")
+    teacher, student = report.models["teacher"], report.models["student"]
+    assert report.ratios["fewer_flops"] == pytest.approx(
+        teacher["flops_per_text"] / student["flops_per_text"], rel=1e-4
+    )
+    assert report.ratios["fewer_flops"] > 2
+    assert student["tokens_per_text"] == 4.5  # the mean of 1 to 8
