@@ -6,7 +6,7 @@ WORKERS ?= 2
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH = $(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: demo test lint format bench docs clean
+.PHONY: demo test lint format bench docs address clean
 
 demo: .venv/demo
 	$(BIN)/hf-distill run examples/recipes/tweet-sentiment.yaml
@@ -33,6 +33,10 @@ bench: .venv/demo
 # The site, in site/; a broken link, an unknown name or a page without a place is an error.
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Once, when the repository has a public address, or moves: make address URL=https://github.com/owner/name
+address:
+	$(PYTHON) docs/address.py $(URL)
 
 clean:
 	rm -rf .venv outputs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,11 +1,17 @@
 """The tutorials: each runs whole with small settings, without a network, and is kept with the outputs of a real run."""
 
 import base64
+import configparser
 import importlib.util
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbclient import NotebookClient
 
 from tests.hub_server import Hub
@@ -121,3 +127,40 @@ def test_a_notebook_is_kept_with_the_outputs_of_a_real_run(name):
     outputs = "".join(str(output) for cell in code_cells(book) for output in cell.outputs)
     assert "not worth its teacher" not in outputs, "a tutorial that shows a training that failed"
     assert not any(part in outputs for part in ("/home/", "/tmp/", "site-packages")), "a path of whoever ran it"
+
+
+def test_an_address_makes_the_badges_open_the_notebooks(tmp_path):
+    for name in ("setup.cfg", "mkdocs.yml", "CITATION.cff"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "address.py", tmp_path / "docs")
+    shutil.copytree(FOLDER, tmp_path / "examples" / "notebooks")
+
+    def address(*url):
+        script = tmp_path / "docs" / "address.py"
+        return subprocess.run([sys.executable, script, *url], capture_output=True, text=True, check=False)
+
+    untouched = (tmp_path / "setup.cfg").read_text()
+    for wrong in ((), ("https://example.com/me/x",), ("https://github.com/me",)):
+        told = address(*wrong)
+        assert told.returncode == 1 and told.stderr.startswith("URL: expected https://github.com/owner/name")
+    assert (tmp_path / "setup.cfg").read_text() == untouched
+    for url in (
+        "https://github.com/me/first",
+        "https://github.com/you/it.s-moved",
+        "https://github.com/you/it.s-moved",
+    ):
+        assert address(f"{url}.git").returncode == 0
+        metadata = configparser.ConfigParser()
+        metadata.read(tmp_path / "setup.cfg")
+        citation = yaml.safe_load((tmp_path / "CITATION.cff").read_text())
+        assert metadata["metadata"]["url"] == citation["repository-code"] == url
+        assert (tmp_path / "mkdocs.yml").read_text().count(f"repo_url: {url}\n") == 1
+        for name in NAMES:
+            book = nbformat.read(tmp_path / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
+            [link] = re.findall(r"badge\.svg\)\]\((.*?)\)", book.cells[0].source)
+            repository, path = link.removeprefix("https://colab.research.google.com/github/").split("/blob/main/")
+            assert f"https://github.com/{repository}" == url
+            assert (tmp_path / path).name == f"{name}.ipynb" and (tmp_path / path).exists()
+            assert f'SOURCE = "git+{url}"\n' in book.cells[1].source
+            assert [cell.source for cell in book.cells[2:]] == [cell.source for cell in read(name).cells[2:]]
