@@ -295,12 +295,6 @@ class LabellingRun(Steps):
             kept &= {name for name, parameter in student.named_parameters() if parameter.shape == shapes[name]}
         return student, {name: source for name, source in carried.items() if name in kept}
 
-    def _step_distill(self) -> None:
-        """Train the student on the labels and on what the teacher said."""
-        student, tokenizer = self.load(self.work / "initial")
-        self.train_student("student", student, tokenizer, self.taught_rows())
-        self.save("student", student, tokenizer)
-
     def _step_export(self) -> None:
         """Write the student for onnxruntime, where asked to."""
         if self.recipe.export.onnx:
@@ -309,9 +303,8 @@ class LabellingRun(Steps):
 
     def _step_controls(self) -> None:
         """Train what the student must beat."""
-        student, tokenizer = self.load(self.work / "initial")
-        self.train_student("baseline", student, tokenizer, self.tokenised("train"), without_teacher=True)
-        self.save("baseline", student, tokenizer)
+        self.train_baseline()
+        tokenizer = self.tokenizer(self.work / "initial")
         known = rivals.known_controls(self.task, self.splits.problem_type)
         wanted = [name for name in known if self.recipe.compare.wants(name)]
         if not self.hears_logits:
@@ -337,21 +330,6 @@ class LabellingRun(Steps):
         plain = {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in made.items()}
         self.write_json("controls.json", plain)
 
-    def _step_seeds(self) -> None:
-        """Train the student and its baseline again, from other seeds."""
-        for seed in self.recipe.compare.more_seeds:
-            for name in ("student", "baseline"):
-                self.once(f".work/seeds/{seed}/{name}", "distill", functools.partial(self.trained_again, name, seed))
-
-    def trained_again(self, name: str, seed: int) -> tuple[PreTrainedModel, Any]:
-        """A student or a baseline from another seed, and its tokenizer."""
-        tokenizer = self.tokenizer(self.work / "initial")
-        student, _ = self.untrained(tokenizer, seed)
-        alone = name == "baseline"
-        rows = self.tokenised("train") if alone else self.taught_rows()
-        self.train_student(f"{name}-of-seed-{seed}", student, tokenizer, rows, without_teacher=alone, seed=seed)
-        return student, tokenizer
-
     def _step_compare(self) -> None:
         """Measure, and write the report, the card and the recipe."""
         start = time.perf_counter()
@@ -366,10 +344,7 @@ class LabellingRun(Steps):
             self.for_comparison(self.splits.test),
             task=self.recipe.task,
             baseline_model=baseline,
-            more_students=[
-                (self.load(folder / "student")[0], self.load(folder / "baseline")[0])
-                for folder in (self.work / "seeds" / str(seed) for seed in self.recipe.compare.more_seeds)
-            ],
+            more_students=[(student, alone) for (student, _), (alone, _) in self.more_students()],
             student_processing_class=tokenizer,
             teacher_processing_class=teacher_tokenizer,
             metrics=tuple(self.recipe.metrics),
@@ -436,6 +411,10 @@ class LabellingRun(Steps):
                 for part in (rows, judged)
             )
             self.fit(student, tokenizer, arguments, read, heard, step, matching)
+
+    def own_rows(self) -> datasets.Dataset:
+        """What the student without a teacher learns from: the labelled rows."""
+        return self.tokenised("train")
 
     def decided(self, model: PreTrainedModel, rows: datasets.Dataset, tokenizer: Any) -> Any:
         """A model's class for each row, or for each word of it."""

@@ -5,8 +5,9 @@ from typing import Any
 
 import evaluate
 
-from hf_distill.bootstrap import Estimate, estimate, over_seeds
+from hf_distill.bootstrap import Estimate, estimate
 from hf_distill.metrics import CalibrationError, TeacherAgreement, TeacherKL
+from hf_distill.seeds import means_over_seeds
 from hf_distill.speed import Speed
 from hf_distill.timings import faster
 from hf_distill.verdicts import Verdicts
@@ -19,7 +20,7 @@ SHARES = ("accuracy", "f1", "macro_f1", "seqeval")  # 1 is perfect, so what is m
 def score(
     scores: Sequence[evaluate.EvaluationModule],
     verdicts: Verdicts,
-    seeds: Mapping[str, Sequence[str]],
+    trainings: Mapping[str, Sequence[str]],
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Estimate]]:
@@ -28,7 +29,7 @@ def score(
     Args:
         scores: the metrics.
         verdicts: of whoever is scored.
-        seeds: who stands for the mean of which models, himself the first of them.
+        trainings: see `seeds.further_trainings`.
         resamples: of the examples.
         seed: of the draws, the same for all.
     Returns:
@@ -43,10 +44,7 @@ def score(
                 found[name][metric.name] = estimate(
                     metric, predictions, known.labels, known.items, resamples=resamples, seed=seed
                 )
-    for name, trainings in seeds.items():
-        each = [found.pop(training) for training in trainings]
-        found[name] = {metric: over_seeds([one[metric] for one in each], seed) for metric in each[0]}
-    return found
+    return means_over_seeds(found, trainings, seed)
 
 
 def summaries(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:

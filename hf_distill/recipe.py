@@ -349,7 +349,6 @@ class Recipe:
         """What does not go together with models that write."""
         compare, teacher = self.compare, self.teacher
         refused = {
-            "compare.more_seeds": compare.more_seeds,
             "compare.controls": compare.asked,
             "compare.test_sets": compare.test_sets,
             "compare.by": compare.by,

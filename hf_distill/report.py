@@ -25,6 +25,7 @@ from hf_distill.metrics import TeacherAgreement, TeacherKL, falls
 from hf_distill.metrics import load as load_metric
 from hf_distill.onnx_model import onnx_models
 from hf_distill.quality import MAJORITY, SHARES, calibration, errors, fidelity, gain, ratios, score, summaries
+from hf_distill.seeds import further_trainings
 from hf_distill.speed import measure_cells, measure_speed
 from hf_distill.tasks import TASKS, problem_type
 from hf_distill.teacher import TeacherEnsemble, check_classes
@@ -257,15 +258,17 @@ def compare(
     The models come back as they were: mode and device.
     """
     if task not in ("text-classification", "token-classification"):
-        raise ValueError(f"compare measures text-classification and token-classification so far, got task={task!r}.")
+        raise ValueError(
+            f"compare measures text-classification and token-classification, got task={task!r}. For models that write "
+            "there are compare_translation and compare_generation in hf_distill.writing_report."
+        )
     of_words = TASKS[task].of_words
     if training_texts is not None and texts is None:
         raise ValueError("training_texts are compared with the test texts: give those as texts, in the rows' order.")
     config: Any = student_model.config
     names = [str(config.id2label[number]) for number in sorted(config.id2label)]
     scores = _checked(metrics, names, {"the test set": dataset, **(test_sets or {})})
-    if any((one is None) != (baseline_model is None) for _, one in more_students):
-        raise ValueError("Either each student has its baseline or none: means over seeds are compared seed by seed.")
+    again, trainings = further_trainings(more_students, baseline_model is not None)
     problem = SINGLE_LABEL
     if not of_words:
         problem = problem_type(config, torch.as_tensor(np.asarray(dataset.with_format(None)["labels"][:1])))
@@ -273,17 +276,6 @@ def compare(
     models = {"teacher": teacher_model, "student": student_model}
     if baseline_model is not None:
         models[BASELINE] = baseline_model
-    again = {
-        f"{name} {number}": model
-        for number, pair in enumerate(more_students, start=2)
-        for name, model in zip(("student", BASELINE), pair, strict=True)
-        if model is not None
-    }
-    seeds = {
-        name: [name, *(f"{name} {number}" for number in range(2, 2 + len(more_students)))]
-        for name in models
-        if name != "teacher"
-    }
     files = {f"onnx {kind}": model for kind, model in (onnx_models(onnx, config) if onnx else {}).items()}
     controls, taught = dict(controls or {}), dict(controls_with_teacher or {})
     _check_names(controls, taught, models.keys() | again.keys() | files.keys() | {BASELINE})
@@ -331,7 +323,7 @@ def compare(
     if problem == SINGLE_LABEL and MAJORITY not in controls:
         controls[MAJORITY] = majority_class(verdicts.labels.tolist(), len(verdicts.labels))
         verdicts = replace(verdicts, decisions=verdicts.decisions | {MAJORITY: controls[MAJORITY]})
-    scored = score(scores, verdicts, seeds, resamples, seed)
+    scored = score(scores, verdicts, trainings, resamples, seed)
     first = scores[0].name
     value = {name: estimates[first] for name, estimates in scored.items() if first in estimates}
     measured = {
@@ -378,7 +370,7 @@ def compare(
                 "examples": said.scored_examples,
                 **{
                     model: {"quality": summaries(estimates)}
-                    for model, estimates in score(scores, said, seeds, resamples, seed).items()
+                    for model, estimates in score(scores, said, trainings, resamples, seed).items()
                 },
             }
             for name, said in further.items()

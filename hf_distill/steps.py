@@ -1,5 +1,6 @@
 """Steps that are done once: each keeps its result beside a hash of all it depends on, and a killed run goes on."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from datasets.fingerprint import Hasher
 from rich.console import Console
 from transformers import AutoTokenizer, PreTrainedModel, Trainer, set_seed
@@ -218,6 +220,65 @@ class Steps(ABC):
                 found[name] = found.get(name, []) + [[past + step, value] for step, value in curve]
                 past += curve[-1][0] if curve else 0
         return {name: curve for name, curve in found.items() if curve}
+
+    # The student
+
+    @abstractmethod
+    def untrained(self, tokenizer: Any, seed: int) -> tuple[PreTrainedModel, dict[str, str]]:
+        """A new student, and where its weights came from."""
+
+    @abstractmethod
+    def taught_rows(self) -> Dataset:
+        """What the student learns from, with what the teacher said."""
+
+    @abstractmethod
+    def own_rows(self) -> Dataset:
+        """What the student without a teacher learns from."""
+
+    @abstractmethod
+    def train_student(
+        self,
+        name: str,
+        student: PreTrainedModel,
+        tokenizer: Any,
+        rows: Dataset,
+        *,
+        without_teacher: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        """Train a student in place through all stages, or a control for as many steps."""
+
+    def _step_distill(self) -> None:
+        """Train the student on its targets and on what the teacher said."""
+        student, tokenizer = self.load(self.work / "initial")
+        self.train_student("student", student, tokenizer, self.taught_rows())
+        self.save("student", student, tokenizer)
+
+    def train_baseline(self) -> None:
+        """Train the same student without a teacher: the same first weights, steps and selection."""
+        student, tokenizer = self.load(self.work / "initial")
+        self.train_student("baseline", student, tokenizer, self.own_rows(), without_teacher=True)
+        self.save("baseline", student, tokenizer)
+
+    def _step_seeds(self) -> None:
+        """Train the student and its baseline again, from other seeds."""
+        for seed in self.recipe.compare.more_seeds:
+            for name in ("student", "baseline"):
+                self.once(f".work/seeds/{seed}/{name}", "distill", functools.partial(self.trained_again, name, seed))
+
+    def trained_again(self, name: str, seed: int) -> tuple[PreTrainedModel, Any]:
+        """A student or a baseline from another seed, and its tokenizer."""
+        tokenizer = self.tokenizer(self.work / "initial")
+        student, _ = self.untrained(tokenizer, seed)
+        alone = name == "baseline"
+        rows = self.own_rows() if alone else self.taught_rows()
+        self.train_student(f"{name}-of-seed-{seed}", student, tokenizer, rows, without_teacher=alone, seed=seed)
+        return student, tokenizer
+
+    def more_students(self) -> list[tuple[tuple[PreTrainedModel, Any], tuple[PreTrainedModel, Any]]]:
+        """Students of other seeds with their baselines, and the tokenizers."""
+        folders = [self.work / "seeds" / str(seed) for seed in self.recipe.compare.more_seeds]
+        return [(self.load(folder / "student"), self.load(folder / "baseline")) for folder in folders]
 
     # The end
 

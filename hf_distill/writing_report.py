@@ -20,6 +20,7 @@ from hf_distill.measure import count_parameters, environment, weights_bytes
 from hf_distill.metrics import DistinctN, load
 from hf_distill.quality import SMALLER, gain
 from hf_distill.report import Report, plain
+from hf_distill.seeds import further_trainings, means_over_seeds
 from hf_distill.speed import BATCH
 from hf_distill.tasks import IGNORE_INDEX
 from hf_distill.teacher import evaluating
@@ -86,6 +87,7 @@ def compare_translation(
     max_new_tokens: int = 128,
     onnx: str | Path | None = None,
     controls: Mapping[str, Sequence[str]] | None = None,
+    more_students: Sequence[tuple[Writer, Writer | None]] = (),
     quote: bool = False,
     teacher_floor: float | None = None,
     resamples: int = RESAMPLES,
@@ -101,6 +103,7 @@ def compare_translation(
         max_new_tokens: the longest translation.
         onnx: folder that `export_onnx` wrote an LSTM student's files to. None: they are not measured.
         controls: what other ways without a teacher translate the texts into, by name.
+        more_students: the student from further seeds, see `compare`.
         quote: see `most_different`.
         teacher_floor: what the teacher should reach on the first metric.
         resamples: of the texts.
@@ -115,7 +118,8 @@ def compare_translation(
     """
     sources, targets = list(dataset[SOURCE]), np.array(list(dataset[TARGET]), dtype=object)
     said: dict[str, dict[str, np.ndarray]] = {}
-    for name, writer in models.items():
+    again, trainings = further_trainings(more_students, BASELINE in models)
+    for name, writer in {**models, **again}.items():
         greedy, beam = (writer.writes(max_new_tokens, num_beams=beams)(sources) for beams in (1, num_beams))
         said[name] = {"": _texts(greedy), "_beam": _texts(beam)}
     files = _onnx_files(models["student"], onnx, max_new_tokens)
@@ -129,6 +133,7 @@ def compare_translation(
         }
         for name, each in said.items()
     }
+    found = means_over_seeds(found, trainings, seed)
     writers: dict[str, Write] = {name: writer.writes(max_new_tokens) for name, writer in models.items()} | files
     lengths = {name: models.get(name, models["student"]).reads(sources) for name in writers}
     speeds = measure_writing(writers, sources, seed=seed)
@@ -155,6 +160,7 @@ def compare_translation(
         task="translation",
         metrics=[*metrics, *(f"{metric}_beam" for metric in metrics)],
         examples=len(sources),
+        seeds=1 + len(more_students),
         models={name: {"quality": _summaries(found[name]), **sizes[name], **timed[name]} for name in models},
         controls={name: _summaries(found[name]) for name in controls or {}},
         **with_intervals(kept | _ratios(sizes["teacher"], sizes["student"], speeds, "student", seed)),
@@ -195,6 +201,7 @@ def compare_generation(
     prompts: Sequence[str],
     *,
     max_new_tokens: int = REPLY,
+    more_students: Sequence[tuple[Writer, Writer | None]] = (),
     quote: bool = False,
     teacher_floor: float | None = None,
     batch_size: int = 8,
@@ -209,6 +216,7 @@ def compare_generation(
             `target_bytes`, the UTF-8 bytes that the labels spell. Row for row they are of the same text.
         prompts: what the models reply to, each through its chat template, greedily.
         max_new_tokens: the longest reply.
+        more_students: the student from further seeds, see `compare`; they read the student's rows.
         quote: see `most_different`.
         teacher_floor: not used by a metric that falls, see `Report`; kept for a metric that grows.
         batch_size: of the forward passes.
@@ -230,11 +238,14 @@ def compare_generation(
                 f"{int(sizes['student'].sum())}: bits a byte of other texts do not compare. Cut both to the same "
                 "messages, see conversations.cut_to_fit."
             )
+    again, trainings = further_trainings(more_students, BASELINE in models)
     nats = {name: reply_nats(models[name], rows, batch_size) for name, rows in datasets.items()}
-    found = {
-        name: estimate(load("bits_per_byte"), each, sizes[name], resamples=resamples, seed=seed)
+    nats |= {name: reply_nats(writer, datasets["student"], batch_size) for name, writer in again.items()}
+    bits = {
+        name: {"bits_per_byte": estimate(load("bits_per_byte"), each, sizes["student"], resamples=resamples, seed=seed)}
         for name, each in nats.items()
     }
+    found = {name: of["bits_per_byte"] for name, of in means_over_seeds(bits, trainings, seed).items()}
     writers: dict[str, Write] = {name: writer.writes(max_new_tokens) for name, writer in models.items()}
     replies = {name: write(list(prompts)) for name, write in writers.items()}
     read = {name: writer.reads(prompts) for name, writer in models.items()}
@@ -254,6 +265,7 @@ def compare_generation(
         task="text-generation",
         metrics=["bits_per_byte"],
         examples=len(sizes["student"]),
+        seeds=1 + len(more_students),
         models={
             name: {
                 "quality": {"bits_per_byte": found[name].summary()},
@@ -275,7 +287,10 @@ def compare_generation(
         differences=differences,
         fidelity=agreement(models, datasets["student"], batch_size) if shared else {},
         breakdown=_by_length(
-            "bits_per_byte", nats, sizes["student"], np.array([len(ids) for ids in datasets["student"][:]["input_ids"]])
+            "bits_per_byte",
+            {name: nats[name] for name in models},
+            sizes["student"],
+            np.array([len(ids) for ids in datasets["student"][:]["input_ids"]]),
         ),
         most_different=most_different(prompts, _texts(replies["teacher"]), _texts(replies["student"]), quote=quote),
         speed=_cells(writers, {}, prompts, read, seed),

@@ -165,15 +165,16 @@ class WritingRun(Steps):
         cache = hashed(written, read, heard, self.bf16)
         initialise = hashed(learnt, dataclasses.asdict(student))
         distill = hashed(cache, initialise, recipe.stages, recipe.metrics[0], has_fast_bf16())
+        seeds = hashed(distill, recipe.compare.more_seeds)
         export = hashed(distill, dataclasses.asdict(recipe.export))
-        report = hashed(distill, export, recipe.compare, taught.generation, taught.floor, recipe.push)
+        report = hashed(seeds, export, recipe.compare, taught.generation, taught.floor, recipe.push)
         return {
             "teacher": learnt,
             "cache": cache,
             "initialise": initialise,
             "distill": distill,
             "controls": distill,
-            "seeds": distill,
+            "seeds": seeds,
             "export": export,
             "compare": report,
         }
@@ -232,32 +233,28 @@ class WritingRun(Steps):
 
     def _step_initialise(self) -> None:
         """Make the student's tokenizer and its first weights."""
-        teacher, teacher_tokenizer = self.teacher()
-        settings = self.recipe.student
         tokenizer = self.own_tokenizer()
-        set_seed(self.recipe.seed)
+        student, carried = self.untrained(tokenizer, self.recipe.seed)
+        self.keep_initial(student, tokenizer, carried)
+
+    def untrained(self, tokenizer: Any, seed: int) -> tuple[PreTrainedModel, dict[str, str]]:
+        """A new student, and where its weights came from."""
+        teacher, teacher_tokenizer = self.teacher()
         config = self.student_config(tokenizer)
         carried: dict[str, str] = {}
-        if settings.from_teacher:
+        set_seed(seed)
+        if self.recipe.student.from_teacher:
             student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
         else:
             student = self.task.auto_class.from_config(config)
         set_greedy(student, self.student_limit if self.translates else None)
         stop_where(teacher, teacher_tokenizer, student, tokenizer)
-        self.keep_initial(student, tokenizer, carried)
-
-    def _step_distill(self) -> None:
-        """Train the student on what the teacher wrote or said."""
-        self.train_student("student", self.taught_rows(), "distill")
+        return student, carried
 
     def _step_controls(self) -> None:
-        """Train the same student without a teacher: the same steps, selection and first weights."""
-        what = "training" if self.recipe.targets == "word" else "training without a teacher"
-        self.train_student("baseline", self.rows_of(self.splits.train, what), "controls", without_teacher=True)
+        """Train the same student without a teacher."""
+        self.train_baseline()
         self.write_json("controls.json", {})
-
-    def _step_seeds(self) -> None:
-        """Nothing: one seed."""
 
     def _step_export(self) -> None:
         """Write the student for onnxruntime, where asked to."""
@@ -289,6 +286,7 @@ class WritingRun(Steps):
             num_beams=recipe.teacher.generation.get("num_beams", 4),
             max_new_tokens=self.longest,
             onnx=self.folder / "student" if recipe.export.onnx else None,
+            more_students=self.more_writers(),
             quote=recipe.compare.quote,
             teacher_floor=recipe.teacher.floor,
             resamples=recipe.compare.resamples,
@@ -308,11 +306,16 @@ class WritingRun(Steps):
             replying,
             rows,
             prompts[:PROMPTS],
+            more_students=self.more_writers(),
             quote=self.recipe.compare.quote,
             teacher_floor=self.recipe.teacher.floor,
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,
         )
+
+    def more_writers(self) -> list[tuple[Writer, Writer]]:
+        """Students of other seeds with their baselines."""
+        return [(Writer(*student), Writer(*baseline)) for student, baseline in self.more_students()]
 
     def replying(self, tokenizer: Any) -> Any:
         """The tokenizer by which a model replies to messages, or goes on with plain texts."""
@@ -549,15 +552,30 @@ class WritingRun(Steps):
 
         return judged
 
-    def train_student(self, name: str, rows: datasets.Dataset, step: str, without_teacher: bool = False) -> None:
-        """Train a student through all stages, or its baseline for as many steps, and keep it."""
-        student, tokenizer = self.load(self.work / "initial")
+    def own_rows(self) -> datasets.Dataset:
+        """What the student without a teacher learns from: the data's own targets."""
+        return self.rows_of(
+            self.splits.train, "training" if self.recipe.targets == "word" else "training without a teacher"
+        )
+
+    def train_student(
+        self,
+        name: str,
+        student: PreTrainedModel,
+        tokenizer: Any,
+        rows: datasets.Dataset,
+        *,
+        without_teacher: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        """Train a student in place through all stages, or its baseline for as many steps."""
         judged = self.rows_of(self.splits.validation, "validation")
         judged = judged.remove_columns(columns.teacher_input_columns(judged.column_names))
+        step = "seeds" if seed is not None else "controls" if without_teacher else "distill"
         distilled = len(self.taught_rows()) if without_teacher else len(rows)
-        for arguments, matching in self.stages(name, len(rows), distilled, without_teacher=without_teacher):
+        stages = self.stages(name, len(rows), distilled, without_teacher=without_teacher, seed=seed)
+        for arguments, matching in stages:
             self.fit(student, tokenizer, arguments, rows, judged, step, matching)
-        self.save(name, student, tokenizer)
 
     # Models
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("answers", "bridge", "labelled_data", "writing_data", "measure", "plot", "provenance", "terms"),
     ("cache", "rivals", "trainer", "export", "text_teacher", "verdicts", "flops"),
     ("breakdown", "caveats", "onnx_model", "speed", "targets", "training"),
-    ("timings",),
+    ("timings", "seeds"),
     ("quality", "writing_speed"),
     ("report",),
     ("card_tables", "writing_report"),

@@ -49,7 +49,7 @@ def test_overrides(tmp_path):
         (["--task", "text-clasification"], r"Did you mean text-classification\?"),
         (["--task", "translation", "--distill.targets", "letter"], "expected one of word, sequence, both"),
         (["--task", "translation", "--data.text", "[a, b]"], "a translation has one text to read"),
-        (["--task", "text-generation", "--compare.more_seeds", "[1]"], "leave it out of a text-generation recipe"),
+        (["--task", "text-generation", "--compare.by", "[a]"], "leave it out of a text-generation recipe"),
         (["--distill", "[]"], "got an empty list"),
         (
             ["--distill", "{matching: [{kind: hiden_state}]}"],

@@ -359,7 +359,7 @@ def test_nan_logits_are_an_error(dataset):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"task": "translation"}, "token-classification so far, got task='translation'"),
+        ({"task": "translation"}, "got task='translation'. For models that write there are compare_translation"),
         ({"metrics": ["calibration_error"]}, "has to grow with quality"),
         ({"metrics": ["teacher_kl"]}, "the report has it as fidelity"),
         ({"controls": {"tfidf": [0, 1]}}, "predicts 2 examples, but the test set has 200"),

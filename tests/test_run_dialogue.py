@@ -177,9 +177,11 @@ def test_a_vocabulary_of_its_own(report, folder):
                 "--teacher.lora=null",
                 "--distill.soft_target_loss=universal_logit_distance",
                 "--distill.num_train_epochs=1",
+                "--compare.more_seeds=[7]",
             ],
         )
     )
+    assert made.seeds == len(made.models["student"]["quality"]["bits_per_byte"]["values"]) == 2
     assert made.fidelity == {}, "tokens of two vocabularies do not compare"
     untuned = report.models["untuned_teacher"]["quality"]["bits_per_byte"]["value"]
     assert made.models["student"]["quality"]["bits_per_byte"]["value"] < 0.9 * untuned

@@ -178,9 +178,16 @@ def test_a_shallow_decoder_from_the_teachers_words(report, folder):
                 "--teacher.fine_tune=null",
                 "--distill.targets=word",
                 "--distill.num_train_epochs=15",
+                "--compare.more_seeds=[7]",
             ],
         )
     )
+    assert made.seeds == 2
+    for name in ("student", "baseline"):
+        quality = made.models[name]["quality"]["chrf"]
+        assert quality["value"] == pytest.approx(np.mean(quality["values"]), abs=1e-3)
+        assert quality["values"][0] != quality["values"][1]
+    assert "values" not in made.models["teacher"]["quality"]["chrf"]
     student = AutoModelForSeq2SeqLM.from_pretrained(folder / "shallow" / "student")
     assert (student.config.encoder_layers, student.config.decoder_layers) == (2, 1)
     assert made.ratios["quality_kept"] > 0.5
@@ -314,7 +321,7 @@ def test_a_teacher_with_fewer_positions_than_the_limit(folder, tmp_path, targets
         (["--student.vocab_size=100"], "student.vocab_size: with a vocabulary of its own"),
         (["--distill.temperature_end=2.0"], "distill.temperature: the teacher's top 4 tokens"),
         (["--compare.metrics=[accuracy]"], "compare.metrics: accuracy does not judge a translation"),
-        (["--compare.more_seeds=[1]"], "compare.more_seeds: is for classification and tagging"),
+        (["--compare.by=[en]"], "compare.by: is for classification and tagging"),
         (["--teacher.lora={r: 4}", "--teacher.fine_tune=null"], "teacher.lora: adapters are trained by"),
         (["--data.target=missing"], "data.target: there is no column 'missing'"),
         (["--student.max_length=2"], "longer than the limit"),

@@ -217,6 +217,44 @@ def test_the_most_different_texts_come_first():
     assert set(most_different(["w"], taught[:1], learnt[:1], quote=False)[0]) == {"example", "chrf"}
 
 
+def test_further_trainings_count_as_one():
+    """Means over the seeds of what each is alone."""
+    dataset = Dataset.from_dict({"source": ["w1 w2", "w3", "w4 w5 w6"], "target": ["w1 w2", "w4", "w5 w6"]})
+    pairs = [(translator(1), translator(2)), (translator(3), translator(4)), (translator(5), translator(6))]
+    options = {"metrics": ("chrf",), "num_beams": 2, "max_new_tokens": 4, "resamples": 20}
+
+    def report(first, *more):
+        models = {"teacher": translator(0), "student": first[0], "baseline": first[1]}
+        return compare_translation(models, dataset, more_students=more, **options)
+
+    alone = [report(pair) for pair in pairs]
+    together = report(*pairs)
+    assert together.seeds == 3 and alone[0].seeds == 1
+    for name in ("student", "baseline"):
+        for metric in ("chrf", "chrf_beam"):
+            values = [one.models[name]["quality"][metric]["value"] for one in alone]
+            quality = together.models[name]["quality"][metric]
+            assert quality["values"] == values and quality["value"] == pytest.approx(np.mean(values), rel=1e-4)
+    assert together.models["teacher"]["quality"] == alone[0].models["teacher"]["quality"]
+    assert together.fidelity == alone[0].fidelity and together.breakdown == alone[0].breakdown
+    gains = [one.differences["gain_over_best_control"]["value"] for one in alone]
+    assert together.differences["gain_over_best_control"]["value"] == pytest.approx(np.mean(gains), abs=1e-3)
+    with pytest.raises(ValueError, match="Either each student has its baseline or none"):
+        report(pairs[0], (translator(3), None))
+
+
+def test_further_language_models_count_as_one():
+    one, two = ({"teacher": writer(0), "student": writer(seed)} for seed in (1, 2))
+    alone = [compare_generation(each, dict.fromkeys(each, rows()), ["w1"], max_new_tokens=2) for each in (one, two)]
+    together = compare_generation(
+        one, dict.fromkeys(one, rows()), ["w1"], max_new_tokens=2, more_students=[(two["student"], None)]
+    )
+    bits = [each.models["student"]["quality"]["bits_per_byte"]["value"] for each in alone]
+    quality = together.models["student"]["quality"]["bits_per_byte"]
+    assert quality["values"] == bits and quality["value"] == pytest.approx(np.mean(bits), rel=1e-4)
+    assert together.seeds == 2 and together.models["student"]["replies"] == alone[0].models["student"]["replies"]
+
+
 def test_a_comparison_of_translators_by_length():
     """Quarters of the sources; what stands in each is what sacrebleu says of it alone."""
     dataset = Dataset.from_dict(
