@@ -1,9 +1,8 @@
 """A run of a recipe whose student writes: translations, or replies and other texts."""
 
 import dataclasses
-import sys
+import functools
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,29 +11,26 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer, DataCollatorForSeq2Seq, GenerationConfig, PreTrainedModel, set_seed
+from transformers import AutoTokenizer, DataCollatorForSeq2Seq, GenerationConfig, PreTrainedModel, set_seed
 
 from hf_distill import columns, metrics
 from hf_distill.arguments import DistillationArguments, Seq2SeqDistillationArguments
 from hf_distill.cache import cache_teacher_outputs
-from hf_distill.conversations import continuing, cut_to_fit, language_model_rows
 from hf_distill.export import export_onnx
 from hf_distill.matching import Matching
 from hf_distill.measure import has_fast_bf16
 from hf_distill.metrics import optional
-from hf_distill.provenance import tokenizer_hash
 from hf_distill.recipe import Recipe, nearest
 from hf_distill.report import Report
 from hf_distill.steps import Steps, contents_of, hashed
 from hf_distill.students import LSTMStudentConfig, TransformerStudentConfig, student_from_teacher, student_tokenizer
-from hf_distill.text_teacher import GeneratingTeacher, as_prompt, ask
-from hf_distill.tokenising import tokenise_pairs
+from hf_distill.text_teacher import GeneratingTeacher, ask
 from hf_distill.trainer import DistillationTrainer, Seq2SeqDistillationTrainer
 from hf_distill.training import training_arguments
 from hf_distill.writing_data import MESSAGES, SOURCE, TARGET, TEXT, WritingSplits, load_writing
-from hf_distill.writing_report import REPLY, Writer, compare_generation, compare_translation
+from hf_distill.writing_report import Writer, compare_generation, compare_translation
+from hf_distill.writing_rows import GGUF, Reading
 
-GGUF = ".gguf"
 NO_TARGET = "rows without a target"
 UNIVERSAL = "universal_logit_distance"
 PROMPTS = 64  # first messages of test conversations that the models reply to
@@ -47,8 +43,8 @@ class WritingRun(Steps):
         super().__init__(recipe)
         self.translates = recipe.task == "translation"
         self.splits: WritingSplits = load_writing(recipe.data, recipe.seed, task=recipe.task)
-        self.counts: dict[str, int] = dict(self.splits.counts)
-        self.tokenised: dict[str, tuple[datasets.Dataset, dict[str, int]]] = {}  # several steps read the same rows
+        teacher = functools.partial(self.tokenizer, self.teacher_path)
+        self.reading = Reading(recipe, self.splits, self.teacher_path, teacher, self.own_tokenizer)
         self.check()
 
     # Before anything expensive
@@ -77,7 +73,7 @@ class WritingRun(Steps):
                 "write a conversation down. Save it with tokenizer.chat_template = ..., or give plain texts: data.text."
             )
         if not self.translates:
-            self.prompts(tokenizer)
+            self.reading.prompts(tokenizer)
         self.student_config(tokenizer)
         self.check_probabilities()
         if recipe.export.onnx and not (self.translates and recipe.student.kind == "lstm"):
@@ -90,7 +86,7 @@ class WritingRun(Steps):
         refused = {"num_return_sequences", "return_dict_in_generate", "transformers_version", "_from_model_config"}
         known = GenerationConfig().to_dict().keys() - refused
         check_names(options, {*known, "batch_size", "seed"}, "teacher.generation")
-        room = min(self.positions, tokenizer.model_max_length)
+        room = min(self.reading.positions, tokenizer.model_max_length)
         if not 0 < options.get("max_new_tokens", 1) < room:
             raise ValueError(
                 f"teacher.generation: max_new_tokens must be at least 1 and below the {room} tokens that the teacher "
@@ -131,7 +127,7 @@ class WritingRun(Steps):
         metric = "loss"  # nats a target token: of one tokenizer, it falls with the bits a byte
         if self.translates:
             kind, metric = Seq2SeqDistillationArguments, self.recipe.metrics[0]
-            written = {"generation_max_length": self.student_limit, "generation_num_beams": 1}
+            written = {"generation_max_length": self.reading.student_limit, "generation_num_beams": 1}
             settings = {**written, **settings, "predict_with_generate": True}
         return training_arguments(
             settings,
@@ -214,8 +210,8 @@ class WritingRun(Steps):
             "hard_label_weight": 1.0,
             "soft_target_weight": 0.0,
         }
-        rows = self.read(self.splits.train, "the teacher's training", tokenizer)
-        judged = self.read(self.splits.validation, "the teacher's validation", tokenizer)
+        rows = self.reading.read(self.splits.train, "the teacher's training", tokenizer)
+        judged = self.reading.read(self.splits.validation, "the teacher's validation", tokenizer)
         self.fit(model, tokenizer, self.arguments(settings, "teacher", rows=len(rows)), rows, judged, "teacher")
         return (model if lora is None else model.merge_and_unload()), tokenizer
 
@@ -223,9 +219,9 @@ class WritingRun(Steps):
         """Run one step unless it is done; what became of the rows is kept for the report of a later process."""
         kept = self.read_json("counts.json", {})
         if kept.get("of") == self.fingerprints["distill"]:
-            self.counts = kept["counts"] | self.counts
+            self.reading.counts = kept["counts"] | self.reading.counts
         super().step(name)
-        self.write_json("counts.json", {"of": self.fingerprints["distill"], "counts": self.counts})
+        self.write_json("counts.json", {"of": self.fingerprints["distill"], "counts": self.reading.counts})
 
     def _step_cache(self) -> None:
         """Let the teacher write its targets, and keep its probabilities of what the student will learn."""
@@ -247,7 +243,7 @@ class WritingRun(Steps):
             student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
         else:
             student = self.task.auto_class.from_config(config)
-        set_greedy(student, self.student_limit if self.translates else None)
+        set_greedy(student, self.reading.student_limit if self.translates else None)
         stop_where(teacher, teacher_tokenizer, student, tokenizer)
         return student, carried
 
@@ -270,21 +266,21 @@ class WritingRun(Steps):
         if not self.translates and self.recipe.teacher.fine_tune is not None:
             models["untuned_teacher"] = Writer(*self.load(self.teacher_path))
         report = self.translations(models) if self.translates else self.generation(models)
-        run = self.about_the_run(start, self.counts)
+        run = self.about_the_run(start, self.reading.counts)
         if not self.translates:
             run["curves_of"] = "loss, nats a token"
         report = dataclasses.replace(report, run=run)
-        self.publish_report(report, models["teacher"].model, self.counts)
+        self.publish_report(report, models["teacher"].model, self.reading.counts)
 
     def translations(self, models: Mapping[str, Writer]) -> Report:
         """What the translators are worth."""
         recipe = self.recipe
         return compare_translation(
             models,
-            self.fitting(self.splits.test, "test"),
+            self.reading.fitting(self.splits.test, "test"),
             metrics=recipe.metrics,
             num_beams=recipe.teacher.generation.get("num_beams", 4),
-            max_new_tokens=self.longest,
+            max_new_tokens=self.reading.longest,
             onnx=self.folder / "student" if recipe.export.onnx else None,
             more_students=self.more_writers(),
             quote=recipe.compare.quote,
@@ -295,11 +291,11 @@ class WritingRun(Steps):
 
     def generation(self, models: Mapping[str, Writer]) -> Report:
         """What the language models are worth."""
-        test = self.same_texts(self.splits.test, "test")
-        rows = {name: self.read(test, "test", writer.tokenizer) for name, writer in models.items()}
-        prompts = self.prompts(*(writer.tokenizer for writer in models.values()))
+        test = self.reading.same_texts(self.splits.test, "test")
+        rows = {name: self.reading.read(test, "test", writer.tokenizer) for name, writer in models.items()}
+        prompts = self.reading.prompts(*(writer.tokenizer for writer in models.values()))
         replying = {
-            name: dataclasses.replace(writer, tokenizer=self.replying(writer.tokenizer))
+            name: dataclasses.replace(writer, tokenizer=self.reading.replying(writer.tokenizer))
             for name, writer in models.items()
         }
         return compare_generation(
@@ -317,53 +313,12 @@ class WritingRun(Steps):
         """Students of other seeds with their baselines."""
         return [(Writer(*student), Writer(*baseline)) for student, baseline in self.more_students()]
 
-    def replying(self, tokenizer: Any) -> Any:
-        """The tokenizer by which a model replies to messages, or goes on with plain texts."""
-        return tokenizer if self.recipe.data.messages is not None else continuing(tokenizer)
-
-    def prompts(self, *tokenizers: Any) -> list[str]:
-        """What there is to reply to in the test texts, without what leaves some model no room; that is counted."""
-        messages = found = first_messages(self.splits.test)
-        for tokenizer in map(self.replying, tokenizers):
-            room = min(self.positions, tokenizer.model_max_length) - REPLY
-            found = [text for text in found if len(as_prompt(text, tokenizer)) <= room]
-        if not found:
-            raise ValueError(
-                f"data: expected test texts to reply to. Of {len(messages)} first messages of users (or beginnings of "
-                f"plain texts) none leaves the model room for {REPLY} more tokens. Give shorter ones, or a teacher "
-                "that reads longer texts."
-            )
-        self.count(
-            "test", {f"first messages without room for {REPLY} more tokens, not replied to": len(messages) - len(found)}
-        )
-        return found
-
     # Rows
 
-    @cached_property
-    def positions(self) -> int:
-        """Tokens that the teacher has positions for; where they have no end, more than any text has."""
-        path = Path(self.teacher_path)
-        if str(path).endswith(GGUF):
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        else:
-            config = AutoConfig.from_pretrained(self.teacher_path)
-        return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
-
-    @property
-    def teacher_limit(self) -> int:
-        """Tokens that the teacher reads at most."""
-        return min(self.recipe.teacher.max_length, self.positions)
-
-    @property
-    def student_limit(self) -> int:
-        """Tokens that the student reads at most: no more than its teacher has positions for."""
-        return min(self.recipe.student.max_length, self.positions)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of a translation at most."""
-        return min(self.student_limit, self.teacher_limit) - 1
+    def rows_of(self, split: datasets.Dataset, what: str = "training") -> datasets.Dataset:
+        """A split as the student and, where it learns from other tokens, the teacher read it."""
+        own = self.recipe.student.vocab_size is not None and self.hears_logits
+        return self.reading.as_student(split, what, with_teacher=own)
 
     def own_tokenizer(self) -> Any:
         """The student's tokenizer: made once, then read from its folder."""
@@ -375,80 +330,18 @@ class WritingRun(Steps):
         if settings.vocab_size is not None:
             tokenizer = student_tokenizer(teacher_tokenizer, texts_of(self.splits.train), settings.vocab_size)
         if not self.translates:  # what goes on after a reply has no limit but the model's own
-            return self.replying(tokenizer)
-        tokenizer.model_max_length = min(self.student_limit, teacher_tokenizer.model_max_length)
+            return self.reading.replying(tokenizer)
+        tokenizer.model_max_length = min(self.reading.student_limit, teacher_tokenizer.model_max_length)
         return tokenizer
-
-    def rows_of(self, split: datasets.Dataset, what: str = "training") -> datasets.Dataset:
-        """A split as the student and, where it has other tokens, the teacher read it."""
-        own = self.recipe.student.vocab_size is not None and self.hears_logits
-        return self.read(
-            self.same_texts(split, what) if own else split,
-            what,
-            self.own_tokenizer(),
-            self.tokenizer(self.teacher_path) if own else None,
-        )
-
-    def read(
-        self, rows: datasets.Dataset, what: str, tokenizer: Any, teacher_tokenizer: Any = None
-    ) -> datasets.Dataset:
-        """Rows as models read them; what does not fit is left out or cut, and counted."""
-        readers = [tokenizer_hash(each) for each in (tokenizer, teacher_tokenizer) if each is not None]
-        key = hashed(rows._fingerprint, readers)
-        if key not in self.tokenised:
-            tokenised = tokenise_pairs if self.translates else language_model_rows
-            self.tokenised[key] = tokenised(
-                rows,
-                tokenizer,
-                max_length=self.student_limit,
-                teacher_tokenizer=teacher_tokenizer,
-                teacher_max_length=self.teacher_limit,
-            )
-        found, counts = self.tokenised[key]
-        self.count(what, counts)
-        return found
-
-    def fitting(self, rows: datasets.Dataset, what: str) -> datasets.Dataset:
-        """Pairs whose texts every model has room for."""
-        limits = (
-            (self.own_tokenizer(), self.student_limit),
-            (self.tokenizer(self.teacher_path), self.teacher_limit),
-        )
-        fits = np.ones(len(rows), dtype=bool)
-        for tokenizer, limit in limits:
-            fits &= np.array([len(ids) <= limit for ids in tokenizer(list(rows[SOURCE]), verbose=False)["input_ids"]])
-        if not fits.all():
-            self.count(what, {"texts longer than a model reads, left out": int((~fits).sum())})
-        return rows.select(np.flatnonzero(fits))
-
-    def same_texts(self, rows: datasets.Dataset, what: str) -> datasets.Dataset:
-        """Conversations or texts, without what one of the two tokenizers has no room for."""
-        if self.translates:
-            return rows
-        limits = (
-            (self.own_tokenizer(), self.student_limit),
-            (self.tokenizer(self.teacher_path), self.teacher_limit),
-        )
-        all_counts: Counter[str] = Counter()
-        for tokenizer, limit in limits:
-            rows, counts = cut_to_fit(rows, tokenizer, min(limit, self.student_limit))
-            all_counts.update(counts)
-        self.count(what, all_counts)
-        return rows
-
-    def count(self, what: str, counts: Mapping[str, int]) -> None:
-        """Note what became of the rows of a split."""
-        kept = {name: number for name, number in counts.items() if name not in ("rows", "replies") and number}
-        self.counts |= {f"{what}: {name}": number for name, number in kept.items()}
 
     @cached_property
     def pairs(self) -> datasets.Dataset:
         """What a translation student learns from: the teacher's texts, and the data's where it writes none."""
         if self.recipe.targets == "word":
-            self.count("training", {f"{NO_TARGET}, left out: targets is word": len(self.splits.unlabelled)})
+            self.reading.count("training", {f"{NO_TARGET}, left out: targets is word": len(self.splits.unlabelled)})
             return self.splits.train
         sources = datasets.concatenate_datasets([self.splits.unlabelled, self.splits.train])
-        sources = self.fitting(sources, "training")
+        sources = self.reading.fitting(sources, "training")
         wanted = max(stage.get("sequences") or 0 for stage in self.recipe.stages) or len(sources)
         known = len(sources) - sum(target == "" for target in sources[TARGET])
         # First those that have no other target, then others, at random.
@@ -456,7 +349,12 @@ class WritingRun(Steps):
         order = np.random.default_rng(self.recipe.seed).permutation(known) + unknown
         asked = np.sort(np.concatenate([np.arange(unknown), order])[:wanted])
         teacher, tokenizer = self.teacher()
-        options = {"num_beams": 4, "do_sample": False, "max_new_tokens": self.longest, **self.recipe.teacher.generation}
+        options = {
+            "num_beams": 4,
+            "do_sample": False,
+            "max_new_tokens": self.reading.longest,
+            **self.recipe.teacher.generation,
+        }
         said = ask(
             GeneratingTeacher(teacher, tokenizer, **options),
             sources.select(asked)[SOURCE][:],
@@ -471,14 +369,14 @@ class WritingRun(Steps):
         for row, text, length in zip(asked, said, lengths, strict=True):
             targets[row] = text if length < room else ""
         kept = [row for row, target in enumerate(targets) if target.strip()]
-        self.count("training", {f"{NO_TARGET}, left out: beyond distill.sequences": max(0, unknown - wanted)})
+        self.reading.count("training", {f"{NO_TARGET}, left out: beyond distill.sequences": max(0, unknown - wanted)})
         if not kept:
             raise ValueError(
                 f"The teacher translated {len(said)} texts, all into nothing or into more than {room} tokens, and no "
                 "other target is left. Look at what it writes: is it trained, and are teacher.generation and its "
                 "tokenizer right?"
             )
-        self.counts |= {
+        self.reading.counts |= {
             "training texts that the teacher translated": len(said),
             "empty translations of the teacher, left out": sum(not text.strip() for text in said),
             f"translations of the teacher cut at {room} tokens, left out": sum(length >= room for length in lengths),
@@ -639,14 +537,3 @@ def texts_of(rows: datasets.Dataset) -> list[str]:
     if MESSAGES in rows.column_names:
         return [message["content"] for row in rows for message in row[MESSAGES]]
     return [text for name in (SOURCE, TARGET, TEXT) if name in rows.column_names for text in rows[name] if text]
-
-
-def first_messages(rows: datasets.Dataset) -> list[str]:
-    """What conversations begin with, or the first words of texts: different ones, to be replied to."""
-    found: dict[str, None] = {}
-    for row in rows:
-        messages = [each["content"] for each in row.get(MESSAGES, []) if each["role"] == "user"]
-        text = messages[0] if messages else " ".join(row.get(TEXT, "").split()[:8])
-        if text.strip():
-            found[text.strip()] = None
-    return list(found)

@@ -31,7 +31,8 @@ LAYERS = (
     ("card",),
     ("recipe",),
     ("steps",),
-    ("labelling_run", "writing_run"),
+    ("labelling_run", "writing_rows"),
+    ("writing_run",),
     ("run", "space"),
     ("cli",),
 )

@@ -265,8 +265,8 @@ def test_what_leaves_no_room_for_a_reply_is_not_replied_to(folder, tmp_path):
     changes = [f"--output_dir={tmp_path / 'out'}", f"--data.path={tmp_path / 'long.jsonl'}"]
     run = WritingRun(Recipe.load(recipe(folder), [*changes, *UNTUNED]))
     model, tokenizer = run.load(run.teacher_path)
-    replies = run.prompts(tokenizer)
-    left_out = run.counts["test: first messages without room for 48 more tokens, not replied to"]
+    replies = run.reading.prompts(tokenizer)
+    left_out = run.reading.counts["test: first messages without room for 48 more tokens, not replied to"]
     assert left_out > 0 and len(replies) + left_out == len(run.splits.test)
     assert len(Writer(model, tokenizer).writes(48)(replies)) == len(replies)
     for row in rows:
@@ -282,10 +282,10 @@ def test_what_either_tokenizer_cuts_off_is_counted_together(folder, tmp_path):
     changes = [f"--output_dir={tmp_path}/out", "--distill.soft_target_loss=universal_logit_distance", *own, *UNTUNED]
     run = WritingRun(Recipe.load(recipe(folder), changes))
     rows = run.splits.train.filter(lambda row: len(row["messages"]) > 1)
-    with_both = run.same_texts(rows, "training")
+    with_both = run.reading.same_texts(rows, "training")
     replies = [sum(map(len, part["messages"])) // 2 for part in (rows, with_both)]
     assert len(with_both) == len(rows)
-    assert run.counts["training: replies beyond the limit of 28 tokens, cut off"] == replies[0] - replies[1] > 0
+    assert run.reading.counts["training: replies beyond the limit of 28 tokens, cut off"] == replies[0] - replies[1] > 0
     _, counts = cut_to_fit(rows, run.own_tokenizer(), 28)
     assert 0 < counts["replies beyond the limit of 28 tokens, cut off"] < replies[0] - replies[1]
 

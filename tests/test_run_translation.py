@@ -257,13 +257,17 @@ def lacking(folder) -> str:
 def test_rows_without_a_target_are_counted_where_nobody_learns_from_them(folder, lacking, tmp_path):
     run = started(folder, tmp_path / "word", lacking, "--distill.targets=word")
     assert len(run.pairs) == len(run.splits.train)
-    assert run.counts["training: rows without a target, left out: targets is word"] == 30 == run.counts["unlabelled"]
+    assert (
+        run.reading.counts["training: rows without a target, left out: targets is word"]
+        == 30
+        == run.reading.counts["unlabelled"]
+    )
     run = started(folder, tmp_path / "few", lacking, "--distill.sequences=5")
     assert len(run.done) == 0  # makes the folder that the ledger is in
     pairs = run.pairs
-    assert run.counts["training texts that the teacher translated"] == 5
-    assert run.counts["training: rows without a target, left out: beyond distill.sequences"] == 25
-    assert len(pairs) + run.counts["empty translations of the teacher, left out"] == len(run.splits.train) + 5
+    assert run.reading.counts["training texts that the teacher translated"] == 5
+    assert run.reading.counts["training: rows without a target, left out: beyond distill.sequences"] == 25
+    assert len(pairs) + run.reading.counts["empty translations of the teacher, left out"] == len(run.splits.train) + 5
 
 
 def test_translations_that_were_cut_are_left_out(folder, tmp_path):
@@ -277,8 +281,10 @@ def test_translations_that_were_cut_are_left_out(folder, tmp_path):
     run = started(folder, tmp_path / "out", f"--teacher.model={tmp_path / 'endless'}", "--distill.sequences=5")
     assert len(run.done) == 0
     pairs = run.pairs
-    assert run.counts["translations of the teacher cut at 23 tokens, left out"] == 5
-    assert len(pairs) == run.counts["train"] + run.counts["unlabelled"] - 5 - 1  # and one that is too long to read
+    assert run.reading.counts["translations of the teacher cut at 23 tokens, left out"] == 5
+    assert (
+        len(pairs) == run.reading.counts["train"] + run.reading.counts["unlabelled"] - 5 - 1
+    )  # and one that is too long to read
     run = started(folder, tmp_path / "all", f"--teacher.model={tmp_path / 'endless'}")
     assert len(run.done) == 0
     with pytest.raises(ValueError, match="all into nothing or into more than 23 tokens"):
@@ -303,7 +309,7 @@ def test_a_teacher_with_fewer_positions_than_the_limit(folder, tmp_path, targets
     trained = run.splits.train["source"]
     long = sum(len(text.split()) > 31 for text in trained)
     of = {"word": "pairs longer than a model's limit", "both": "texts longer than a model reads"}[targets]
-    assert 0 < run.counts[f"training: {of}, left out"] == long < len(trained)
+    assert 0 < run.reading.counts[f"training: {of}, left out"] == long < len(trained)
     student, own = run.load(run.work / "initial")
     assert student.generation_config.max_length == own.model_max_length == 32
 
