@@ -355,6 +355,7 @@ class LabellingRun(Steps):
             test_sets={name: self.for_comparison(part) for name, part in self.further.items()},
             texts=list(rivals.texts_of(self.splits.test)) if self.recipe.compare.quote else None,
             onnx=self.folder / "student" if self.recipe.export.onnx else None,
+            speed_by_length=self.recipe.compare.speed_by_length,
             teacher_floor=self.recipe.teacher.floor,
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,

@@ -204,6 +204,7 @@ def compare(
     texts: Sequence[Any] | None = None,
     training_texts: Iterable[Any] | None = None,
     onnx: str | Path | None = None,
+    speed_by_length: bool = True,
     teacher_floor: float | None = None,
     batch_size: int = 32,
     device: str | torch.device | None = None,
@@ -246,6 +247,7 @@ def compare(
             among them. A recipe keeps them apart by itself.
         onnx: the folder to which `export_onnx` wrote the student's files, which are measured as well. None: they are
             not.
+        speed_by_length: whether latency and throughput are also measured apart by batch size and length of the texts.
         teacher_floor: what the teacher should reach on the first metric; the report warns below.
         batch_size: of predictions, which do not depend on it.
         device: where to run everything. None: where the models are.
@@ -311,7 +313,7 @@ def compare(
         speeds = measure_speed({name: readers[name] for name in (*models, *files)}, dataset, seed=seed)
         # The baseline is the student's like.
         timed = [name for name in (*models, *files) if name != BASELINE]
-        cells = measure_cells({name: readers[name] for name in timed}, dataset, seed=seed)
+        cells = measure_cells({name: readers[name] for name in timed}, dataset, seed=seed) if speed_by_length else []
         described = environment(readers["student"].device)
 
     for name, said in {"the test set": verdicts, **further}.items():

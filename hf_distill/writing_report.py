@@ -89,6 +89,7 @@ def compare_translation(
     controls: Mapping[str, Sequence[str]] | None = None,
     more_students: Sequence[tuple[Writer, Writer | None]] = (),
     quote: bool = False,
+    speed_by_length: bool = True,
     teacher_floor: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -105,6 +106,7 @@ def compare_translation(
         controls: what other ways without a teacher translate the texts into, by name.
         more_students: the student from further seeds, see `compare`.
         quote: see `most_different`.
+        speed_by_length: see `compare`.
         teacher_floor: what the teacher should reach on the first metric.
         resamples: of the texts.
         seed: of the draws and of the texts that are timed.
@@ -179,7 +181,7 @@ def compare_translation(
         },
         breakdown=_by_length(first, {name: said[name][""] for name in models}, targets, lengths["student"]),
         most_different=most_different(sources, said["teacher"][""], said["student"][""], targets, quote=quote),
-        speed=_cells(writers, files, sources, lengths, seed),
+        speed=_cells(writers, files, sources, lengths, seed) if speed_by_length else [],
         onnx={
             name.removeprefix("onnx "): {
                 "bytes": files_bytes[name],
@@ -203,6 +205,7 @@ def compare_generation(
     max_new_tokens: int = REPLY,
     more_students: Sequence[tuple[Writer, Writer | None]] = (),
     quote: bool = False,
+    speed_by_length: bool = True,
     teacher_floor: float | None = None,
     batch_size: int = 8,
     resamples: int = RESAMPLES,
@@ -218,6 +221,7 @@ def compare_generation(
         max_new_tokens: the longest reply.
         more_students: the student from further seeds, see `compare`; they read the student's rows.
         quote: see `most_different`.
+        speed_by_length: see `compare`.
         teacher_floor: not used by a metric that falls, see `Report`; kept for a metric that grows.
         batch_size: of the forward passes.
         resamples: of the test rows.
@@ -293,7 +297,7 @@ def compare_generation(
             np.array([len(ids) for ids in datasets["student"][:]["input_ids"]]),
         ),
         most_different=most_different(prompts, _texts(replies["teacher"]), _texts(replies["student"]), quote=quote),
-        speed=_cells(writers, {}, prompts, read, seed),
+        speed=_cells(writers, {}, prompts, read, seed) if speed_by_length else [],
         environment=_conditions(models, speeds, f"greedy, at most {max_new_tokens} tokens"),
         teacher_floor=teacher_floor,
     )

@@ -15,7 +15,7 @@ from hf_distill.text_teacher import GeneratingTeacher
 
 CALLS = {1: 24, BATCH: 3}  # of each model, by texts a call
 CELL_CALLS = {1: 9, 8: 3, BATCH: 2}  # likewise, at one length
-SECONDS = 90.0  # after which slow models may stop at a third of the calls, two at least; all models together
+SECONDS = 60.0  # after which slow models may stop at a third of the calls, two at least; all models together
 CELL_SECONDS = 20.0
 COUNTED = 8  # texts whose operations are counted
 Write = Callable[[list[str]], list[str]]

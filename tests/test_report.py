@@ -417,7 +417,10 @@ def test_several_seeds_widen_the_claim(dataset):
     mistakes = [(seed, [*seed, 3, 5, 7]) for seed in ([2], [2, 4, 6, 8], [])]
     pairs = [tuple(reader(mistakes=wrong) for wrong in pair) for pair in mistakes]
     alone = compare(reader(), pairs[0][0], dataset, baseline_model=pairs[0][1])
-    report = compare(reader(), pairs[0][0], dataset, baseline_model=pairs[0][1], more_students=pairs[1:])
+    report = compare(
+        reader(), pairs[0][0], dataset, baseline_model=pairs[0][1], more_students=pairs[1:], speed_by_length=False
+    )
+    assert report.speed == [] and report.ratios["faster"] > 0
     assert (alone.seeds, report.seeds) == (1, 3)
     student, before = (one.models["student"]["quality"]["accuracy"] for one in (report, alone))
     values = [(~np.isin(first, wrong)).mean() for wrong, _ in mistakes]

@@ -221,7 +221,7 @@ def test_further_trainings_count_as_one():
     """Means over the seeds of what each is alone."""
     dataset = Dataset.from_dict({"source": ["w1 w2", "w3", "w4 w5 w6"], "target": ["w1 w2", "w4", "w5 w6"]})
     pairs = [(translator(1), translator(2)), (translator(3), translator(4)), (translator(5), translator(6))]
-    options = {"metrics": ("chrf",), "num_beams": 2, "max_new_tokens": 4, "resamples": 20}
+    options = {"metrics": ("chrf",), "num_beams": 2, "max_new_tokens": 4, "resamples": 20, "speed_by_length": False}
 
     def report(first, *more):
         models = {"teacher": translator(0), "student": first[0], "baseline": first[1]}
@@ -230,6 +230,7 @@ def test_further_trainings_count_as_one():
     alone = [report(pair) for pair in pairs]
     together = report(*pairs)
     assert together.seeds == 3 and alone[0].seeds == 1
+    assert together.speed == []
     for name in ("student", "baseline"):
         for metric in ("chrf", "chrf_beam"):
             values = [one.models[name]["quality"][metric]["value"] for one in alone]
@@ -245,10 +246,11 @@ def test_further_trainings_count_as_one():
 
 def test_further_language_models_count_as_one():
     one, two = ({"teacher": writer(0), "student": writer(seed)} for seed in (1, 2))
-    alone = [compare_generation(each, dict.fromkeys(each, rows()), ["w1"], max_new_tokens=2) for each in (one, two)]
-    together = compare_generation(
-        one, dict.fromkeys(one, rows()), ["w1"], max_new_tokens=2, more_students=[(two["student"], None)]
-    )
+    options = {"max_new_tokens": 2, "speed_by_length": False}
+    alone = [compare_generation(each, dict.fromkeys(each, rows()), ["w1"], **options) for each in (one, two)]
+    more = [(two["student"], None)]
+    together = compare_generation(one, dict.fromkeys(one, rows()), ["w1"], more_students=more, **options)
+    assert together.speed == []
     bits = [each.models["student"]["quality"]["bits_per_byte"]["value"] for each in alone]
     quality = together.models["student"]["quality"]["bits_per_byte"]
     assert quality["values"] == bits and quality["value"] == pytest.approx(np.mean(bits), rel=1e-4)

@@ -21,7 +21,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     monkeypatch.setattr(writing_speed, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
-    monkeypatch.setattr(writing_speed, "SECONDS", 90.0)
+    monkeypatch.setattr(writing_speed, "SECONDS", 60.0)
     monkeypatch.setattr(writing_speed, "CELL_SECONDS", 20.0)
 
 
