@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     push = commands.add_parser("push", help="publish a student's folder on the Hub")
     push.add_argument("folder", help="the student's folder, with its model card; a recipe.yaml beside it goes along")
-    push.add_argument("--repo-id", required=True, help="user/name on the Hub")
+    push.add_argument("--repo-id", help="user/name on the Hub; by default push.repo_id of the run's recipe")
     push.add_argument("--public", action="store_true", help="visible to others; private otherwise")
     push.add_argument(
         "--with-cache",
@@ -58,9 +58,10 @@ def main(words: Sequence[str] | None = None) -> int:
             private = not arguments.public
             if arguments.with_cache:
                 hub.check_cache(arguments.folder)  # before anything is published
-            sys.stdout.write(f"{hub.push(arguments.folder, arguments.repo_id, private=private)}\n")
+            repo_id = arguments.repo_id or hub.repo_id_of(arguments.folder)
+            sys.stdout.write(f"{hub.push(arguments.folder, repo_id, private=private)}\n")
             if arguments.with_cache:
-                sys.stdout.write(f"{hub.push_cache(arguments.folder, arguments.repo_id, private=private)}\n")
+                sys.stdout.write(f"{hub.push_cache(arguments.folder, repo_id, private=private)}\n")
         elif arguments.command == "space":
             from hf_distill.space import push_space, write_space
 

@@ -123,6 +123,21 @@ def recipe_of(folder: str | Path) -> Path | None:
     return None if other else path
 
 
+def repo_id_of(folder: str | Path) -> str:
+    """Where the recipe beside a student says that it goes: its `push.repo_id`.
+
+    Args:
+        folder: of the student.
+    Raises:
+        ValueError: there is none.
+    """
+    recipe = recipe_of(folder)
+    wanted = (read_yaml(recipe).get("push") or {}).get("repo_id") if recipe else None
+    if not wanted:
+        raise ValueError(f"Nothing says where {folder} goes. Add --repo-id user/name, or push.repo_id to its recipe.")
+    return str(wanted)
+
+
 def shareable_recipe(path: str | Path) -> str:
     """A recipe as it is published: what `privacy.shareable` leaves of it, in YAML.
 

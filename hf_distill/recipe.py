@@ -148,11 +148,10 @@ class Export:
 
 @dataclass
 class Push:
-    """Where the student goes on the Hub, with `hf-distill push`.
+    """What the student's card says, and where `hf-distill push` takes it.
 
     Attributes:
-        repo_id: `user/name`.
-        private: whether others see it.
+        repo_id: `user/name`. None: `hf-distill push --repo-id` says it.
         base_model: Hub id of the teacher, where `teacher.model` is a copy of it.
         license: of the student, an identifier of the Hub's list.
         language: of the texts, ISO codes.
@@ -160,7 +159,6 @@ class Push:
     """
 
     repo_id: str | None = None
-    private: bool = True
     base_model: str | None = None
     license: str | None = None
     language: list[str] = field(default_factory=list)

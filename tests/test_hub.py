@@ -195,6 +195,20 @@ def test_a_cache_is_looked_for_before_anything_is_made(folder, api, capsys):
     assert api.made == []
 
 
+def test_the_recipe_says_where_a_student_goes(folder, api, capsys):
+    (folder / "README.md").write_text(CARD)
+    (folder / "model.safetensors").write_text("x")
+    recipe = "task: text-classification\noutput_dir: run\nteacher: {model: some/teacher}\n"
+    for known in ("", recipe, f"{recipe}push: null\n", f"{recipe}push: {{license: mit}}\n"):
+        (folder.parent / "recipe.yaml").write_text(known or "words")
+        assert main(["push", str(folder)]) == 1
+        assert "goes. Add --repo-id user/name, or push.repo_id to its recipe." in capsys.readouterr().err
+    assert api.made == []
+    (folder.parent / "recipe.yaml").write_text(f"{recipe}push: {{repo_id: me/said}}\n")
+    assert main(["push", str(folder)]) == main(["push", str(folder), "--repo-id", "me/other"]) == 0
+    assert [repo_id for repo_id, _ in api.made] == ["me/said", "me/other"]
+
+
 def answered(status, **headers):
     response = httpx2.Response(status, headers=headers, request=httpx2.Request("POST", "https://hub/api/commit"))
     return HfHubHTTPError("five\nlines", response=response)
