@@ -18,7 +18,7 @@ from hf_distill.report import Report
 from hf_distill.tasks import TASKS
 
 OPERATIONS = "Operations are those of the matrix products, a multiplication and an addition being two"
-WRITTEN = ", of reading a text and writing another, whose tokens both count"
+WRITTEN = ", of reading a text and writing another"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
@@ -223,7 +223,7 @@ def _own(report: Report) -> str | None:
     return (
         f"Figures of the student and of the baseline are means of {report.seeds} seeds, and their intervals cover the "
         f"seeds too. The one published here is the first, which reached {reached}; fidelity, calibration, the "
-        "breakdown and the speed are its own."
+        "breakdown, the ONNX files and the speed are its own."
     )
 
 

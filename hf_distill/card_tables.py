@@ -8,6 +8,7 @@ from typing import Any
 from hf_distill.arguments import Objective
 from hf_distill.privacy import without_folders
 from hf_distill.report import Report
+from hf_distill.tasks import TASKS
 
 MODELS = ("teacher", "student", "baseline")
 MOST_ROWS = 10
@@ -116,6 +117,7 @@ def speed(report: Report) -> str:
     rows = [(words(name), report.models[name]) for name in by_rank(report.models)]
     rows += [(f"student, onnx {kind}", measured) for kind, measured in report.onnx.items()]
     counted = any("flops_per_text" in model for _, model in rows)
+    read, handled = (", read", ", read or written") if TASKS[report.task].writes else ("", "")
     header = [
         "",
         "parameters",
@@ -123,18 +125,18 @@ def speed(report: Report) -> str:
         "ms a text, p50",
         "p95",
         "texts a second, batch 32",
-        "tokens a text",
+        f"tokens a text{read}",
     ]
     return table(
-        [*header, *(["million operations a text", "a token"] if counted else [])],
+        [*header, *(["million operations a text", f"a token{handled}"] if counted else [])],
         [
             [
                 name,
                 f"{model['parameters']:,}" if "parameters" in model else "",
                 f"{model['bytes']:,}",
-                f"{model['latency_ms']['batch_1']['p50']:.4g}",
-                f"{model['latency_ms']['batch_1']['p95']:.4g}",
-                f"{model['throughput']['batch_32']:,.0f}",
+                _digits(model["latency_ms"]["batch_1"]["p50"]),
+                _digits(model["latency_ms"]["batch_1"]["p95"]),
+                _digits(model["throughput"]["batch_32"]),
                 f"{model['tokens_per_text']:.4g}",
                 *(_millions(model.get(f"flops_per_{what}")) for what in ("text", "token") if counted),
             ]
@@ -165,9 +167,9 @@ def by_length(report: Report) -> str | None:
                 str(row["batch"]),
                 words(row["model"]) + ("" if row["runtime"] == "torch" else f", {row['runtime']}"),
                 "{}-{}".format(*row["tokens"]),
-                f"{row['p50_ms']:.4g}",
-                f"{row['p95_ms']:.4g}",
-                f"{row['per_second']:,.0f}",
+                _digits(row["p50_ms"]),
+                _digits(row["p95_ms"]),
+                _digits(row["per_second"]),
                 interval(row["faster"], ".3g") if "faster" in row else "",
             ]
             for row in report.speed
@@ -179,7 +181,11 @@ def exported(report: Report) -> str | None:
     """What the ONNX files are worth beside the student in torch; None without any."""
     if not report.onnx:
         return None
-    rows = {"torch": report.models["student"], **{f"onnx {kind}": of for kind, of in report.onnx.items()}}
+    student = report.models["student"]
+    itself = {
+        metric: {"value": one["values"][0]} if "values" in one else one for metric, one in student["quality"].items()
+    }
+    rows = {"torch": {**student, "quality": itself}, **{f"onnx {kind}": of for kind, of in report.onnx.items()}}
     # The same against the teacher in torch, which for the student itself the report has at its top.
     compared = {"torch": (report.ratios, report.ratio_intervals)}
     compared |= {f"onnx {kind}": (of["ratios"], of["ratio_intervals"]) for kind, of in report.onnx.items()}
@@ -293,6 +299,15 @@ def by_rank(names: Iterable[str]) -> list[str]:
     """
     names = list(names)
     return [*(name for name in MODELS if name in names), *(name for name in names if name not in MODELS)]
+
+
+def _digits(value: float) -> str:
+    """Four of them, or all of a large number's.
+
+    >>> _digits(0.21244), _digits(1401.23), _digits(161234.5)
+    ('0.2124', '1,401', '161,234')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _millions(count: float | None) -> str:

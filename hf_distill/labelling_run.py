@@ -355,7 +355,7 @@ class LabellingRun(Steps):
             test_sets={name: self.for_comparison(part) for name, part in self.further.items()},
             texts=list(rivals.texts_of(self.splits.test)) if self.recipe.compare.quote else None,
             onnx=self.folder / "student" if self.recipe.export.onnx else None,
-            speed_by_length=self.recipe.compare.speed_by_length,
+            detailed_costs=self.recipe.compare.detailed_costs,
             teacher_floor=self.recipe.teacher.floor,
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,
@@ -404,7 +404,7 @@ class LabellingRun(Steps):
     ) -> None:
         """Train a student in place through all stages, or a control for as many steps."""
         judged = self.tokenised("validation")
-        step = "seeds" if seed is not None else "controls" if without_teacher else "distill"
+        step = "controls" if without_teacher and seed is None else "distill"
         stages = self.stages(name, len(rows), len(self.taught_texts), without_teacher=without_teacher, seed=seed)
         for arguments, matching in stages:
             read, heard = (

@@ -109,8 +109,8 @@ class Compare:
             read. Rows that stand in the training data are left out.
         quote: whether `report.json`, which is published with the student, quotes the test texts on which teacher and
             student differ most, beside their numbers; and whether the card's usage reads a test text.
-        speed_by_length: whether latency and throughput are also measured apart by batch size and length of the texts.
-            With a slow teacher that writes this takes minutes.
+        detailed_costs: whether latency and throughput are also measured apart by batch size and length, and of models
+            that write the operations. With a slow teacher that writes this takes minutes.
         resamples: of the bootstrap.
     """
 
@@ -120,7 +120,7 @@ class Compare:
     by: list[str] = field(default_factory=list)
     test_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     quote: bool = False
-    speed_by_length: bool = True
+    detailed_costs: bool = True
     resamples: int = 2000
 
     @property

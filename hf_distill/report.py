@@ -47,8 +47,9 @@ class Report:
         models: `teacher`, `student` and, if there is one, `baseline`, each with `quality.<metric>.{value,low,high}` (95
             % interval), `parameters`, `bytes` of the weights file, `latency_ms.batch_1.{p50,p95}`,
             `throughput.batch_32` (examples a second), and of the texts that were timed `tokens_per_text`,
-            `flops_per_text` and `flops_per_token` (see `flops.count_flops`), means in the model's own tokens; of models
-            that write, for reading a text and writing another, and of the tokens of both.
+            `flops_per_text` and `flops_per_token` (see `flops.count_flops`), means in the model's own tokens. Of models
+            that write `tokens_per_text` are those that they read of any test text; operations are of reading a text and
+            writing another, and `flops_per_token` of each token that is read or written.
         controls: quality of what needs no student like this, by name.
         controls_with_teacher: which of the controls used the teacher.
         ratios: `quality_kept`, `quality_kept_above_chance`, `smaller` (parameters), `lighter` (bytes), `fewer_flops`
@@ -204,7 +205,7 @@ def compare(
     texts: Sequence[Any] | None = None,
     training_texts: Iterable[Any] | None = None,
     onnx: str | Path | None = None,
-    speed_by_length: bool = True,
+    detailed_costs: bool = True,
     teacher_floor: float | None = None,
     batch_size: int = 32,
     device: str | torch.device | None = None,
@@ -247,7 +248,7 @@ def compare(
             among them. A recipe keeps them apart by itself.
         onnx: the folder to which `export_onnx` wrote the student's files, which are measured as well. None: they are
             not.
-        speed_by_length: whether latency and throughput are also measured apart by batch size and length of the texts.
+        detailed_costs: whether latency and throughput are also measured apart by batch size and length of the texts.
         teacher_floor: what the teacher should reach on the first metric; the report warns below.
         batch_size: of predictions, which do not depend on it.
         device: where to run everything. None: where the models are.
@@ -313,7 +314,7 @@ def compare(
         speeds = measure_speed({name: readers[name] for name in (*models, *files)}, dataset, seed=seed)
         # The baseline is the student's like.
         timed = [name for name in (*models, *files) if name != BASELINE]
-        cells = measure_cells({name: readers[name] for name in timed}, dataset, seed=seed) if speed_by_length else []
+        cells = measure_cells({name: readers[name] for name in timed}, dataset, seed=seed) if detailed_costs else []
         described = environment(readers["student"].device)
 
     for name, said in {"the test set": verdicts, **further}.items():

@@ -17,7 +17,7 @@ from hf_distill.breakdown import MOST_EXAMPLES, length_groups
 from hf_distill.caveats import BASELINE, caveats
 from hf_distill.export import FOLDER, QUANTIZED, GreedyTranslator
 from hf_distill.measure import count_parameters, environment, weights_bytes
-from hf_distill.metrics import DistinctN, load
+from hf_distill.metrics import DistinctN, load, optional
 from hf_distill.quality import SMALLER, gain
 from hf_distill.report import Report, plain
 from hf_distill.seeds import further_trainings, means_over_seeds
@@ -70,7 +70,8 @@ class Writer:
 
     def tokens(self, said: Sequence[str]) -> int:
         """How many of its tokens some texts are that it wrote, with one for the end of each."""
-        return sum(map(len, self.tokenizer(list(said), add_special_tokens=False)["input_ids"])) + len(said)
+        read = self.tokenizer(text_target=list(said), add_special_tokens=False, verbose=False)
+        return sum(map(len, read["input_ids"])) + len(said)
 
     @property
     def size(self) -> dict[str, int]:
@@ -89,7 +90,7 @@ def compare_translation(
     controls: Mapping[str, Sequence[str]] | None = None,
     more_students: Sequence[tuple[Writer, Writer | None]] = (),
     quote: bool = False,
-    speed_by_length: bool = True,
+    detailed_costs: bool = True,
     teacher_floor: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -106,7 +107,7 @@ def compare_translation(
         controls: what other ways without a teacher translate the texts into, by name.
         more_students: the student from further seeds, see `compare`.
         quote: see `most_different`.
-        speed_by_length: see `compare`.
+        detailed_costs: whether operations, and times by batch size and length, are measured.
         teacher_floor: what the teacher should reach on the first metric.
         resamples: of the texts.
         seed: of the draws and of the texts that are timed.
@@ -155,7 +156,7 @@ def compare_translation(
         differences["beam_gain_over_best_control"] = gain(by_beam, [BASELINE])
     student = found["student"]
     differences["student_beam_over_greedy"] = (student[f"{first}_beam"] - student[first]).summary()
-    sizes = _sizes(models, writers, sources, seed)
+    sizes = _sizes(models, writers if detailed_costs else {}, sources, seed)
     files_bytes = {name: sum(f.stat().st_size for f in _files_of(Path(str(onnx)), "int8" in name)) for name in files}
     kept = {"quality_kept": (value["student"] / value["teacher"]).summary()} if value["teacher"].value > 0 else {}
     return _report(
@@ -181,7 +182,7 @@ def compare_translation(
         },
         breakdown=_by_length(first, {name: said[name][""] for name in models}, targets, lengths["student"]),
         most_different=most_different(sources, said["teacher"][""], said["student"][""], targets, quote=quote),
-        speed=_cells(writers, files, sources, lengths, seed) if speed_by_length else [],
+        speed=_cells(writers, files, sources, lengths, seed) if detailed_costs else [],
         onnx={
             name.removeprefix("onnx "): {
                 "bytes": files_bytes[name],
@@ -192,7 +193,7 @@ def compare_translation(
             }
             for name in files
         },
-        environment=_conditions(models, speeds, f"greedy, at most {max_new_tokens} tokens"),
+        environment=_conditions(models, speeds, len(sources), f"greedy, at most {max_new_tokens} tokens"),
         teacher_floor=teacher_floor,
     )
 
@@ -205,7 +206,7 @@ def compare_generation(
     max_new_tokens: int = REPLY,
     more_students: Sequence[tuple[Writer, Writer | None]] = (),
     quote: bool = False,
-    speed_by_length: bool = True,
+    detailed_costs: bool = True,
     teacher_floor: float | None = None,
     batch_size: int = 8,
     resamples: int = RESAMPLES,
@@ -221,7 +222,7 @@ def compare_generation(
         max_new_tokens: the longest reply.
         more_students: the student from further seeds, see `compare`; they read the student's rows.
         quote: see `most_different`.
-        speed_by_length: see `compare`.
+        detailed_costs: whether operations, and times by batch size and length, are measured.
         teacher_floor: not used by a metric that falls, see `Report`; kept for a metric that grows.
         batch_size: of the forward passes.
         resamples: of the test rows.
@@ -232,8 +233,10 @@ def compare_generation(
         `replies.{distinct_1,distinct_2,prompts}` and `tokens_a_second.{batch_1,batch_32}`. `breakdown.length` is by the
         student's tokens of the test rows, `most_different` and `speed` are about the replies.
     Raises:
+        ImportError: sacrebleu is missing.
         ValueError: the rows of two models spell other numbers of bytes.
     """
+    optional("sacrebleu.metrics", "generation")  # what replies have in common is said in chrF
     sizes = {name: np.array(rows[:]["target_bytes"], dtype=np.float64) for name, rows in datasets.items()}
     for name, each in sizes.items():
         if not np.array_equal(each, sizes["student"]):
@@ -254,7 +257,7 @@ def compare_generation(
     replies = {name: write(list(prompts)) for name, write in writers.items()}
     read = {name: writer.reads(prompts) for name, writer in models.items()}
     speeds = measure_writing(writers, prompts, seed=seed)
-    computed = _sizes(models, writers, prompts, seed)
+    computed = _sizes(models, writers if detailed_costs else {}, prompts, seed)
     differences = {}
     if BASELINE in models:
         saved = (found[BASELINE] - found["student"]).summary()
@@ -297,8 +300,8 @@ def compare_generation(
             np.array([len(ids) for ids in datasets["student"][:]["input_ids"]]),
         ),
         most_different=most_different(prompts, _texts(replies["teacher"]), _texts(replies["student"]), quote=quote),
-        speed=_cells(writers, {}, prompts, read, seed) if speed_by_length else [],
-        environment=_conditions(models, speeds, f"greedy, at most {max_new_tokens} tokens"),
+        speed=_cells(writers, {}, prompts, read, seed) if detailed_costs else [],
+        environment=_conditions(models, speeds, len(prompts), f"greedy, at most {max_new_tokens} tokens"),
         teacher_floor=teacher_floor,
     )
 
@@ -378,16 +381,14 @@ def most_different(
         targets: (texts,) what the data has, if anything.
         quote: whether the texts are among what is returned.
     Returns:
-        `{"example": number, "chrf": of the student's text against the teacher's}`, without texts for which both write
-        the same; with `quote` also `text`, `teacher`, `student` and, of the data, `label`.
+        `{"example": its number among `texts`, "chrf": of the student's text against the teacher's}`, without texts for
+        which both write the same; with `quote` also `text`, `teacher`, `student` and, of the data, `label`.
     """
     chrf = load("chrf")
-    alike = np.array([value_of(chrf, learnt[[row]], taught[[row]]) for row in range(len(texts))])
+    alike = {int(row): value_of(chrf, learnt[[row]], taught[[row]]) for row in np.flatnonzero(taught != learnt)}
     found: list[dict[str, Any]] = []
-    for example in map(int, np.argsort(alike, kind="stable")[:MOST_EXAMPLES]):
-        if taught[example] == learnt[example]:
-            continue
-        found.append({"example": example, "chrf": float(alike[example])})
+    for example in sorted(alike, key=lambda row: alike[row])[:MOST_EXAMPLES]:
+        found.append({"example": example, "chrf": alike[example]})
         if quote:
             found[-1] |= {"text": texts[example], "teacher": taught[example], "student": learnt[example]}
             found[-1] |= {} if targets is None else {"label": targets[example]}
@@ -429,15 +430,15 @@ def _cells(
 def _sizes(
     models: Mapping[str, Writer], writers: Mapping[str, Write], texts: Sequence[str], seed: int
 ) -> dict[str, dict[str, float]]:
-    """Everybody's `parameters` and `bytes`, and the operations that some texts take."""
+    """Everybody's `parameters` and `bytes`, and the operations in which writers handle some texts."""
 
     def handled(writer: Writer) -> Callable[[list[str], list[str]], int]:
         return lambda read, said: int(writer.reads(read).sum()) + writer.tokens(said)
 
-    return {
-        name: {**writer.size, **writing_flops(writers[name], texts, handled(writer), seed=seed)}
-        for name, writer in models.items()
-    }
+    sizes: dict[str, dict[str, float]] = {name: {**writer.size} for name, writer in models.items()}
+    for name in models.keys() & writers.keys():
+        sizes[name] |= writing_flops(writers[name], texts, handled(models[name]), seed=seed)
+    return sizes
 
 
 def _words(said: Sequence[str]) -> int:
@@ -510,9 +511,11 @@ def _ratios(
     return found
 
 
-def _conditions(models: Mapping[str, Writer], speeds: Mapping[int, Mapping[str, Timed]], how: str) -> dict[str, Any]:
+def _conditions(
+    models: Mapping[str, Writer], speeds: Mapping[int, Mapping[str, Timed]], texts: int, how: str
+) -> dict[str, Any]:
     return environment(models["student"].model.device) | {
-        "texts_timed": len(speeds[1]["student"].milliseconds),
+        "texts_timed": min(len(speeds[1]["student"].milliseconds), texts),
         "calls_timed": len(speeds[1]["student"].milliseconds),
         "batches_timed": len(speeds[BATCH]["student"].milliseconds),
         "timing": f"whole texts, tokenised, written ({how}) and decoded, models in turns in one run",

@@ -29,7 +29,7 @@ from hf_distill.trainer import DistillationTrainer, Seq2SeqDistillationTrainer
 from hf_distill.training import training_arguments
 from hf_distill.writing_data import MESSAGES, SOURCE, TARGET, TEXT, WritingSplits, load_writing
 from hf_distill.writing_report import Writer, compare_generation, compare_translation
-from hf_distill.writing_rows import GGUF, Reading
+from hf_distill.writing_rows import GGUF, Reading, first_messages
 
 NO_TARGET = "rows without a target"
 UNIVERSAL = "universal_logit_distance"
@@ -73,6 +73,7 @@ class WritingRun(Steps):
                 "write a conversation down. Save it with tokenizer.chat_template = ..., or give plain texts: data.text."
             )
         if not self.translates:
+            optional("sacrebleu", "generation")  # says what the replies of two models have in common
             self.reading.prompts(tokenizer)
         self.student_config(tokenizer)
         self.check_probabilities()
@@ -270,7 +271,7 @@ class WritingRun(Steps):
         if not self.translates:
             run["curves_of"] = "loss, nats a token"
         report = dataclasses.replace(report, run=run)
-        self.publish_report(report, models["teacher"].model, self.reading.counts)
+        self.publish_report(report, models["teacher"].model, self.reading.counts, example=self.example)
 
     def translations(self, models: Mapping[str, Writer]) -> Report:
         """What the translators are worth."""
@@ -284,7 +285,7 @@ class WritingRun(Steps):
             onnx=self.folder / "student" if recipe.export.onnx else None,
             more_students=self.more_writers(),
             quote=recipe.compare.quote,
-            speed_by_length=recipe.compare.speed_by_length,
+            detailed_costs=recipe.compare.detailed_costs,
             teacher_floor=recipe.teacher.floor,
             resamples=recipe.compare.resamples,
             seed=recipe.seed,
@@ -305,11 +306,18 @@ class WritingRun(Steps):
             prompts[:PROMPTS],
             more_students=self.more_writers(),
             quote=self.recipe.compare.quote,
-            speed_by_length=self.recipe.compare.speed_by_length,
+            detailed_costs=self.recipe.compare.detailed_costs,
             teacher_floor=self.recipe.teacher.floor,
             resamples=self.recipe.compare.resamples,
             seed=self.recipe.seed,
         )
+
+    @property
+    def example(self) -> str:
+        """What the card's usage reads; of the test set only where it may be quoted."""
+        if not self.recipe.compare.quote:
+            return "Some text"
+        return str(self.splits.test[0][SOURCE] if self.translates else first_messages(self.splits.test)[0])
 
     def more_writers(self) -> list[tuple[Writer, Writer]]:
         """Students of other seeds with their baselines."""
@@ -388,7 +396,12 @@ class WritingRun(Steps):
         )
 
     def taught_rows(self) -> datasets.Dataset:
-        """What the student learns from, with the teacher's probabilities where it hears them."""
+        """What the student learns from, with what the teacher said."""
+        return self.taught
+
+    @cached_property
+    def taught(self) -> datasets.Dataset:
+        """The rows with the teacher's probabilities, where the student hears them; several trainings read them."""
         rows = self.rows_of(self.pairs if self.translates else self.splits.train)
         folder = self.marked("cache", "cache")
         if not self.hears_logits:
@@ -471,7 +484,7 @@ class WritingRun(Steps):
         """Train a student in place through all stages, or its baseline for as many steps."""
         judged = self.rows_of(self.splits.validation, "validation")
         judged = judged.remove_columns(columns.teacher_input_columns(judged.column_names))
-        step = "seeds" if seed is not None else "controls" if without_teacher else "distill"
+        step = "controls" if without_teacher and seed is None else "distill"
         distilled = len(self.taught_rows()) if without_teacher else len(rows)
         stages = self.stages(name, len(rows), distilled, without_teacher=without_teacher, seed=seed)
         for arguments, matching in stages:

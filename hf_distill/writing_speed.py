@@ -13,11 +13,11 @@ from hf_distill.flops import count_flops
 from hf_distill.speed import BATCH, LENGTHS, Cell, per_second
 from hf_distill.text_teacher import GeneratingTeacher
 
-CALLS = {1: 24, BATCH: 3}  # of each model, by texts a call
-CELL_CALLS = {1: 9, 8: 3, BATCH: 2}  # likewise, at one length
+CALLS = {1: 24, BATCH: 6}  # of each model, by texts a call
+CELL_CALLS = {1: 12, 8: 6, BATCH: 4}  # likewise, at one length
 SECONDS = 60.0  # after which slow models may stop at a third of the calls, two at least; all models together
 CELL_SECONDS = 20.0
-COUNTED = 8  # texts whose operations are counted
+COUNTED = 4  # texts whose operations are counted
 Write = Callable[[list[str]], list[str]]
 
 
@@ -27,13 +27,23 @@ class Timed:
 
     Attributes:
         milliseconds: (calls,), call i on the same texts for all models of a run.
-        batch: texts a call.
         said: all that it wrote.
     """
 
     milliseconds: np.ndarray
-    batch: int
     said: list[str]
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """How many answers were cut has been told when texts are written again for their time."""
+    logger = logging.getLogger(GeneratingTeacher.__module__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def measure_writing(
@@ -72,12 +82,13 @@ def measure_writing_cells(
         for batch, calls in CELL_CALLS.items():
             groups = _groups(rows, batch, calls)
             timed = _timed(writers, texts, groups, CELL_SECONDS)
+            read = groups[: min(len(each.milliseconds) for each in timed.values())]
             cells += [
                 Cell(
                     name,
                     batch,
                     length,
-                    (int(lengths[name][groups].min()), int(lengths[name][groups].max())),
+                    (int(lengths[name][read].min()), int(lengths[name][read].max())),
                     each.milliseconds,
                 )
                 for name, each in timed.items()
@@ -104,6 +115,7 @@ def writing_summary(timed: Mapping[int, Timed], unit: str, count: Callable[[list
     }
 
 
+@_told_once()
 def writing_flops(
     write: Write, texts: Sequence[str], tokens: Callable[[list[str], list[str]], int], *, seed: int = 0
 ) -> dict[str, float]:
@@ -126,18 +138,6 @@ def writing_flops(
 def _groups(rows: np.ndarray, batch: int, calls: int) -> np.ndarray:
     """(calls, batch) rows, going round and round them."""
     return np.stack([np.resize(np.roll(rows, -number * batch), batch) for number in range(calls)])
-
-
-@contextmanager
-def _told_once() -> Iterator[None]:
-    """How many answers were cut has been told when texts are written again for their time."""
-    logger = logging.getLogger(GeneratingTeacher.__module__)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @_told_once()
@@ -164,4 +164,4 @@ def _timed(writers: Mapping[str, Write], texts: Sequence[str], groups: np.ndarra
             written = write(given)
             times[name].append((time.perf_counter() - start) * 1000)
             said[name] += written
-    return {name: Timed(np.array(times[name]), groups.shape[1], said[name]) for name in writers}
+    return {name: Timed(np.array(times[name]), said[name]) for name in writers}

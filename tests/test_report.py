@@ -418,7 +418,7 @@ def test_several_seeds_widen_the_claim(dataset):
     pairs = [tuple(reader(mistakes=wrong) for wrong in pair) for pair in mistakes]
     alone = compare(reader(), pairs[0][0], dataset, baseline_model=pairs[0][1])
     report = compare(
-        reader(), pairs[0][0], dataset, baseline_model=pairs[0][1], more_students=pairs[1:], speed_by_length=False
+        reader(), pairs[0][0], dataset, baseline_model=pairs[0][1], more_students=pairs[1:], detailed_costs=False
     )
     assert report.speed == [] and report.ratios["faster"] > 0
     assert (alone.seeds, report.seeds) == (1, 3)

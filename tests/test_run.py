@@ -223,7 +223,7 @@ def test_results_that_are_gone_or_replaced_are_made_again(finished, tmp_path):
     (tmp_path / "teacher").symlink_to(finished / "teacher")
     (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
     quick = {"num_train_epochs": 1, "disable_tqdm": True}
-    path = str(recipe(tmp_path, compare={"controls": False, "resamples": 100, "speed_by_length": False}, distill=quick))
+    path = str(recipe(tmp_path, compare={"controls": False, "resamples": 100, "detailed_costs": False}, distill=quick))
     student = tmp_path / "out" / "student"
     assert main(["run", path]) == 0
     before = load_file(student / "model.safetensors")
@@ -244,7 +244,7 @@ def test_killed_run_ends_like_the_one_that_was_not(finished, tmp_path):
     """SIGKILL in the middle of the distillation; the next run goes on from the checkpoint and gives the same bits."""
     (tmp_path / "teacher").symlink_to(finished / "teacher")
     (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
-    path = recipe(tmp_path, compare={"controls": False, "resamples": 100, "speed_by_length": False})
+    path = recipe(tmp_path, compare={"controls": False, "resamples": 100, "detailed_costs": False})
     process = subprocess.Popen([sys.executable, "-m", "hf_distill.cli", "run", str(path)], stderr=subprocess.PIPE)
     deadline = time.time() + 200
     while not list((tmp_path / "out" / ".work").glob("student-1/checkpoint-*/trainer_state.json")):
@@ -293,7 +293,7 @@ def test_a_trained_teacher_and_a_transformer_student(finished, tmp_path):
         tmp_path,
         teacher={"model": str(finished / "out" / "teacher")},
         student={"kind": "transformer", "vocab_size": None, "config": {"num_hidden_layers": 1}},
-        compare={"controls": False, "resamples": 100, "speed_by_length": False},
+        compare={"controls": False, "resamples": 100, "detailed_costs": False},
         distill={"num_train_epochs": 2, "disable_tqdm": True},
     )
     assert main(["run", str(path)]) == 0

@@ -237,7 +237,7 @@ def test_a_shallow_transformer(report, folder):
 
 
 UNTUNED = ["--teacher.fine_tune=null", "--teacher.lora=null", "--distill.max_steps=1", "--compare.resamples=5"]
-UNTUNED += ["--compare.speed_by_length=false"]
+UNTUNED += ["--compare.detailed_costs=false"]
 
 
 @pytest.mark.slow

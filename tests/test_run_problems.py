@@ -77,7 +77,7 @@ def test_from_a_file_to_a_student(tmp_path, problem, metrics, kind, least):
         },
         "student": {"kind": "transformer", "vocab_size": None, "config": {"num_hidden_layers": 1}},
         "distill": {"num_train_epochs": 12, "learning_rate": 2.0e-3, "disable_tqdm": True},
-        "compare": {"resamples": 100, "metrics": metrics, "controls": False, "speed_by_length": False},
+        "compare": {"resamples": 100, "metrics": metrics, "controls": False, "detailed_costs": False},
     }
     report = run_recipe(Recipe.from_dict(content))
     assert report is not None

@@ -38,7 +38,7 @@ def recipe(folder, **changes):
         "teacher": {"model": str(folder / "teacher"), "fine_tune": TEACHER},
         "student": {"vocab_size": 110, "config": {"embedding_size": 8, "hidden_size": 8}},
         "distill": {"num_train_epochs": 6, "learning_rate": 1.0e-2, "disable_tqdm": True},
-        "compare": {"resamples": 50, "controls": False, "speed_by_length": False},
+        "compare": {"resamples": 50, "controls": False, "detailed_costs": False},
     }
     for name, value in changes.items():
         section, _, key = name.partition("__")

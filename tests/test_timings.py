@@ -31,6 +31,7 @@ def test_a_ratios_interval_covers_what_varies():
     assert loose["low"] < 2.9 < 3.1 < loose["high"]
     fewer = ratio_of_medians(3 * generator.permutation(fast)[:20], fast[:20], seed=0)
     assert fewer["high"] - fewer["low"] > loose["high"] - loose["low"]
+    assert ratio_of_medians(3 * fast[:3], fast[:3], seed=0) == {"value": pytest.approx(3)}  # too few to resample
 
 
 def test_cells_are_compared_with_the_teacher_at_the_same_texts():

@@ -211,6 +211,10 @@ def test_the_most_different_texts_come_first():
         "student": "one two",
         "label": "t",
     }
+    # Where both write nothing they differ in nothing, and take nobody's place.
+    nothing = np.array([""] * 12, dtype=object)
+    found = most_different(["w"] * 16, np.concatenate([nothing, taught]), np.concatenate([nothing, learnt]))
+    assert [row["example"] for row in found] == [14, 15, 12]
     many = np.array([f"{number} one" for number in range(20)], dtype=object)
     assert len(most_different(many.tolist(), many, many[::-1])) == 10
     assert "label" not in most_different(["w"], taught[:1], learnt[:1])[0]
@@ -221,7 +225,7 @@ def test_further_trainings_count_as_one():
     """Means over the seeds of what each is alone."""
     dataset = Dataset.from_dict({"source": ["w1 w2", "w3", "w4 w5 w6"], "target": ["w1 w2", "w4", "w5 w6"]})
     pairs = [(translator(1), translator(2)), (translator(3), translator(4)), (translator(5), translator(6))]
-    options = {"metrics": ("chrf",), "num_beams": 2, "max_new_tokens": 4, "resamples": 20, "speed_by_length": False}
+    options = {"metrics": ("chrf",), "num_beams": 2, "max_new_tokens": 4, "resamples": 20, "detailed_costs": False}
 
     def report(first, *more):
         models = {"teacher": translator(0), "student": first[0], "baseline": first[1]}
@@ -246,7 +250,7 @@ def test_further_trainings_count_as_one():
 
 def test_further_language_models_count_as_one():
     one, two = ({"teacher": writer(0), "student": writer(seed)} for seed in (1, 2))
-    options = {"max_new_tokens": 2, "speed_by_length": False}
+    options = {"max_new_tokens": 2, "detailed_costs": False}
     alone = [compare_generation(each, dict.fromkeys(each, rows()), ["w1"], **options) for each in (one, two)]
     more = [(two["student"], None)]
     together = compare_generation(one, dict.fromkeys(one, rows()), ["w1"], more_students=more, **options)
@@ -255,6 +259,17 @@ def test_further_language_models_count_as_one():
     quality = together.models["student"]["quality"]["bits_per_byte"]
     assert quality["values"] == bits and quality["value"] == pytest.approx(np.mean(bits), rel=1e-4)
     assert together.seeds == 2 and together.models["student"]["replies"] == alone[0].models["student"]["replies"]
+
+
+def test_what_is_written_is_counted_in_the_tokens_of_the_target():
+    """A Marian model reads one language's pieces and writes another's."""
+    one = writer(0)
+
+    class TwoLanguages:
+        def __call__(self, text=None, text_target=None, **options):
+            return {"input_ids": [[0]] * len(text) if text_target is None else one.tokenizer(text_target)["input_ids"]}
+
+    assert Writer(one.model, TwoLanguages()).tokens(["w1 w2 w3", ""]) == 3 + 0 + 2
 
 
 def test_a_comparison_of_translators_by_length():

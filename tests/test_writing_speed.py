@@ -47,19 +47,26 @@ def test_models_take_turns_on_the_same_texts():
     assert sorted(found) == [1, 32]
     assert found[1]["slow"].milliseconds.tolist() == [375.0] * 24
     assert found[1]["fast"].milliseconds.tolist() == [62.5] * 24
-    assert found[32]["slow"].milliseconds.tolist() == [4250.0] * 3
+    assert found[32]["slow"].milliseconds.tolist() == [4250.0] * 6
     summary = writing_summary({batch: each["fast"] for batch, each in found.items()}, "words", lambda said: 10)
     assert summary["latency_ms"]["batch_1"] == {"p50": 62.5, "p95": 62.5}
     assert summary["throughput"] == {"batch_32": 512}
-    assert summary["words_a_second"] == {"batch_1": 10 / 1.5, "batch_32": 10 / 0.1875}
+    assert summary["words_a_second"] == {"batch_1": 10 / 1.5, "batch_32": 10 / 0.375}
     # Each text comes up equally often when they are gone round: 24 calls on four of them.
     alone = [call[0] for call in fast.calls if len(call) == 1][1:]  # the first warms up
     assert {text: alone.count(text) for text in TEXTS} == dict.fromkeys(TEXTS, 6)
 
 
 def test_slow_models_stop_at_a_third_of_the_calls():
-    found = measure_writing({"slow": slow_writer(30.0)}, TEXTS)
-    assert (len(found[1]["slow"].milliseconds), len(found[32]["slow"].milliseconds)) == (8, 3)
+    found = measure_writing({"slow": slow_writer(31.0)}, TEXTS)
+    assert (len(found[1]["slow"].milliseconds), len(found[32]["slow"].milliseconds)) == (8, 2)
+    lengths = np.arange(1, 100)
+    cells = measure_writing_cells({"slow": slow_writer(31.0)}, ["a"] * 99, {"slow": lengths})
+    assert {cell.batch: len(cell.milliseconds) for cell in cells} == {1: 4, 8: 2, 32: 2}
+    # Of the texts that were read alone, not of all that might have been.
+    alone = [cell for cell in cells if cell.batch == 1]
+    rows = [np.random.default_rng(0).permutation(third)[:4] for third in np.array_split(np.arange(99), 3)]
+    assert [cell.tokens for cell in alone] == [(lengths[row].min(), lengths[row].max()) for row in rows]
 
 
 def test_times_are_apart_by_length():
@@ -80,7 +87,7 @@ def test_times_are_apart_by_length():
         ("student", "medium"): (3, 4),
         ("student", "long"): (5, 6),
     }
-    assert {cell.batch: len(cell.milliseconds) for cell in cells} == {1: 9, 8: 3, 32: 2}
+    assert {cell.batch: len(cell.milliseconds) for cell in cells} == {1: 12, 8: 6, 32: 4}
     assert {len(call) for call in writers["student"].calls} == {1, 2, 8, 32}
     assert writers["teacher"].calls == writers["student"].calls
 
