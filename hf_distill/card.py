@@ -187,6 +187,7 @@ def _written(example: str | Sequence[str], of_words: bool) -> list[str]:
 def _summary(report: Report, teacher: str) -> str:
     metric, student = report.metrics[0], report.models["student"]
     quality, above = student["quality"][metric], report.models["teacher"]["quality"].get(metric)
+    unit = "token" if report.task == "text-generation" else "text"
     said = f"{titled(metric)} {quality['value']:.4f}"
     said += f" (mean of {report.seeds} seeds)" if report.seeds > 1 else ""
     # A teacher of other classes has no quality here.
@@ -195,7 +196,7 @@ def _summary(report: Report, teacher: str) -> str:
         f"A student of {student['parameters']:,} parameters for {report.task}, distilled from {teacher} "
         f"({report.models['teacher']['parameters']:,} parameters): {said}, with "
         f"{_compared(report.ratios['smaller'], 'fewer', 'more')} parameters and "
-        f"{_compared(report.ratios['faster'], 'less', 'more')} time a text."
+        f"{_compared(report.ratios['faster'], 'less', 'more')} time a {unit}."
     )
 
 

@@ -53,7 +53,8 @@ class Report:
         controls: quality of what needs no student like this, by name.
         controls_with_teacher: which of the controls used the teacher.
         ratios: `quality_kept`, `quality_kept_above_chance`, `smaller` (parameters), `lighter` (bytes), `fewer_flops`
-            (a text), `faster` (p50 at batch 1), `throughput` (batches of 32); more is better in all of them.
+            (a text), `faster` (p50 at batch 1), `throughput` (batches of 32), of language models both by the token that
+            is written; more is better in all of them.
         ratio_intervals: `{low, high}` of those ratios that have one.
         differences: `gain_over_best_control.{value,low,high,control}`, on the first metric, the best one without a
             teacher; `baseline_over_best_other_control` likewise, which shows whether the baseline is a fair one.

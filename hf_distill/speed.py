@@ -62,6 +62,7 @@ class Cell:
         length: which third of the texts, one of `LENGTHS`.
         tokens: fewest and most in one of the texts, in the model's own tokens.
         milliseconds: (calls,), call i on the same texts for all models of a run.
+        written: (calls,) tokens that it wrote, by which models are compared that write texts of different lengths.
     """
 
     model: str
@@ -69,6 +70,12 @@ class Cell:
     length: str
     tokens: tuple[int, int]
     milliseconds: np.ndarray
+    written: np.ndarray | None = None
+
+    @property
+    def compared(self) -> np.ndarray:
+        """(calls,) milliseconds a call or, where it is counted, a token that is written."""
+        return self.milliseconds if self.written is None else self.milliseconds / self.written
 
 
 def per_second(batch: int, milliseconds: np.ndarray) -> float:

@@ -35,7 +35,7 @@ def by_length(cells: Sequence[Cell], seed: int) -> list[dict[str, Any]]:
         cells: of `teacher`, `student`, and the student's files under the names of their runtimes.
         seed: see `ratio_of_medians`.
     """
-    slow = {(cell.batch, cell.length): cell.milliseconds for cell in cells if cell.model == "teacher"}
+    slow = {(cell.batch, cell.length): cell.compared for cell in cells if cell.model == "teacher"}
     rows = []
     for cell in cells:
         p50, p95 = np.percentile(cell.milliseconds, [50, 95])
@@ -52,7 +52,7 @@ def by_length(cells: Sequence[Cell], seed: int) -> list[dict[str, Any]]:
             "per_second": per_second(cell.batch, cell.milliseconds),
         }
         if cell.model != "teacher":
-            row["faster"] = ratio_of_medians(slow[cell.batch, cell.length], cell.milliseconds, seed)
+            row["faster"] = ratio_of_medians(slow[cell.batch, cell.length], cell.compared, seed)
         rows.append(row)
     return rows
 
@@ -97,7 +97,7 @@ def ratio_of_medians(slow: np.ndarray, fast: np.ndarray, seed: int) -> dict[str,
     """The ratio of two models' median times with its interval from resampled calls, of four calls at least.
 
     Args:
-        slow: (calls,) milliseconds.
+        slow: (calls,) milliseconds a call, or a token.
         fast: (calls,) likewise, call i on the same texts.
         seed: of the draws of calls.
     """

@@ -28,6 +28,7 @@ from hf_distill.text_teacher import GeneratingTeacher, as_prompt
 from hf_distill.timings import by_length, ratio_of_medians, with_intervals
 from hf_distill.writing_data import SOURCE, TARGET
 from hf_distill.writing_speed import (
+    Count,
     Timed,
     Write,
     measure_writing,
@@ -37,6 +38,7 @@ from hf_distill.writing_speed import (
 )
 
 REPLY = 48  # tokens of a reply at most
+BY_TOKEN = "; they are compared by the token that is written, since replies differ in length"
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,8 @@ def compare_generation(
         resamples: of the test rows.
         seed: of the draws.
     Returns:
-        The report. `gain_over_best_control` is in bits a byte saved; `fidelity` counts the target tokens at which
+        The report. `gain_over_best_control` is in bits a byte saved. Replies differ in length, so all that is called
+        faster, and `throughput`, is by the token that is written. `fidelity` counts the target tokens at which
         teacher and student choose the same next token, where both have one vocabulary; each model has
         `replies.{distinct_1,distinct_2,prompts}` and `tokens_a_second.{batch_1,batch_32}`. `breakdown.length` is by the
         student's tokens of the test rows, `most_different` and `speed` are about the replies.
@@ -257,6 +260,7 @@ def compare_generation(
     replies = {name: write(list(prompts)) for name, write in writers.items()}
     read = {name: writer.reads(prompts) for name, writer in models.items()}
     speeds = measure_writing(writers, prompts, seed=seed)
+    counts = {name: writer.tokens for name, writer in models.items()}
     computed = _sizes(models, writers if detailed_costs else {}, prompts, seed)
     differences = {}
     if BASELINE in models:
@@ -289,7 +293,7 @@ def compare_generation(
         },
         **with_intervals(
             {"quality_kept": (found["teacher"] / found["student"]).summary()}
-            | _ratios(computed["teacher"], computed["student"], speeds, "student", seed)
+            | _ratios(computed["teacher"], computed["student"], speeds, "student", seed, counts)
         ),
         differences=differences,
         fidelity=agreement(models, datasets["student"], batch_size) if shared else {},
@@ -300,8 +304,8 @@ def compare_generation(
             np.array([len(ids) for ids in datasets["student"][:]["input_ids"]]),
         ),
         most_different=most_different(prompts, _texts(replies["teacher"]), _texts(replies["student"]), quote=quote),
-        speed=_cells(writers, {}, prompts, read, seed) if detailed_costs else [],
-        environment=_conditions(models, speeds, len(prompts), f"greedy, at most {max_new_tokens} tokens"),
+        speed=_cells(writers, {}, prompts, read, seed, counts) if detailed_costs else [],
+        environment=_conditions(models, speeds, len(prompts), f"greedy, at most {max_new_tokens} tokens", BY_TOKEN),
         teacher_floor=teacher_floor,
     )
 
@@ -421,10 +425,11 @@ def _cells(
     texts: Sequence[str],
     lengths: Mapping[str, np.ndarray],
     seed: int,
+    counts: Mapping[str, Count] | None = None,
 ) -> list[dict[str, Any]]:
     """The times of teacher, student and the student's files by length, see `Report.speed`."""
     timed = {name: writers[name] for name in ("teacher", "student", *files)}
-    return by_length(measure_writing_cells(timed, texts, lengths, seed=seed), seed)
+    return by_length(measure_writing_cells(timed, texts, lengths, counts=counts, seed=seed), seed)
 
 
 def _sizes(
@@ -492,6 +497,7 @@ def _ratios(
     speeds: Mapping[int, Mapping[str, Timed]],
     name: str,
     seed: int,
+    counts: Mapping[str, Count] | None = None,
 ) -> dict[str, Any]:
     """How much smaller and faster than the teacher somebody is: more is better in each.
 
@@ -501,24 +507,29 @@ def _ratios(
         speeds: by batch and name.
         name: of the other.
         seed: of the draws of calls.
+        counts: what counts the tokens of what each wrote, by which the times are compared. None: by the text.
     """
     found: dict[str, Any] = {
         ratio: {"value": teacher[size] / other[size]} for size, ratio in SMALLER.items() if size in other
     }
     for ratio, batch in (("faster", 1), ("throughput", BATCH)):
-        slow, fast = (speeds[batch][who].milliseconds for who in ("teacher", name))
+        two = {who: speeds[batch][who] for who in ("teacher", name)}
+        slow, fast = (
+            timed.milliseconds if counts is None else timed.milliseconds / timed.written(counts[who])
+            for who, timed in two.items()
+        )
         found[ratio] = ratio_of_medians(slow, fast, seed)
     return found
 
 
 def _conditions(
-    models: Mapping[str, Writer], speeds: Mapping[int, Mapping[str, Timed]], texts: int, how: str
+    models: Mapping[str, Writer], speeds: Mapping[int, Mapping[str, Timed]], texts: int, how: str, more: str = ""
 ) -> dict[str, Any]:
     return environment(models["student"].model.device) | {
         "texts_timed": min(len(speeds[1]["student"].milliseconds), texts),
         "calls_timed": len(speeds[1]["student"].milliseconds),
         "batches_timed": len(speeds[BATCH]["student"].milliseconds),
-        "timing": f"whole texts, tokenised, written ({how}) and decoded, models in turns in one run",
+        "timing": f"whole texts, tokenised, written ({how}) and decoded, models in turns in one run{more}",
     }
 
 

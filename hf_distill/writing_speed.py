@@ -19,6 +19,7 @@ SECONDS = 60.0  # after which slow models may stop at a third of the calls, two 
 CELL_SECONDS = 20.0
 COUNTED = 4  # texts whose operations are counted
 Write = Callable[[list[str]], list[str]]
+Count = Callable[[list[str]], int]
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,15 @@ class Timed:
 
     Attributes:
         milliseconds: (calls,), call i on the same texts for all models of a run.
-        said: all that it wrote.
+        said: what it wrote, by call.
     """
 
     milliseconds: np.ndarray
-    said: list[str]
+    said: list[list[str]]
+
+    def written(self, count: Count) -> np.ndarray:
+        """(calls,) how much it wrote, by what counts some texts."""
+        return np.array([count(texts) for texts in self.said])
 
 
 @contextmanager
@@ -63,7 +68,12 @@ def measure_writing(
 
 
 def measure_writing_cells(
-    writers: Mapping[str, Write], texts: Sequence[str], lengths: Mapping[str, np.ndarray], *, seed: int = 0
+    writers: Mapping[str, Write],
+    texts: Sequence[str],
+    lengths: Mapping[str, np.ndarray],
+    *,
+    counts: Mapping[str, Count] | None = None,
+    seed: int = 0,
 ) -> list[Cell]:
     """Time several models as `measure_writing` does, for each third of the texts by length, 1, 8 and 32 a call.
 
@@ -71,6 +81,7 @@ def measure_writing_cells(
         writers: by name.
         texts: to choose from.
         lengths: (texts,) tokens of each, by writer; the thirds go by the mean of them.
+        counts: by writer what counts the tokens that it wrote, by which the cells are then compared. None: by the text.
         seed: of the choice.
     """
     by_length = np.argsort(np.mean([lengths[name] for name in writers], axis=0), kind="stable")
@@ -90,13 +101,14 @@ def measure_writing_cells(
                     length,
                     (int(lengths[name][read].min()), int(lengths[name][read].max())),
                     each.milliseconds,
+                    written=None if counts is None else each.written(counts[name]),
                 )
                 for name, each in timed.items()
             ]
     return cells
 
 
-def writing_summary(timed: Mapping[int, Timed], unit: str, count: Callable[[list[str]], int]) -> dict[str, Any]:
+def writing_summary(timed: Mapping[int, Timed], unit: str, count: Count) -> dict[str, Any]:
     """A model's `latency_ms`, `throughput` and what it writes a second.
 
     Args:
@@ -110,7 +122,8 @@ def writing_summary(timed: Mapping[int, Timed], unit: str, count: Callable[[list
         "latency_ms": {"batch_1": {"p50": p50, "p95": p95}},
         "throughput": {f"batch_{BATCH}": per_second(BATCH, many.milliseconds)},
         f"{unit}_a_second": {
-            f"batch_{batch}": count(each.said) * 1000 / float(each.milliseconds.sum()) for batch, each in timed.items()
+            f"batch_{batch}": float(each.written(count).sum()) * 1000 / float(each.milliseconds.sum())
+            for batch, each in timed.items()
         },
     }
 
@@ -151,7 +164,7 @@ def _timed(writers: Mapping[str, Write], texts: Sequence[str], groups: np.ndarra
         seconds: after which a third of the calls, two at least, are enough.
     """
     times: dict[str, list[float]] = {name: [] for name in writers}
-    said: dict[str, list[str]] = {name: [] for name in writers}
+    said: dict[str, list[list[str]]] = {name: [] for name in writers}
     for write in writers.values():
         write([texts[row] for row in groups[0][:2]])
     began = time.perf_counter()
@@ -163,5 +176,5 @@ def _timed(writers: Mapping[str, Write], texts: Sequence[str], groups: np.ndarra
             start = time.perf_counter()
             written = write(given)
             times[name].append((time.perf_counter() - start) * 1000)
-            said[name] += written
+            said[name].append(written)
     return {name: Timed(np.array(times[name]), said[name]) for name in writers}

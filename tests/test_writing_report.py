@@ -165,6 +165,7 @@ def test_a_comparison_of_language_models():
         for row in report.most_different
     )
     assert {row["model"] for row in report.speed} == {"teacher", "student"}
+    assert "by the token that is written" in report.environment["timing"]
     assert 0 < report.fidelity["agreement"] < 1
 
 

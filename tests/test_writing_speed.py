@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_distill import LSTMStudentConfig, writing_speed
 from hf_distill.students import LSTMStudentForSeq2SeqLM
+from hf_distill.timings import by_length
 from hf_distill.writing_speed import measure_writing, measure_writing_cells, writing_flops, writing_summary
 
 
@@ -48,10 +49,10 @@ def test_models_take_turns_on_the_same_texts():
     assert found[1]["slow"].milliseconds.tolist() == [375.0] * 24
     assert found[1]["fast"].milliseconds.tolist() == [62.5] * 24
     assert found[32]["slow"].milliseconds.tolist() == [4250.0] * 6
-    summary = writing_summary({batch: each["fast"] for batch, each in found.items()}, "words", lambda said: 10)
+    summary = writing_summary({batch: each["fast"] for batch, each in found.items()}, "words", len)
     assert summary["latency_ms"]["batch_1"] == {"p50": 62.5, "p95": 62.5}
     assert summary["throughput"] == {"batch_32": 512}
-    assert summary["words_a_second"] == {"batch_1": 10 / 1.5, "batch_32": 10 / 0.375}
+    assert summary["words_a_second"] == {"batch_1": 16, "batch_32": 512}
     # Each text comes up equally often when they are gone round: 24 calls on four of them.
     alone = [call[0] for call in fast.calls if len(call) == 1][1:]  # the first warms up
     assert {text: alone.count(text) for text in TEXTS} == dict.fromkeys(TEXTS, 6)
@@ -90,6 +91,19 @@ def test_times_are_apart_by_length():
     assert {cell.batch: len(cell.milliseconds) for cell in cells} == {1: 12, 8: 6, 32: 4}
     assert {len(call) for call in writers["student"].calls} == {1, 2, 8, 32}
     assert writers["teacher"].calls == writers["student"].calls
+
+
+def test_replies_of_different_lengths_are_compared_by_the_token():
+    """The student says twice what the teacher says, in half the time."""
+    lengths = dict.fromkeys(("teacher", "student"), np.array([1, 2, 3, 4]))
+    writers = {"teacher": slow_writer(0.5), "student": slow_writer(0.25)}
+    words = {"teacher": lambda said: sum(len(text.split()) for text in said)}
+    words["student"] = lambda said: 2 * words["teacher"](said)
+    by_token = by_length(measure_writing_cells(writers, TEXTS, lengths, counts=words), seed=0)
+    by_text = by_length(measure_writing_cells(writers, TEXTS, lengths), seed=0)
+    assert {row["faster"]["value"] for row in by_text if row["model"] == "student"} == {2}
+    assert {row["faster"]["value"] for row in by_token if row["model"] == "student"} == {4}
+    assert [row["p50_ms"] for row in by_token] == [row["p50_ms"] for row in by_text]
 
 
 def test_less_than_three_texts_have_fewer_lengths():
