@@ -248,7 +248,7 @@ def test_the_card_says_how_to_remake_the_student(report, folder, tmp_path):
     assert "| `learning_rate` | 3e-05 |  | 0.002 |" in text
 
 
-def test_detailed_costs_and_of_the_files(report, folder, tmp_path):
+def test_speed_by_length_and_of_the_files(report, folder, tmp_path):
     assert "Of the ONNX files" not in full(report, folder, tmp_path).text
     file = {
         "bytes": 1_234_567,
