@@ -10,6 +10,8 @@ from hf_distill.bootstrap import RESAMPLES, Estimate, draws
 from hf_distill.speed import Cell, Speed, per_second
 from hf_distill.verdicts import Verdicts
 
+FEWEST = 4  # calls of which an interval says anything
+
 
 def summary(speed: Speed) -> dict[str, Any]:
     """A model's `latency_ms`, `throughput` and `tokens_per_text`, and its `flops_per_text` and `flops_per_token`.
@@ -94,7 +96,7 @@ def faster(slow: Speed, fast: Speed, seed: int) -> dict[str, dict[str, Any]]:
 
 
 def ratio_of_medians(slow: np.ndarray, fast: np.ndarray, seed: int) -> dict[str, Any]:
-    """The ratio of two models' median times with its interval from resampled calls, of four calls at least.
+    """The ratio of two models' median times with its interval from resampled calls; of fewer than four, without.
 
     Args:
         slow: (calls,) milliseconds a call, or a token.
@@ -102,7 +104,7 @@ def ratio_of_medians(slow: np.ndarray, fast: np.ndarray, seed: int) -> dict[str,
         seed: of the draws of calls.
     """
     ratio = float(np.median(slow) / np.median(fast))
-    if len(fast) < 4:
+    if len(fast) < FEWEST:
         return {"value": ratio}
     medians = [
         np.median(slow[rows], axis=1) / np.median(fast[rows], axis=1) for rows in draws(len(fast), RESAMPLES, seed)

@@ -12,10 +12,11 @@ import numpy as np
 from hf_distill.flops import count_flops
 from hf_distill.speed import BATCH, LENGTHS, Cell, per_second
 from hf_distill.text_teacher import GeneratingTeacher
+from hf_distill.timings import FEWEST
 
 CALLS = {1: 24, BATCH: 6}  # of each model, by texts a call
 CELL_CALLS = {1: 12, 8: 6, BATCH: 4}  # likewise, at one length
-SECONDS = 60.0  # after which slow models may stop at a third of the calls, two at least; all models together
+SECONDS = 60.0  # after which slow models may stop at a third of the calls, four at least; all models together
 CELL_SECONDS = 20.0
 COUNTED = 4  # texts whose operations are counted
 Write = Callable[[list[str]], list[str]]
@@ -161,7 +162,7 @@ def _timed(writers: Mapping[str, Write], texts: Sequence[str], groups: np.ndarra
         writers: by name.
         texts: all of them.
         groups: (calls, batch) numbers of texts.
-        seconds: after which a third of the calls, two at least, are enough.
+        seconds: after which a third of the calls, four at least, are enough.
     """
     times: dict[str, list[float]] = {name: [] for name in writers}
     said: dict[str, list[list[str]]] = {name: [] for name in writers}
@@ -169,7 +170,7 @@ def _timed(writers: Mapping[str, Write], texts: Sequence[str], groups: np.ndarra
         write([texts[row] for row in groups[0][:2]])
     began = time.perf_counter()
     for number, group in enumerate(groups):
-        if number >= max(2, len(groups) // 3) and time.perf_counter() - began > seconds:
+        if number >= max(FEWEST, len(groups) // 3) and time.perf_counter() - began > seconds:
             break
         given = [texts[row] for row in group]
         for name, write in writers.items():

@@ -60,10 +60,10 @@ def test_models_take_turns_on_the_same_texts():
 
 def test_slow_models_stop_at_a_third_of_the_calls():
     found = measure_writing({"slow": slow_writer(31.0)}, TEXTS)
-    assert (len(found[1]["slow"].milliseconds), len(found[32]["slow"].milliseconds)) == (8, 2)
+    assert (len(found[1]["slow"].milliseconds), len(found[32]["slow"].milliseconds)) == (8, 4)
     lengths = np.arange(1, 100)
     cells = measure_writing_cells({"slow": slow_writer(31.0)}, ["a"] * 99, {"slow": lengths})
-    assert {cell.batch: len(cell.milliseconds) for cell in cells} == {1: 4, 8: 2, 32: 2}
+    assert {cell.batch: len(cell.milliseconds) for cell in cells} == {1: 4, 8: 4, 32: 4}
     # Of the texts that were read alone, not of all that might have been.
     alone = [cell for cell in cells if cell.batch == 1]
     rows = [np.random.default_rng(0).permutation(third)[:4] for third in np.array_split(np.arange(99), 3)]
