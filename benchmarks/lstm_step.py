@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from hf_distill.students import LSTMStudentConfig, LSTMStudentModel
+from hf_distill import LSTMStudentConfig, LSTMStudentModel
 
 BATCH, EMBEDDING, HIDDEN, VOCABULARY = 32, 128, 256, 8000
 GROUPED_BATCHES = 50  # what transformers' LengthGroupedSampler sorts at a time

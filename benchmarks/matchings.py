@@ -31,9 +31,9 @@ from hf_distill import (
     cache_teacher_outputs,
     student_from_teacher,
 )
-from hf_distill.data import Data
-from hf_distill.labelled_data import load
-from hf_distill.tokenising import tokenise
+from hf_distill.data.config import Data
+from hf_distill.data.labelled import load
+from hf_distill.data.tokenization import tokenize
 
 LAST = {-1: -1}
 MATCHINGS = {
@@ -81,8 +81,8 @@ def main() -> None:
         )
     )
     chosen = [part.select(range(options.rows)) for part in (splits.train, splits.unlabelled)]
-    rows = tokenise(datasets.concatenate_datasets(chosen), tokenizer, max_length=64)
-    test = tokenise(splits.test, tokenizer, max_length=64)
+    rows = tokenize(datasets.concatenate_datasets(chosen), tokenizer, max_length=64)
+    test = tokenize(splits.test, tokenizer, max_length=64)
     collate = DataCollatorWithPadding(tokenizer)
     results: dict[str, list[dict[str, float]]] = {}
 

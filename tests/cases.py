@@ -27,7 +27,10 @@ from hf_distill import (
     Seq2SeqDistillationTrainer,
 )
 from hf_distill.losses import LOSSES
-from hf_distill.matching import AdversarialMatching, HiddenStateMatching, RelationMatching, VariationalMatching
+from hf_distill.matching.adversarial import AdversarialMatching
+from hf_distill.matching.hidden_states import HiddenStateMatching
+from hf_distill.matching.relations import RelationMatching
+from hf_distill.matching.variational import VariationalMatching
 from tests.conftest import tiny_bert, tiny_rows
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from hf_distill import speed, writing_speed
+from hf_distill.evaluation import generation_speed, speed
 
 datasets.disable_progress_bars()
 
@@ -69,12 +69,12 @@ def one_seed() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def fewest_timed_calls():
-    """Models of the tests are timed as briefly as may be; tests/test_speed.py says itself for how long."""
+    """Models of the tests are timed as briefly as may be; tests/evaluation/test_speed.py says itself for how long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "FEWEST_CALLS", 8)
         patch.setattr(speed, "SECONDS", 0.0)
         patch.setattr(speed, "CELL_SECONDS", 0.0)
-        patch.setattr(writing_speed, "SECONDS", 0.0)
-        patch.setattr(writing_speed, "CELL_SECONDS", 0.0)
-        patch.setattr(writing_speed, "COUNTED", 1)
+        patch.setattr(generation_speed, "SECONDS", 0.0)
+        patch.setattr(generation_speed, "CELL_SECONDS", 0.0)
+        patch.setattr(generation_speed, "COUNTED", 1)
         yield

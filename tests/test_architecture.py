@@ -1,84 +1,91 @@
-"""Imports point down only: whoever reads a module need not know its callers."""
+"""Imports point down, from folder to folder, and never in a circle."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import hf_distill
 
 PACKAGE = Path(hf_distill.__file__).parent
-LAYERS = (
-    (
-        "losses",
-        "inner_states",
-        "label_map",
-        "metrics",
-        "students",
-        "columns",
-        "sources",
-        "replacement",
-        "space_app",
-        "privacy",
-    ),
-    ("hub", "additive", "arguments", "matching", "tasks", "cached_columns", "controls", "augment"),
-    ("bootstrap", "conversations", "data", "publishing", "tokenising", "sampling", "teacher"),
-    ("answers", "bridge", "labelled_data", "writing_data", "measure", "plot", "provenance", "terms"),
-    ("cache", "rivals", "trainer", "export", "text_teacher", "verdicts", "flops"),
-    ("breakdown", "caveats", "onnx_model", "speed", "targets", "training"),
-    ("timings", "seeds"),
-    ("quality", "writing_speed"),
-    ("report",),
-    ("card_tables", "writing_report"),
-    ("card",),
-    ("recipe",),
-    ("steps",),
-    ("labelling_run", "writing_rows"),
-    ("writing_run",),
-    ("run", "space"),
-    ("cli",),
+ROOT = PACKAGE.parent
+# A folder imports those before it, and itself. The files of the top level are below all folders but `cli`.
+FOLDERS = (
+    "",
+    *("matching", "students"),
+    *("data", "teachers", "export", "hub"),
+    *("soft_targets", "training", "evaluation"),
+    *("reports", "recipes", "space", "cli"),
 )
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# Three lines each: names that the cards of published caches import.
+ALIASES = ("provenance",)
+BEING_CUT = ("training.trainer", "recipes.classification", "recipes.generation")
+UPLOADED = ("configuration_lstm", "modeling_lstm")
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
 
 
-def imported(path: Path) -> set[str]:
-    """The modules of the package that a file imports when it runs; imports for type checkers alone are left out."""
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
+def folder_of(module: str) -> str:
+    first = module.split(".")[0]
+    return "cli" if first in ("cli", "__main__") else first if (PACKAGE / first).is_dir() else ""
+
+
+def imported(module: str) -> set[str]:
+    """The modules of the package that a module imports anywhere, also for type checkers alone."""
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if node in typing_only or not isinstance(node, ast.ImportFrom) or node.level or not node.module:
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.startswith("hf_distill")}
+        if not isinstance(node, ast.ImportFrom):
             continue
-        if node.module == "hf_distill":
-            names |= {alias.name for alias in node.names}
-        elif node.module.startswith("hf_distill."):
-            names.add(node.module.split(".")[1])
-    return names
+        parent = [f"hf_distill.{module}".rpartition(".")[0]] if node.level else []
+        source = ".".join([*parent, node.module or ""])
+        if source.split(".")[0] == "hf_distill":
+            names |= {f"{source}.{alias.name}" for alias in node.names}
+    found = set()
+    for name in names:
+        inside = name.removeprefix("hf_distill").removeprefix(".")
+        found.add(inside if inside in MODULES else inside.rpartition(".")[0])
+    return found - {"", "__init__", module}
 
 
-def test_imports_point_down():
-    modules = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
-    assert {path.stem for path in modules} | {"students"} == set(LEVEL), "a new module needs its place in LAYERS"
-    for path in modules:
-        for name in imported(path):
-            assert LEVEL[name] < LEVEL[path.stem], f"{path.stem} imports {name}, which is not below it"
+IMPORTS = {module: imported(module) for module in MODULES if module != "__init__"}
 
 
-def test_students_stand_alone():
-    """Their code is uploaded with them: nothing of the rest of the package, and no folders inside."""
-    for path in (PACKAGE / "students").glob("*.py"):
-        assert imported(path) <= {"students"}, path.name
-    for name in ("configuration_lstm", "modeling_lstm"):
-        tree = ast.parse((PACKAGE / "students" / f"{name}.py").read_text())
-        relative = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-        assert all(module == "configuration_lstm" for module in relative)
+def test_folders_import_those_below_them():
+    assert {folder_of(module) for module in IMPORTS} <= set(FOLDERS), "a new folder needs its place in FOLDERS"
+    for module, names in IMPORTS.items():
+        for name in names if module not in ALIASES else ():
+            assert FOLDERS.index(folder_of(name)) <= FOLDERS.index(folder_of(module)), f"{module} imports {name}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    TopologicalSorter(IMPORTS).prepare()  # raises CycleError with the circle
+
+
+def test_aliases_are_three_lines():
+    for module in ALIASES:
+        lines = [line for line in MODULES[module].read_text().splitlines() if line]
+        assert len(lines) <= 3, module
+        assert module not in set().union(*IMPORTS.values()), f"{module} is for users: import from where it stands"
+
+
+def test_uploaded_files_import_only_each_other():
+    for name in UPLOADED:
+        module = f"students.lstm.{name}"
+        assert IMPORTS[module] <= {f"students.lstm.{other}" for other in UPLOADED}, module
 
 
 def test_the_trainer_distils_any_model():
-    assert "students" not in imported(PACKAGE / "trainer.py")
+    reached, waiting = set(), ["training.trainer"]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += IMPORTS[module]
+    assert not any(folder_of(module) == "students" for module in reached)
 
 
 def test_public_names_are_there():
@@ -86,10 +93,12 @@ def test_public_names_are_there():
         assert hasattr(hf_distill, name), name
 
 
+def test_no_file_is_longer_than_500_lines():
+    for module, path in MODULES.items():
+        if module not in ("students.lstm.modeling_lstm", *BEING_CUT):
+            assert len(path.read_text().splitlines()) <= 500, module
+
+
 def test_nothing_is_pinned_twice():
-    pins = [
-        line.split("==")[0].lower()
-        for line in (Path(__file__).parents[1] / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    ]
+    pins = [line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
     assert sorted(pins) == sorted(set(pins))

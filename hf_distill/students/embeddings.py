@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .vocabulary import teacher_pieces
+from hf_distill.students.token_map import teacher_pieces
 
 
 def token_embeddings(model: PreTrainedModel) -> nn.Embedding:
@@ -94,8 +94,8 @@ def principal_components(rows: Tensor, size: int) -> tuple[Tensor, Tensor, float
     """
     rows = rows.double()
     mean = rows.mean(0)
-    centred = rows - mean
-    variances, directions = torch.linalg.eigh(centred.T @ centred)  # in rising order
+    centered = rows - mean
+    variances, directions = torch.linalg.eigh(centered.T @ centered)  # in rising order
     variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)[:, :size]
     # A direction and its opposite are both right; the largest entry is made positive so that every run says the same.
     largest = directions.abs().argmax(0)

@@ -5,11 +5,12 @@ import copy
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .configuration_lstm import LSTMStudentConfig
-from .embeddings import pieces_for_student
-from .lstm import fill_lstm, lstm_class_for
-from .transformer import TransformerStudentConfig, shrink
-from .vocabulary import special_token_ids
+from hf_distill.students.embeddings import pieces_for_student
+from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+from hf_distill.students.lstm.from_teacher import fill_lstm, lstm_class_for
+from hf_distill.students.token_map import special_token_ids
+from hf_distill.students.transformer.config import TransformerStudentConfig
+from hf_distill.students.transformer.from_teacher import shrink
 
 
 @torch.no_grad()

@@ -27,18 +27,18 @@ from transformers import (
     T5Model,
 )
 
-from hf_distill.students.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.embeddings import mean_of_pieces, principal_components
 from hf_distill.students.from_teacher import student_from_teacher
-from hf_distill.students.lstm import EMBEDDING_STD
-from hf_distill.students.modeling_lstm import (
+from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+from hf_distill.students.lstm.from_teacher import EMBEDDING_STD
+from hf_distill.students.lstm.modeling_lstm import (
     LSTMStudentForCausalLM,
     LSTMStudentForSeq2SeqLM,
     LSTMStudentForSequenceClassification,
     LSTMStudentForTokenClassification,
     LSTMStudentModel,
 )
-from hf_distill.students.vocabulary import student_tokenizer
+from hf_distill.students.tokenizer import student_tokenizer
 
 VOCABULARY = 50
 SHAPE = {"vocab_size": VOCABULARY, "embedding_size": 12, "hidden_size": 8, "num_layers": 3, "pad_token_id": 0}

@@ -1,0 +1,169 @@
+"""The rows as a student reads them, and as its teacher does where it has a tokenizer of its own."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import datasets
+
+from hf_distill.columns import IGNORED, PREFIX, WORD_STARTS
+
+
+def tokenize(
+    dataset: datasets.Dataset,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    teacher_tokenizer: Any = None,
+    teacher_max_length: int | None = None,
+) -> datasets.Dataset:
+    """Tokenise texts, pairs of texts, or sentences of words.
+
+    Words are kept apart from each other: each starts with a piece of its own, where its label stands, and a word that a
+    tokenizer would swallow (control characters, for instance) is read as its unknown token. So the k-th word that
+    starts for the student is the k-th for its teacher.
+
+    Args:
+        dataset: with `text`, perhaps `text_pair`, or with `words`; and perhaps `label`, for words a list.
+        tokenizer: the student's.
+        max_length: tokens, longer texts are cut on the right; never more than the tokenizer's own limit, which is taken
+            where this is None.
+        teacher_tokenizer: makes `teacher_input_ids` and its companions; None: the teacher reads `input_ids`.
+        teacher_max_length: likewise.
+    Returns:
+        `input_ids`, `attention_mask`, ..., `labels`, of words also `word_starts`, and the teacher's columns.
+    Raises:
+        ValueError: a tokenizer that cannot read words.
+    """
+    word_level = "words" in dataset.column_names
+    max_length = _limit(tokenizer, max_length)
+    teacher_max_length = None if teacher_tokenizer is None else _limit(teacher_tokenizer, teacher_max_length)
+    texts = [name for name in ("text", "text_pair") if name in dataset.column_names]
+
+    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
+        if word_level:
+            encoded = _read_words(rows["words"], tokenizer, max_length)
+            if "label" in rows:
+                marks = zip(encoded[WORD_STARTS], rows["label"], strict=True)
+                encoded["labels"] = [_at_starts(starts, labels) for starts, labels in marks]
+        else:
+            encoded = dict(tokenizer(*(rows[name] for name in texts), truncation=True, max_length=max_length))
+            if "label" in rows:
+                encoded["labels"] = rows["label"]
+        if teacher_tokenizer is None:
+            return encoded
+        if word_level:
+            said: Mapping[str, Any] = _read_words(rows["words"], teacher_tokenizer, teacher_max_length)
+        else:
+            said = teacher_tokenizer(*(rows[name] for name in texts), truncation=True, max_length=teacher_max_length)
+        return encoded | {PREFIX + name: value for name, value in said.items()}
+
+    return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenise", keep_in_memory=True)
+
+
+def tokenize_pairs(
+    dataset: datasets.Dataset,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    teacher_tokenizer: Any = None,
+    teacher_max_length: int | None = None,
+) -> tuple[datasets.Dataset, dict[str, int]]:
+    """Tokenise texts and what to write for them; half a text is no translation of the whole, so none is cut.
+
+    Args:
+        dataset: with `source` and `target`.
+        tokenizer: the student's.
+        max_length: tokens of either side, longer pairs are left out; never more than the tokenizer's own limit, which
+            is taken where this is None.
+        teacher_tokenizer: makes `teacher_input_ids`, `teacher_attention_mask` and `teacher_labels`; None: the teacher
+            reads `input_ids`.
+        teacher_max_length: likewise.
+    Returns:
+        `input_ids`, `attention_mask`, `labels` and the teacher's columns; and how many pairs were left out, by reason.
+    Raises:
+        ValueError: no pair is left.
+    """
+    readers = {"": (tokenizer, _limit(tokenizer, max_length))}
+    if teacher_tokenizer is not None:
+        readers[PREFIX] = (teacher_tokenizer, _limit(teacher_tokenizer, teacher_max_length))
+
+    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded: dict[str, Any] = {}
+        for prefix, (reader, _) in readers.items():
+            read = reader(rows["source"], text_target=rows["target"], verbose=False)
+            encoded |= {prefix + name: read[name] for name in ("input_ids", "attention_mask", "labels")}
+        return encoded
+
+    def fits(row: dict[str, Any]) -> bool:
+        return all(
+            len(row[prefix + name]) <= (limit or len(row[prefix + name]))
+            for prefix, (_, limit) in readers.items()
+            for name in ("input_ids", "labels")
+        )
+
+    rows = dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenise", keep_in_memory=True)
+    kept = rows.filter(fits, keep_in_memory=True, desc="Fit")
+    left_out = len(rows) - len(kept)
+    if not len(kept):
+        limits = " and ".join(str(limit) for _, limit in readers.values())
+        raise ValueError(
+            f"All {len(rows)} pairs are longer than the limit of {limits} tokens. Raise max_length, as far as the "
+            "models and their tokenizers go."
+        )
+    return kept, {"pairs longer than a model's limit, left out": left_out} if left_out else {}
+
+
+def words_cut_off(dataset: datasets.Dataset, starts: Iterable[list[int]]) -> int:
+    """How many words of some sentences did not fit a tokenizer's limit.
+
+    Args:
+        dataset: with `words`.
+        starts: its `word_starts` or `teacher_word_starts`, one list a sentence.
+    """
+    return sum(
+        len(words) - sum(mark == 1 for mark in marks) for words, marks in zip(dataset["words"], starts, strict=True)
+    )
+
+
+def _limit(tokenizer: Any, asked: int | None) -> int | None:
+    known = tokenizer.model_max_length  # astronomic where a tokenizer has none
+    return asked if asked is None else min(asked, known)
+
+
+def _read_words(sentences: list[list[str]], tokenizer: Any, max_length: int | None) -> dict[str, Any]:
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not say which word a token belongs to: tagging needs a tokenizer with a "
+            "fast version (use_fast=True)."
+        )
+    if tokenizer.truncation_side != "right":
+        raise ValueError("The tokenizer cuts sentences on the left, so words could not be counted. Set it to right.")
+    distinct = sorted({word for words in sentences for word in words})
+    try:
+        alone = tokenizer([[word] for word in distinct], is_split_into_words=True, add_special_tokens=False)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{type(tokenizer).__name__} cannot read words one by one: {error} "
+            "Load it with add_prefix_space=True, so that a word reads the same wherever it stands."
+        ) from error
+    swallowed = {word for word, ids in zip(distinct, alone["input_ids"], strict=True) if not ids}
+    if swallowed and tokenizer.unk_token is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} makes no token of the words {sorted(swallowed)[:5]}, and has no unknown token "
+            "to stand for them. Remove them from the data."
+        )
+    read = [[tokenizer.unk_token if word in swallowed else word for word in words] for words in sentences]
+    encoded = tokenizer(read, is_split_into_words=True, truncation=True, max_length=max_length)
+    starts = [_starts(encoded.word_ids(number)) for number in range(len(sentences))]
+    return {**encoded, WORD_STARTS: starts}
+
+
+def _starts(word_ids: list[int | None]) -> list[int]:
+    """1 a word's first piece, 0 its further ones, -100 what belongs to no word."""
+    before = [None, *word_ids[:-1]]
+    return [IGNORED if word is None else int(word != previous) for word, previous in zip(word_ids, before, strict=True)]
+
+
+def _at_starts(starts: list[int], labels: list[int]) -> list[int]:
+    remaining = iter(labels)
+    return [next(remaining) if mark == 1 else IGNORED for mark in starts]

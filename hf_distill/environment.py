@@ -1,0 +1,77 @@
+"""What this machine and this installation have."""
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+
+def has_fast_bf16() -> bool:
+    """Whether bfloat16 is fast here: on an accelerator that supports it, or a processor with instructions for it."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    # What torch's own compiler asks; the public list of capabilities is missing before torch 2.13.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held so far, in bytes; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a speed depends on: the kind of processor, threads, versions; nothing that names this machine or its user.
+
+    Args:
+        device: where the models ran.
+    """
+    described: dict[str, Any] = {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if device.type == "cuda":
+        described["accelerator"] = torch.cuda.get_device_name(device)
+        described["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    if peak_memory():
+        described["peak_memory_bytes"] = peak_memory()
+    return described
+
+
+def _processor() -> str:
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def optional(module: str, extra: str) -> Any:
+    """A module of a package that only an extra brings.
+
+    Args:
+        module: its full name.
+        extra: of hf-distill.
+    Raises:
+        ImportError: with what to install.
+    """
+    try:
+        return __import__(module, fromlist=["_"])
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f"This needs {package}, which is not installed. Run: pip install 'hf-distill[{extra}]'"
+        ) from error

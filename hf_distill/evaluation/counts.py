@@ -1,0 +1,225 @@
+"""Metrics that add up: counts of each example, and the value of the counts' total.
+
+Whatever is counted example by example can be resampled by weighing the examples: one matrix product, where calling the
+metric on every resample would take minutes. A metric joins by naming its counts and the value of their total. The
+functions of scikit-learn and seqeval remain the definition: the tests hold these to them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from hf_distill.environment import optional
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a metric counts, and which example each belongs to: the example itself or, in tagging, its words.
+
+    Attributes:
+        owners: (items,) number of the example that an item belongs to, ascending.
+        examples: how many examples there are, those without an item included.
+        names: of the classes.
+    """
+
+    owners: np.ndarray
+    examples: int
+    names: Sequence[str] = ()
+
+    @classmethod
+    def one_an_example(cls, examples: int, names: Sequence[str] = ()) -> "Items":
+        """Every example is an item."""
+        return cls(np.arange(examples), examples, names)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(examples,) items of each."""
+        return np.bincount(self.owners, minlength=self.examples)
+
+    def where(self, chosen: np.ndarray) -> "Items":
+        """Some of the items; the examples stay the same.
+
+        Args:
+            chosen: (items,) bool.
+        """
+        return Items(self.owners[chosen], self.examples, self.names)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A metric by its counts.
+
+    Attributes:
+        counts: takes predictions (items,), references (items,) and the items; returns (examples, width), which add up.
+        value: takes (totals, width); returns (totals,). A quotient 0/0 is 0, as in scikit-learn.
+    """
+
+    counts: Callable[[np.ndarray, np.ndarray, Items], csr_matrix]
+    value: Callable[[np.ndarray], np.ndarray]
+
+
+def class_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
+    """How often each example's items hit, name and are of each class.
+
+    Args:
+        predictions: (items,) class numbers.
+        references: likewise.
+        items: whose they are.
+    Returns:
+        (examples, 3 x classes): hits, predicted, true.
+    """
+    predictions, references = predictions.astype(np.int64), references.astype(np.int64)
+    classes = int(max(predictions.max(initial=0), references.max(initial=0))) + 1
+    hits = predictions == references
+    rows = np.concatenate([items.owners[hits], items.owners, items.owners])
+    cells = np.concatenate([references[hits], classes + predictions, 2 * classes + references])
+    # A cell that is named several times holds the sum.
+    return csr_matrix((np.ones(len(rows)), (rows, cells)), shape=(items.examples, 3 * classes))
+
+
+def row_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
+    """How often each example hits, names and has each class of a multi-label problem, and whether it errs nowhere.
+
+    Args:
+        predictions: (items, classes) of 0/1.
+        references: likewise.
+        items: each one an example.
+    Returns:
+        (examples, 3 x classes + 2): hits, predicted, true; faultless, all.
+    """
+    said, true = predictions > 0, references > 0
+    faultless = (said == true).all(axis=1, keepdims=True)
+    return csr_matrix(np.concatenate([said & true, said, true, faultless, faultless | True], axis=1).astype(np.float64))
+
+
+def span_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
+    """How many entities each sentence gets right, is said to have and has.
+
+    Args:
+        predictions: (words,) class numbers.
+        references: likewise.
+        items: the words; their `names` are BIO tags.
+    Returns:
+        (sentences, 3): hits, predicted, true.
+    Raises:
+        ImportError: seqeval is not installed.
+    """
+    entities = optional("seqeval.metrics.sequence_labeling", "tagging").get_entities
+    names = np.asarray(items.names, dtype=object)
+    ends = np.cumsum(items.counts)[:-1]
+    rows = []
+    for said, true in zip(np.split(names[predictions], ends), np.split(names[references], ends), strict=True):
+        found, wanted = set(entities(said.tolist())), set(entities(true.tolist()))
+        rows.append((len(found & wanted), len(found), len(wanted)))
+    return csr_matrix(np.array(rows, dtype=np.float64).reshape(-1, 3))
+
+
+def of_texts(kind: str) -> "Counted":
+    """A corpus metric of sacrebleu by the statistics of each text, as its own significance tests resample them.
+
+    Args:
+        kind: `BLEU` or `CHRF`.
+    """
+
+    def metric() -> Any:
+        return getattr(optional("sacrebleu.metrics", "generation"), kind)()
+
+    def counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
+        found = metric()._extract_corpus_statistics(predictions.tolist(), [references.tolist()])
+        return csr_matrix(np.array(found, dtype=np.float64))
+
+    def value(totals: np.ndarray) -> np.ndarray:
+        score = metric()._compute_score_from_stats
+        return np.array([score(total).score for total in totals.round().astype(np.int64).tolist()])
+
+    return Counted(counts, value)
+
+
+def bit_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
+    """The bits and the UTF-8 bytes of each text.
+
+    Args:
+        predictions: (texts,) nats.
+        references: (texts,) of str, or their numbers of bytes.
+        items: each one an example.
+    """
+    sizes = [len(text.encode()) if isinstance(text, str) else text for text in references.tolist()]
+    return csr_matrix(np.stack([predictions / np.log(2), np.array(sizes, dtype=np.float64)], axis=1))
+
+
+def by_class(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits, predicted and true counts apart.
+
+    Args:
+        totals: (..., 3 x classes) of `class_counts`.
+    Returns:
+        three of (..., classes)
+    """
+    hits, said, true = np.split(totals, 3, axis=-1)
+    return hits, said, true
+
+
+def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, 0 where there is nothing to divide by."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator, dtype=float), where=denominator > 0)
+
+
+def _accuracy(totals: np.ndarray) -> np.ndarray:
+    hits, _, true = by_class(totals)
+    return divide(hits.sum(axis=-1), true.sum(axis=-1))
+
+
+def _f1(totals: np.ndarray) -> np.ndarray:
+    hits, said, true = (counts[:, 1] if counts.shape[1] > 1 else 0 * counts[:, 0] for counts in by_class(totals))
+    return divide(2 * hits, said + true)
+
+
+def _macro_f1(totals: np.ndarray) -> np.ndarray:
+    hits, said, true = by_class(totals)
+    present = said + true > 0
+    return divide(divide(2 * hits, said + true).sum(axis=-1), present.sum(axis=-1))
+
+
+def _matthews_correlation(totals: np.ndarray) -> np.ndarray:
+    hits, said, true = by_class(totals)
+    right, total = hits.sum(axis=-1), true.sum(axis=-1)
+    covariance = right * total - (true * said).sum(axis=-1)
+    spread = np.sqrt((total**2 - (said**2).sum(axis=-1)) * (total**2 - (true**2).sum(axis=-1)))
+    return divide(covariance, spread)
+
+
+def _span_f1(totals: np.ndarray) -> np.ndarray:
+    hits, said, true = by_class(totals)
+    return divide(2 * hits, said + true)[:, 0]
+
+
+def _bits_per_byte(totals: np.ndarray) -> np.ndarray:
+    return divide(totals[:, 0], totals[:, 1])
+
+
+def _faultless(totals: np.ndarray) -> np.ndarray:
+    return divide(totals[:, -2], totals[:, -1])
+
+
+def _macro_f1_of_rows(totals: np.ndarray) -> np.ndarray:
+    hits, said, true = by_class(totals[:, :-2])
+    return divide(2 * hits, said + true).mean(axis=-1)  # of all classes: rows name each of them
+
+
+FROM_COUNTS: dict[str, Counted] = {
+    "accuracy": Counted(class_counts, _accuracy),
+    "f1": Counted(class_counts, _f1),
+    "macro_f1": Counted(class_counts, _macro_f1),
+    "matthews_correlation": Counted(class_counts, _matthews_correlation),
+    "seqeval": Counted(span_counts, _span_f1),
+    "sacrebleu": of_texts("BLEU"),
+    "chrf": of_texts("CHRF"),
+    "bits_per_byte": Counted(bit_counts, _bits_per_byte),
+}
+FROM_ROWS: dict[str, Counted] = {
+    "accuracy": Counted(row_counts, _faultless),
+    "macro_f1": Counted(row_counts, _macro_f1_of_rows),
+}

@@ -1,0 +1,213 @@
+"""What models and controls said about one test set, side by side: an item an example or, in tagging, a word."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Dataset
+
+from hf_distill import columns
+from hf_distill.evaluation.counts import Items
+from hf_distill.evaluation.predictor import Predictor, check_finite, predict_logits, predict_word_logits
+from hf_distill.metrics import IGNORE_INDEX
+
+CONTROL = "Expected one class number, or one row of logits,"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What everybody said about the same items.
+
+    Attributes:
+        items: whose they are, and the names of the classes.
+        decisions: class numbers (items,), by who said so; (items, classes) of 0/1 or numbers where the labels are so.
+        logits: (items, classes) of those who gave some.
+        labels: (items,) or (items, classes); empty where the rows have none.
+        words: of a tagged set, how many there are: `words`, `cut_off_teacher`, `cut_off_student`, `read_by_all`,
+            `scored`.
+    """
+
+    items: Items
+    decisions: dict[str, np.ndarray]
+    logits: dict[str, np.ndarray]
+    labels: np.ndarray
+    words: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(items,) whether an item's label is known."""
+        present = self.labels != IGNORE_INDEX
+        if self.labels.dtype.kind == "f":
+            present &= ~np.isnan(self.labels)
+        return present if present.ndim == 1 else present.all(axis=-1)
+
+    @property
+    def scored_examples(self) -> int:
+        """How many examples have an item with a label."""
+        return len(np.unique(self.items.owners[self.labelled]))
+
+    def said(self, metric: evaluate.EvaluationModule, name: str) -> np.ndarray | None:
+        """What a metric reads of somebody: decisions or, if it reads logits, these; None of who gave none."""
+        return (self.logits if getattr(metric, "reads_logits", False) else self.decisions).get(name)
+
+    def where(self, chosen: np.ndarray) -> "Predictions":
+        """Those about some of the items.
+
+        Args:
+            chosen: (items,) bool.
+        """
+        return Predictions(
+            self.items.where(chosen),
+            {name: values[chosen] for name, values in self.decisions.items()},
+            {name: values[chosen] for name, values in self.logits.items()},
+            self.labels[chosen],
+            self.words,
+        )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The models that are asked, each ready.
+
+    Attributes:
+        readers: by name, "student" among them, and "teacher" where its classes are the student's; for tagging each one
+            `word_level`.
+        problem: see `models.problem_type`.
+        names: of the classes.
+        word_level: whether an item is a word.
+        batch_size: of predictions.
+    """
+
+    readers: Mapping[str, Predictor]
+    problem: str
+    names: Sequence[str]
+    word_level: bool
+    batch_size: int
+
+    def ask(self, dataset: Dataset, controls: Mapping[str, Any] | None = None) -> Predictions:
+        """What everybody says about a tokenised data set.
+
+        The column `teacher_logits` speaks for the teacher where it is there. The k-th word of one tokenizer is the k-th
+        of the other; words are cut off at a sentence's end, at the length that a model's rows were given.
+
+        Args:
+            dataset: tokenised, with the columns that the readers were made for.
+            controls: (examples,) class numbers or (examples, classes) logits, by name; of words, for each sentence a
+                class number for each of its words.
+        Raises:
+            ValueError: a control about other examples or words, or NaN logits.
+        """
+        for name, said in (controls or {}).items():
+            if len(said) != len(dataset):
+                raise ValueError(
+                    f"The control {name!r} predicts {len(said)} examples, but the test set has {len(dataset)}. "
+                    + ("Expected the class numbers of its words" if self.word_level else CONTROL)
+                    + " for every row, in the same order, unlabelled rows included."
+                )
+        return (self._about_words if self.word_level else self._about_texts)(dataset, controls or {})
+
+    def _about_texts(self, dataset: Dataset, controls: Mapping[str, Any]) -> Predictions:
+        logits: dict[str, np.ndarray] = {}
+        for name, reader in self.readers.items():
+            if name == "teacher" and columns.LOGITS in dataset.column_names:
+                logits[name] = np.stack(columns.all_numbers(dataset, columns.LOGITS)).astype(np.float32)
+                check_finite(logits[name], "teacher's cache")
+            else:
+                logits[name] = predict_logits(reader, dataset, name=name, batch_size=self.batch_size)
+        decided = {}
+        for name, said in controls.items():
+            values = np.asarray(said)
+            if values.ndim == 2 and values.dtype.kind == "f":
+                check_finite(values, name)
+                logits[name] = values
+            else:
+                decided[name] = values
+        labels = np.asarray(dataset.with_format(None)["labels"][:]) if "labels" in dataset.column_names else np.empty(0)
+        decisions = {name: decide(values, self.problem) for name, values in logits.items()} | decided
+        return Predictions(Items.one_an_example(len(dataset), self.names), decisions, logits, labels)
+
+    def _about_words(self, dataset: Dataset, controls: Mapping[str, Any]) -> Predictions:
+        spoken: dict[str, list[np.ndarray]] = {}
+        for name, reader in self.readers.items():
+            if name == "teacher" and columns.LOGITS in dataset.column_names:
+                spoken[name] = _cached(reader, dataset, len(self.names))
+            else:
+                spoken[name] = predict_word_logits(reader, dataset, name=name, batch_size=self.batch_size)
+        lengths = {name: np.array([len(row) for row in rows]) for name, rows in {**spoken, **controls}.items()}
+        read = np.min([lengths[name] for name in spoken], axis=0)
+        for name in controls:
+            for row in np.flatnonzero(lengths[name] < read)[:1]:
+                raise ValueError(
+                    f"The control {name!r} predicts {lengths[name][row]} words of row {row}, but all models read "
+                    f"{read[row]} of it. Expected a class number for each word of the sentence."
+                )
+        logits = {name: first_words(rows, read) for name, rows in spoken.items()}
+        decisions = {name: values.argmax(axis=-1) for name, values in logits.items()}
+        decisions |= {name: first_words(rows, read).astype(np.int64) for name, rows in controls.items()}
+        labels = first_words(_word_labels(self.readers["student"], dataset), read)
+        longest = np.max(list(lengths.values()), axis=0)
+        counts = {
+            "words": int(longest.sum()),
+            **{
+                f"cut_off_{name}": int((longest - lengths[name]).sum())
+                for name in ("teacher", "student")
+                if name in lengths
+            },
+            "read_by_all": int(read.sum()),
+            "scored": int((labels != IGNORE_INDEX).sum()),
+        }
+        items = Items(np.repeat(np.arange(len(read)), read), len(read), self.names)
+        return Predictions(items, decisions, logits, labels, counts)
+
+
+def first_words(rows: Sequence[Any], counts: np.ndarray) -> np.ndarray:
+    """The first words of each sentence, one after the other.
+
+    Args:
+        rows: a value or a row of values for each word of a sentence, (words, ...) each.
+        counts: (sentences,) how many are taken.
+    Returns:
+        (sum of counts, ...)
+    """
+    taken = [np.asarray(row)[:count] for row, count in zip(rows, counts, strict=True) if count]
+    return np.concatenate(taken) if taken else np.empty(0)
+
+
+def decide(logits: np.ndarray, problem: str | None) -> np.ndarray:
+    """What a model decides.
+
+    Args:
+        logits: (..., classes).
+        problem: see `models.problem_type`; None: tagging.
+    Returns:
+        (...,) class numbers; (..., classes) of 0 and 1 for multi-label; the quantity of a regression, (...,) if there
+        is one.
+    """
+    if problem == "regression":
+        return logits[..., 0] if logits.shape[-1] == 1 else logits
+    if problem == "multi_label_classification":
+        return (logits > 0).astype(np.int64)
+    return logits.argmax(axis=-1)
+
+
+def _cached(reader: Predictor, dataset: Dataset, classes: int) -> list[np.ndarray]:
+    rows = columns.all_numbers(dataset, columns.LOGITS)
+    logits = [row.astype(np.float32) if len(row) else np.empty((0, classes), np.float32) for row in rows]
+    read = [len(starts) for starts in reader.word_positions(dataset)]
+    if read != [len(row) for row in logits]:
+        raise ValueError(
+            f"The column {columns.LOGITS} holds {sum(map(len, logits))} rows for {sum(read)} words that the teacher "
+            "reads: for tagging a cache holds one row a word. Make it with cache_teacher_outputs on these very rows."
+        )
+    check_finite(np.concatenate(logits), "teacher's cache", "words")
+    return logits
+
+
+def _word_labels(reader: Predictor, dataset: Dataset) -> list[np.ndarray]:
+    positions = reader.word_positions(dataset)
+    if "labels" not in dataset.column_names:
+        return [np.full(len(starts), IGNORE_INDEX) for starts in positions]
+    labels = dataset.with_format(None)["labels"]
+    return [np.asarray(row, dtype=np.int64)[starts] for row, starts in zip(labels, positions, strict=True)]

@@ -1,0 +1,301 @@
+"""How fast models answer: one text at a time and in batches, at the lengths of real texts, in turns in one run."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from hf_distill.evaluation.bootstrap import RESAMPLES, Estimate, draws
+from hf_distill.evaluation.cost import count_flops
+from hf_distill.evaluation.predictor import Predictor
+
+
+def mean_flops(reader: Predictor, texts: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
+    """The means of `count_flops` a text and a token.
+
+    Args:
+        reader: within its `ready`.
+        texts: inputs of one text each.
+    """
+    lengths = [inputs["input_ids"].shape[-1] for inputs in texts]
+    # They depend on a text's length and on nothing else of it.
+    of_length = {
+        length: count_flops(reader, inputs) for length, inputs in dict(zip(lengths, texts, strict=True)).items()
+    }
+    total = sum(of_length[length] for length in lengths)
+    return total / len(texts), total / sum(lengths)
+
+
+BLOCK = 8  # calls of one model before it is the next one's turn
+WARM_UP = 3
+CALLS = 200
+FEWEST_CALLS = 32
+SECONDS = 10.0  # after which slow models may stop at the fewest calls; all models together
+BATCH = 32
+BATCHES = 4
+ROUNDS = 5  # over these batches
+LENGTHS = ("short", "medium", "long")  # thirds of the texts
+CELL_CALLS = {1: 48, 8: 16, BATCH: 8}  # of each model, at one length
+CELL_FEWEST = {1: 16, 8: 8, BATCH: 4}
+CELL_SECONDS = 1.0
+COUNTED = 16  # texts whose operations are counted
+
+
+@dataclass
+class Speed:
+    """How fast one model answered.
+
+    Attributes:
+        latencies_ms: (calls,) one text a call, call i on the same text for all models of a run.
+        batches_ms: (calls,) 32 texts a call, likewise.
+        tokens_per_text: mean over the texts that were read, in the model's own tokens.
+        flops: a text and a token, means over the first 16 of these texts, see `cost.count_flops`; 0 of a model that
+            runs outside of torch.
+        texts: how many different texts the calls and the batches were made of.
+    """
+
+    latencies_ms: np.ndarray
+    batches_ms: np.ndarray
+    tokens_per_text: float
+    flops: tuple[float, float]
+    texts: int
+
+    @property
+    def throughput(self) -> float:
+        """Examples a second in batches of 32, by the median of their times."""
+        return per_second(BATCH, self.batches_ms)
+
+
+@dataclass
+class Cell:
+    """How fast one model answered at one batch size, on texts of one length.
+
+    Attributes:
+        model: its name.
+        batch: texts a call.
+        length: which third of the texts, one of `LENGTHS`.
+        tokens: fewest and most in one of the texts, in the model's own tokens.
+        milliseconds: (calls,), call i on the same texts for all models of a run.
+        written: (calls,) tokens that it wrote, by which models are compared that write texts of different lengths.
+    """
+
+    model: str
+    batch: int
+    length: str
+    tokens: tuple[int, int]
+    milliseconds: np.ndarray
+    written: np.ndarray | None = None
+
+    @property
+    def compared(self) -> np.ndarray:
+        """(calls,) milliseconds a call or, where it is counted, a token that is written."""
+        return self.milliseconds if self.written is None else self.milliseconds / self.written
+
+
+def per_second(batch: int, milliseconds: np.ndarray) -> float:
+    """Examples a second, by the median of the calls' times."""
+    return batch * 1000 / float(np.median(milliseconds))
+
+
+def measure_speed(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: int = 0) -> dict[str, Speed]:
+    """Time several models in one run, in turns, so that their ratios are paired.
+
+    Inputs are real rows at their real lengths, tokenised and on the device beforehand. Models take turns text block by
+    text block: what else the machine does falls on all of them alike, and yet each runs with its own weights in the
+    processor's caches. Batches hold 32 random rows, padded to their longest.
+
+    Args:
+        readers: by name, each within its `ready`.
+        dataset: tokenised.
+        seed: of the choice of texts.
+    """
+    chosen = _with_tokens(readers, dataset, seed)[: BATCH * BATCHES]
+    singles = {name: reader.batches(dataset, chosen[:, None]) for name, reader in readers.items()}
+    for name, reader in readers.items():
+        for inputs in singles[name][:WARM_UP]:
+            _milliseconds(reader, inputs)
+    calls = _in_turns(readers, singles, BLOCK, CALLS, FEWEST_CALLS, SECONDS)
+    rows = _batches(chosen, BATCHES, BATCH)
+    batches = {name: reader.batches(dataset, rows) for name, reader in readers.items()}
+    many = _in_turns(readers, batches, len(rows), len(rows) * ROUNDS, len(rows), SECONDS)
+    return {
+        name: Speed(
+            latencies_ms=calls[name],
+            batches_ms=many[name],
+            tokens_per_text=float(np.mean([inputs["input_ids"].shape[1] for inputs in singles[name]])),
+            flops=mean_flops(reader, singles[name][:COUNTED]),
+            texts=len(chosen),
+        )
+        for name, reader in readers.items()
+    }
+
+
+def measure_cells(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: int = 0) -> list[Cell]:
+    """Time several models as `measure_speed` does, for each third of the texts by length, alone and in batches of 8 and
+    32.
+
+    Args:
+        readers: by name, each within its `ready`. The thirds go by the mean of their tokens.
+        dataset: tokenised.
+        seed: of the choice of texts.
+    """
+    rows = _with_tokens(readers, dataset, seed)
+    lengths = {name: reader.lengths(dataset) for name, reader in readers.items()}
+    by_length = rows[np.argsort(np.mean([of[rows] for of in lengths.values()], axis=0), kind="stable")]
+    cells = []
+    for length, third in zip(LENGTHS, np.array_split(by_length, len(LENGTHS)), strict=True):
+        if not len(third):
+            continue
+        chosen = np.random.default_rng(seed).permutation(third)[: BATCH * BATCHES]
+        for batch in CELL_CALLS:
+            groups = _batches(chosen, CELL_FEWEST[batch], batch)
+            inputs = {name: reader.batches(dataset, groups) for name, reader in readers.items()}
+            block = min(BLOCK, CELL_FEWEST[batch])
+            timed = _in_turns(readers, inputs, block, CELL_CALLS[batch], CELL_FEWEST[batch], CELL_SECONDS)
+            read = np.unique(groups)
+            cells += [
+                Cell(name, batch, length, (int(lengths[name][read].min()), int(lengths[name][read].max())), times)
+                for name, times in timed.items()
+            ]
+    return cells
+
+
+def _with_tokens(readers: Mapping[str, Predictor], dataset: Dataset, seed: int) -> np.ndarray:
+    """The rows that can be read, shuffled: an empty one is no text."""
+    shuffled = np.random.default_rng(seed).permutation(len(dataset))
+    fewest = np.min([reader.lengths(dataset) for reader in readers.values()], axis=0)
+    return shuffled[fewest[shuffled] > 0]
+
+
+def _batches(rows: np.ndarray, most: int, size: int) -> np.ndarray:
+    """(batches, size) rows; few of them are gone through again, so that every batch is full."""
+    number = min(most, max(1, len(rows) // size))
+    return np.resize(rows, (number, size))
+
+
+def _in_turns(
+    readers: Mapping[str, Predictor],
+    inputs: Mapping[str, Sequence[Mapping[str, Tensor]]],
+    block: int,
+    most: int,
+    fewest: int,
+    seconds: float,
+) -> dict[str, np.ndarray]:
+    """(calls,) milliseconds by name, going round and round the inputs, a block of them at a time."""
+    calls: dict[str, list[float]] = {name: [] for name in readers}
+    began, start = time.perf_counter(), 0
+    while start < fewest or (start < most and time.perf_counter() - began < seconds):
+        for name, reader in readers.items():
+            turn = [inputs[name][number % len(inputs[name])] for number in range(start, start + block)]
+            # The last block was another model's: one untimed call brings this one's weights back into the caches.
+            _milliseconds(reader, turn[0])
+            calls[name] += [_milliseconds(reader, each) for each in turn]
+        start += block
+    return {name: np.array(times) for name, times in calls.items()}
+
+
+def _milliseconds(reader: Predictor, inputs: Mapping[str, Tensor]) -> float:
+    began = time.perf_counter()
+    logits = reader(inputs)
+    if logits.device.type != "cpu":
+        torch.accelerator.synchronize()
+    return (time.perf_counter() - began) * 1000
+
+
+FEWEST = 4  # calls of which an interval says anything
+
+
+def summary(speed: Speed) -> dict[str, Any]:
+    """A model's `latency_ms`, `throughput` and `tokens_per_text`, and its `flops_per_text` and `flops_per_token`.
+
+    Args:
+        speed: of the model; one outside of torch has no count of operations.
+    """
+    p50, p95 = np.percentile(speed.latencies_ms, [50, 95])
+    found = {
+        "latency_ms": {"batch_1": {"p50": p50, "p95": p95}},
+        "throughput": {"batch_32": speed.throughput},
+        "tokens_per_text": speed.tokens_per_text,
+    }
+    if any(speed.flops):
+        found["flops_per_text"], found["flops_per_token"] = speed.flops
+    return found
+
+
+def by_length(cells: Sequence[Cell], seed: int) -> list[dict[str, Any]]:
+    """A row for each model, batch size and length, see `Report.speed`.
+
+    Args:
+        cells: of `teacher`, `student`, and the student's files under the names of their runtimes.
+        seed: see `ratio_of_medians`.
+    """
+    slow = {(cell.batch, cell.length): cell.compared for cell in cells if cell.model == "teacher"}
+    rows = []
+    for cell in cells:
+        p50, p95 = np.percentile(cell.milliseconds, [50, 95])
+        in_torch = cell.model in ("teacher", "student")
+        row: dict[str, Any] = {
+            "model": cell.model if in_torch else "student",
+            "runtime": "torch" if in_torch else cell.model,
+            "batch": cell.batch,
+            "length": cell.length,
+            "tokens": list(cell.tokens),
+            "calls": len(cell.milliseconds),
+            "p50_ms": p50,
+            "p95_ms": p95,
+            "per_second": per_second(cell.batch, cell.milliseconds),
+        }
+        if cell.model != "teacher":
+            row["faster"] = ratio_of_medians(slow[cell.batch, cell.length], cell.compared, seed)
+        rows.append(row)
+    return rows
+
+
+def faster(slow: Speed, fast: Speed, seed: int) -> dict[str, dict[str, Any]]:
+    """How many times as fast one of two models is: `faster` a text at a time, `throughput` in batches of 32.
+
+    Args:
+        slow: of the one that is compared with.
+        fast: of the other, from the same run.
+        seed: see `ratio_of_medians`.
+    """
+    return {
+        "faster": ratio_of_medians(slow.latencies_ms, fast.latencies_ms, seed),
+        "throughput": ratio_of_medians(slow.batches_ms, fast.batches_ms, seed),
+    }
+
+
+def ratio_of_medians(slow: np.ndarray, fast: np.ndarray, seed: int) -> dict[str, Any]:
+    """The ratio of two models' median times with its interval from resampled calls; of fewer than four, without.
+
+    Args:
+        slow: (calls,) milliseconds a call, or a token.
+        fast: (calls,) likewise, call i on the same texts.
+        seed: of the draws of calls.
+    """
+    ratio = float(np.median(slow) / np.median(fast))
+    if len(fast) < FEWEST:
+        return {"value": ratio}
+    medians = [
+        np.median(slow[rows], axis=1) / np.median(fast[rows], axis=1) for rows in draws(len(fast), RESAMPLES, seed)
+    ]
+    return Estimate(ratio, np.concatenate(medians)).summary()
+
+
+def with_intervals(compared: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """`ratios` and, apart, the `ratio_intervals` of those that have one.
+
+    Args:
+        compared: name -> `value`, with `low` and `high` where there is an interval.
+    """
+    return {
+        "ratios": {name: ratio["value"] for name, ratio in compared.items()},
+        "ratio_intervals": {
+            name: {"low": ratio["low"], "high": ratio["high"]} for name, ratio in compared.items() if "low" in ratio
+        },
+    }

@@ -1,0 +1,6 @@
+"""Students for onnxruntime."""
+
+from hf_distill.export.onnx import export_onnx
+from hf_distill.export.translator import GreedyTranslator
+
+__all__ = ["GreedyTranslator", "export_onnx"]

@@ -1,0 +1,275 @@
+"""The way to the Hub: one commit with everything a user needs and nothing else."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import filter_repo_objects
+
+from hf_distill.hub.redaction import shareable
+from hf_distill.paths import read_yaml
+
+NEEDED = ("config.json", "model.safetensors", "README.md")
+# What a training goes on from, beside the weights: of use in a checkpoint alone.
+STATE = ("_*", "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "rng_state*.pth")
+# Caches, logs and what tells of the machine: training_args.bin holds the Hub's token and paths, and nothing reads it.
+PRIVATE = (
+    "*/_*",
+    ".*",
+    "*/.*",
+    "checkpoint-*",
+    "last-checkpoint/*",
+    "cache/*",
+    "runs/*",
+    "logs/*",
+    "training_args.bin",
+    "*.arrow",
+    "*.tmp",
+    "*.lock",
+)
+NOT_PUSHED = (*STATE, *PRIVATE)
+# What only a run writes, and tells of other weights where a later push lacks it.
+REPLACED = ("onnx/*.onnx", "report.json", "report.png")
+
+
+def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Publish a student in one commit; training state and names that start with "_" or "." stay behind.
+
+    Files that are there already are not sent again: pushing what is published makes no commit. ONNX files and a report
+    that an earlier push left, and this one has not, are deleted with it; nothing else is. The usage in the card
+    that is sent loads the student from `repo_id`, and the `recipe.yaml` that a run left beside the folder goes along,
+    see `recipe_of` and `privacy.shareable`; the files on disk stay as they are.
+
+    Args:
+        folder: with `config.json`, `model.safetensors` and `README.md`.
+        repo_id: "user/name"; made if it is missing.
+        private: only where the repository is made.
+        token: None: the one that `hf auth login` stored.
+    Returns:
+        The address of the commit, or of the last one where nothing is new.
+    Raises:
+        ValueError: a needed file is missing, or the card or the recipe is no YAML.
+        OSError: the Hub refused or broke off; one line that says what to do.
+    """
+    folder = Path(folder)
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if (folder / "student").is_dir() and missing:
+        raise ValueError(f"{folder} is a run: its student is in {folder / 'student'}. Push that.")
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}.")
+    if missing:
+        raise ValueError(
+            f"{folder} is not a finished student: {', '.join(missing)} is missing. Save the model there with "
+            "save_pretrained, and write its card with hf_distill.reports.card.model_card."
+        )
+    made = {"README.md": addressed((folder / "README.md").read_text(encoding="utf-8"), repo_id)}
+    recipe = recipe_of(folder)
+    if recipe is not None:
+        made["recipe.yaml"] = shareable_recipe(recipe)
+    return publish(
+        folder,
+        repo_id,
+        message="Add the distilled student, its report and its card",
+        private=private,
+        token=token,
+        made=made,
+        replaced=REPLACED,
+    )
+
+
+def recipe_of(folder: str | Path) -> Path | None:
+    """The `recipe.yaml` that a run left beside a student, which is the `student` of its folder; None without one.
+
+    Args:
+        folder: of the student.
+    Raises:
+        ValueError: what stands there is no YAML.
+    """
+    student = Path(folder).resolve()
+    path = student.parent / "recipe.yaml"
+    if student.name != "student" or not path.is_file():
+        return None
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not {"task", "output_dir", "teacher"} <= content.keys():
+        return None
+    report = student / "report.json"
+    measured = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    other = isinstance(measured, dict) and measured.get("task") not in (None, content["task"])
+    return None if other else path
+
+
+def repo_id_of(folder: str | Path) -> str:
+    """Where the recipe beside a student says that it goes: its `push.repo_id`.
+
+    Args:
+        folder: of the student.
+    Raises:
+        ValueError: there is none.
+    """
+    recipe = recipe_of(folder)
+    wanted = (read_yaml(recipe).get("push") or {}).get("repo_id") if recipe else None
+    if not wanted:
+        raise ValueError(f"Nothing says where {folder} goes. Add --repo-id user/name, or push.repo_id to its recipe.")
+    return str(wanted)
+
+
+def shareable_recipe(path: str | Path) -> str:
+    """A recipe as it is published: what `privacy.shareable` leaves of it, in YAML.
+
+    Args:
+        path: of the recipe.
+    Raises:
+        ValueError: it is no YAML.
+    """
+    return yaml.safe_dump(shareable(read_yaml(path)), sort_keys=False, allow_unicode=True)
+
+
+def read_card(text: str) -> ModelCard:
+    """A model card, whatever the Hub would say of its metadata.
+
+    Args:
+        text: of a `README.md`.
+    Raises:
+        ValueError: what stands between its lines of `---` is no YAML.
+    """
+    try:
+        return ModelCard(text, ignore_metadata_errors=True)
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"README.md: expected YAML between the two lines of ---. {said}. Mend it, or write the card again."
+        ) from error
+
+
+def addressed(card: str, repo_id: str) -> str:
+    """A model card whose usage loads the student from the Hub; cards that hf_distill did not write stay as they are.
+
+    Args:
+        card: of a student, which names a folder or another repository.
+        repo_id: where the student will be.
+    Raises:
+        ValueError: its metadata is no YAML.
+
+    >>> card = "---\\ntags:\\n- hf_distill\\n---\\n```python\\npipeline('a', 'student')\\n```".replace("'", '"')
+    >>> addressed(card, "me/x").splitlines()[-2]
+    'pipeline("a", "me/x")'
+    """
+    if "hf_distill" not in (read_card(card).data.get("tags") or []):
+        return card
+    return re.sub(r"```python\n.*?```", lambda snippet: _from_hub(snippet[0], json.dumps(repo_id)), card, flags=re.S)
+
+
+def _from_hub(snippet: str, repo_id: str) -> str:
+    loads = r'((?:from_pretrained|hf_hub_download|snapshot_download)\(|pipeline\("[\w-]+", )"[^"]*"'
+    snippet = re.sub(loads, lambda call: call[1] + repo_id, snippet)
+    for local, download, function, follower in (
+        (
+            r'InferenceSession\("[^"]*?(onnx/[^"/]+)"\)',
+            r'InferenceSession({}({}, "\1"))',
+            "hf_hub_download",
+            "onnxruntime",
+        ),
+        (r'GreedyTranslator\("[^"]*"\)', "GreedyTranslator({}({}))", "snapshot_download", "transformers"),
+    ):
+        found = re.sub(local, download.format(function, repo_id), snippet)
+        if found != snippet:  # what stood in a folder now has to be fetched first
+            fetch = f"from huggingface_hub import {function}\n"
+            snippet = found.replace(f"from {follower} import", f"{fetch}from {follower} import", 1)
+    return snippet
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    message: str,
+    private: bool = False,
+    token: str | None = None,
+    made: Mapping[str, str] | None = None,
+    replaced: Sequence[str] = (),
+    **kind: Any,
+) -> str:
+    """Make a repository if it is missing, and send a folder to it in one commit, without what `NOT_PUSHED` names.
+
+    Args:
+        folder: with all that should be there.
+        repo_id: "user/name".
+        message: title of the commit.
+        private: only where the repository is made.
+        token: None: the one that `hf auth login` stored.
+        made: texts that are sent under these names, in place of such files or beside the others.
+        replaced: patterns of names that are deleted there where they are not sent.
+        kind: `repo_type` of anything but a model, and for a Space its `space_sdk`.
+    Returns:
+        The address of the commit, or of the last one where nothing is new.
+    Raises:
+        OSError: the Hub refused or broke off; one line that says what to do.
+    """
+    added = additions(folder, made)
+    api = HfApi(token=token)
+    with short_errors(repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True, **kind)
+        there = api.list_repo_files(repo_id, repo_type=kind.get("repo_type")) if replaced else []
+        stale = set(filter_repo_objects(there, allow_patterns=list(replaced))) - {each.path_in_repo for each in added}
+        gone = [CommitOperationDelete(name) for name in sorted(stale)]
+        commit = api.create_commit(repo_id, [*added, *gone], commit_message=message, repo_type=kind.get("repo_type"))
+    return commit.commit_url
+
+
+def additions(
+    folder: str | Path, made: Mapping[str, str] | None = None, *, to: str = "", left: Sequence[str] = NOT_PUSHED
+) -> list[CommitOperationAdd]:
+    """What one commit of a folder adds to a repository.
+
+    `HfApi.upload_folder` (huggingface_hub 2.4) may cut a folder into several commits, and between two of them the Hub
+    would offer a student without its code or its card.
+
+    Args:
+        folder: with the files.
+        made: texts that are sent under these names, in place of such files or beside the others.
+        to: the folder of the repository. Empty: its root.
+        left: patterns of names that stay here.
+    """
+    folder = Path(folder)
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    contents: dict[str, Any] = {name: folder / name for name in filter_repo_objects(files, ignore_patterns=list(left))}
+    contents |= {name: text.encode() for name, text in (made or {}).items()}
+    return [
+        CommitOperationAdd(path_in_repo=f"{to}/{name}" if to else name, path_or_fileobj=content)
+        for name, content in sorted(contents.items())
+    ]
+
+
+@contextmanager
+def short_errors(repo_id: str) -> Iterator[None]:
+    """What the Hub refuses, in one line."""
+    try:
+        yield
+    except (HTTPError, RuntimeError) as error:  # RuntimeError: what huggingface_hub wraps a failed file's error in
+        raise OSError(f"{repo_id}: {_why_refused(error)}") from error
+
+
+def _why_refused(error: BaseException) -> str:
+    """One line for what huggingface_hub says in five, with what to do."""
+    reason = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+    if not isinstance(reason, HfHubHTTPError):
+        said = " ".join(str(reason).split()) or type(reason).__name__
+        return f"the connection to the Hub failed ({said}). Push again: files that arrived are not sent twice."
+    status = reason.response.status_code
+    # Of a 401 huggingface_hub says that the repository is missing, although the token usually is what is wrong.
+    advice = {
+        401: "the token is missing, wrong or expired. Log in with `hf auth login`, or set HF_TOKEN",
+        403: "the token may not write there. Log in with one that has the role write and covers this repository",
+        404: "there is no such user, organisation or repository, or the token may not see it",
+        409: "the repository is being changed by something else. Push again",
+        412: "the repository was changed meanwhile. Push again",
+        429: "too many requests. Wait some minutes, then push again",
+    }.get(status, "an error of the Hub, see https://status.huggingface.co. Push again later" if status >= 500 else "")
+    said = " ".join((reason.response.headers.get("X-Error-Message") or reason.server_message or "").split())
+    return f"the Hub answered {status}{f' ({said})' if said else ''}{f': {advice}' if advice else ''}."

@@ -1,0 +1,135 @@
+"""What can be asked of any model: its arguments, limits, problem type and placement."""
+
+import inspect
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def base_model(model: Any) -> Any:
+    """A model without its PEFT adapters around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_inputs(model: Any, labels: Tensor) -> Tensor:
+    """What an encoder-decoder model's decoder reads when it is given labels, by the model's own rule.
+
+    Args:
+        model: an encoder-decoder model with a language head, PEFT adapters allowed.
+        labels: (batch, target), padded on the right; -100 is read as padding.
+    Returns:
+        (batch, target), the labels moved by one behind the token that the decoder starts with.
+    Raises:
+        ValueError: the model has no such rule that could be called.
+    """
+    base = base_model(model)
+    if hasattr(base, "prepare_decoder_input_ids_from_labels"):
+        return base.prepare_decoder_input_ids_from_labels(labels=labels)
+    # M2M100 (NLLB) and others of transformers 5.23 shift by a function beside the class, and in `forward` alone.
+    for cls in type(base).__mro__:
+        shift = getattr(sys.modules[cls.__module__], "shift_tokens_right", None)
+        if shift is not None:
+            return shift(labels, base.config.pad_token_id, base.config.decoder_start_token_id)
+    raise ValueError(
+        f"{type(base).__name__} does not say what its decoder reads for given labels: expected a method "
+        "prepare_decoder_input_ids_from_labels, or a function shift_tokens_right in its module. Add the method to it."
+    )
+
+
+def problem_type(config: Any, labels: Tensor | None) -> str:
+    """`single_label_classification`, `multi_label_classification` or `regression`, by transformers' own rule.
+
+    Args:
+        config: of a sequence classification model.
+        labels: of a batch, their type tells where the config does not.
+    """
+    if config.problem_type is not None:
+        return config.problem_type
+    if config.num_labels == 1:
+        return "regression"
+    multi_label = labels is not None and labels.is_floating_point()
+    return "multi_label_classification" if multi_label else "single_label_classification"
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode for a while, each of its modules put back into its own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def is_placed(model: Any) -> bool:
+    """Whether a model is quantised or was placed by a device map, and so must stay where it is."""
+    return bool(getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False))
+
+
+def forward_arguments(model: nn.Module) -> set[str]:
+    """The names that a model's forward takes, read from the class since accelerate patches instances."""
+    return set(inspect.signature(type(base_model(model)).forward).parameters) - {"self"}
+
+
+def input_limits(model: PreTrainedModel) -> tuple[float, float]:
+    """How many tokens a model has places for, and how many different ones it knows; infinite where nothing says so.
+
+    Args:
+        model: the tables of learnt or precomputed positions are found by their names, `position_embeddings` for
+            instance; rotary and relative positions have no end.
+    """
+    places = [
+        # A table's first rows may be kept for padding.
+        table.num_embeddings - getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
+        for name, table in model.named_modules()
+        if isinstance(table, nn.Embedding) and name.endswith(("position_embeddings", "embed_positions", "wpe"))
+    ]
+    try:
+        words = model.get_input_embeddings()
+    except NotImplementedError:  # of a model that reads bytes, for instance
+        words = None
+    return min(places, default=math.inf), words.num_embeddings if isinstance(words, nn.Embedding) else math.inf
+
+
+def shared_tokens(student: Any, teacher: Any, tokenizer: Any, teacher_tokenizer: Any) -> int | None:
+    """How many tokens two models share that are given the same token ids; None where their tables are equally long.
+
+    Tables of one tokenizer may differ in rows that only pad them to a round number.
+
+    Args:
+        student: config.
+        teacher: config.
+        tokenizer: the student's, if known.
+        teacher_tokenizer: the teacher's, if known.
+    Raises:
+        ValueError: their tokens differ, or may differ: the teacher would silently read other words.
+    """
+    sizes = [config.get_text_config().vocab_size for config in (student, teacher)]
+    remedy = (
+        "Give the rows a teacher_input_ids column made with the teacher's tokenizer (and teacher_attention_mask), and "
+        "pass teacher_processing_class=... to pad it. If both do read the same tokens, pass their tokenizer as "
+        "processing_class and as teacher_processing_class."
+    )
+    if tokenizer is not None and teacher_tokenizer is not None:
+        vocabularies = tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+        if vocabularies[0] != vocabularies[1]:
+            differing = len(set(vocabularies[0].items()) ^ set(vocabularies[1].items()))
+            raise ValueError(
+                f"The tokenizers of student and teacher differ in {differing} tokens, and the rows hold only the "
+                f"student's input_ids. {remedy}"
+            )
+        return None if sizes[0] == sizes[1] else min(*sizes, max(vocabularies[0].values()) + 1)
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"The student knows {sizes[0]} tokens and the teacher {sizes[1]}, and the rows hold only the student's "
+            f"input_ids. {remedy}"
+        )
+    return None

@@ -1,0 +1,277 @@
+"""The kinds of task as data: the auto class, which positions count, the metrics."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from hf_distill import columns
+from hf_distill.columns import TEACHER_LABELS, TEACHER_WORD_STARTS, WORD_STARTS
+from hf_distill.models import base_model
+
+MARKS = {
+    "token-classification": (columns.TEACHER_WORD_STARTS, columns.WORD_STARTS, "labels"),
+    "translation": (columns.TEACHER_LABELS, "labels"),
+}
+
+
+def marks(names: Iterable[str], task: str) -> str | None:
+    """The column that says which positions the teacher is heard at."""
+    return next((name for name in MARKS.get(task, ()) if name in names), None)
+
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of output.
+
+    Attributes:
+        name: as recipes and the Hub call it.
+        auto_class: loads a model with the head for it.
+        class_name_ends: how the class names of such models end.
+        per_position: whether logits are (batch, length, classes) rather than (batch, classes).
+        shift: how many positions ahead of its logits a label stands.
+        metrics: names of `hf_distill.metrics`, the first one selects the model.
+    """
+
+    name: str
+    auto_class: Any
+    class_name_ends: tuple[str, ...]
+    per_position: bool
+    shift: int
+    metrics: tuple[str, ...]
+
+    def labels(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """The labels in line with the logits of `aligned`."""
+        labels = inputs.get("labels")
+        return labels[:, self.shift :] if labels is not None and self.shift else labels
+
+    def aligned(self, logits: Tensor) -> Tensor:
+        """The logits that have a label to meet: a causal model's last position has none."""
+        return logits[:, : -self.shift] if self.shift else logits
+
+    def label_mask(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Which items carry a label.
+
+        Args:
+            inputs: a collated batch.
+        Returns:
+            (batch,) or, for tasks with an output a position, (batch, length) bool; None without labels. A label of -100
+            is no label. Neither is NaN in a regression, and a multi-label row counts where none of its labels is
+            either.
+        """
+        labels = self.labels(inputs)
+        if labels is None:
+            return None
+        present = labels != IGNORE_INDEX
+        if labels.is_floating_point():
+            present &= ~labels.isnan()
+        return present if self.per_position or present.dim() == 1 else present.all(dim=-1)
+
+    @property
+    def word_level(self) -> bool:
+        """Whether an item is a word, read at its first piece, so that two tokenizers can be aligned."""
+        return self.name == "token-classification"
+
+    @property
+    def writes(self) -> bool:
+        """Whether an item is the choice of the next token, so that a teacher may have a vocabulary of its own."""
+        return self.per_position and not self.word_level
+
+    def soft_target_mask(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Which items a teacher is listened to at.
+
+        Args:
+            inputs: a collated batch.
+        Returns:
+            bool, shaped as `label_mask`: every example; in tagging every word's first piece (where `word_starts` is 1;
+            where the batch has no such column, the labelled positions), as far as the teacher read the sentence too;
+            in language models every position with a target, as far as the teacher has targets too (`teacher_labels`,
+            where its tokens are others).
+        Raises:
+            ValueError: a batch of an output a position has neither labels nor `word_starts`.
+        """
+        if not self.per_position:
+            return torch.ones(batch_size(inputs), dtype=torch.bool, device=any_tensor(inputs).device)
+        own, theirs = self._items(inputs), self._teacher_items(inputs)
+        return own if theirs is None else _first(own, theirs.sum(dim=-1))
+
+    def unmet(self, inputs: Mapping[str, Any]) -> Tensor:
+        """How many targets meet none of the other side, where student and teacher write other tokens.
+
+        The k-th target of a row meets the k-th one of the teacher, up to the end of the shorter sequence.
+
+        Args:
+            inputs: a collated batch with `labels` and `teacher_labels`.
+        Returns:
+            (4,): of the student's targets those beyond the end of the teacher's, and all; of the teacher's likewise.
+        """
+        own, theirs = self._items(inputs).sum(dim=-1), inputs[TEACHER_LABELS][:, self.shift :] != IGNORE_INDEX
+        theirs = theirs.sum(dim=-1)
+        beyond = own - theirs
+        return torch.stack([beyond.clamp(min=0).sum(), own.sum(), (-beyond).clamp(min=0).sum(), theirs.sum()])
+
+    def answers(self, value: Tensor, inputs: Mapping[str, Any], cached: bool) -> Tensor:
+        """What the teacher said of the items of `soft_target_mask`, in their order.
+
+        Args:
+            value: (batch, classes), (batch, teacher's length, classes), or for cached tags (batch, words, classes).
+            inputs: the batch.
+            cached: whether `value` is a cached column.
+        Returns:
+            (items, classes)
+        Raises:
+            ValueError: an output a position, and the teacher has other positions.
+        """
+        taught = self.soft_target_mask(inputs)
+        if not self.per_position:
+            return value[taught]
+        value, theirs = self.aligned(value), self._teacher_items(inputs)
+        if self.word_level and cached:
+            heard = torch.arange(value.shape[1], device=value.device) < taught.sum(dim=-1, keepdim=True)
+        elif theirs is not None:
+            heard = _first(theirs, taught.sum(dim=-1))
+        else:
+            heard = taught
+        if heard.shape != value.shape[:2] or not torch.equal(heard.sum(dim=-1), taught.sum(dim=-1)):
+            raise ValueError(
+                f"The student has {tuple(taught.shape)} positions and the teacher something else: "
+                f"{tuple(value.shape[:2])}. Cache the teacher's outputs for the tokens that the student reads (for "
+                "tagging: one row a word, for the same words)."
+            )
+        return value[heard]
+
+    def _items(self, inputs: Mapping[str, Any]) -> Tensor:
+        if self.word_level and WORD_STARTS in inputs:
+            return inputs[WORD_STARTS] == 1
+        labelled = self.label_mask(inputs)
+        if labelled is None:
+            raise ValueError(
+                f"{self.name}: a batch without labels does not say which positions the teacher should be heard at. "
+                "Add `labels` (their -100 positions are left out) or, for tagging, `word_starts`."
+            )
+        return labelled
+
+    def _teacher_items(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """The items of the teacher's own reading; None where it reads what the student does."""
+        if self.word_level:
+            return inputs[TEACHER_WORD_STARTS] == 1 if TEACHER_WORD_STARTS in inputs else None
+        return inputs[TEACHER_LABELS][:, self.shift :] != IGNORE_INDEX if TEACHER_LABELS in inputs else None
+
+
+def _first(marks: Tensor, number: Tensor) -> Tensor:
+    """The first `number` marked positions of each row."""
+    return marks & (marks.cumsum(dim=-1) <= number.unsqueeze(-1))
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "text-classification",
+            AutoModelForSequenceClassification,
+            ("ForSequenceClassification",),
+            per_position=False,
+            shift=0,
+            metrics=("accuracy", "macro_f1"),
+        ),
+        Task(
+            "token-classification",
+            AutoModelForTokenClassification,
+            ("ForTokenClassification",),
+            per_position=True,
+            shift=0,
+            metrics=("accuracy", "macro_f1"),
+        ),
+        Task(
+            "translation",
+            AutoModelForSeq2SeqLM,
+            ("ForConditionalGeneration", "ForSeq2SeqLM", "MTModel"),
+            per_position=True,
+            shift=0,
+            metrics=("sacrebleu", "chrf"),
+        ),
+        Task(
+            "text-generation",
+            AutoModelForCausalLM,
+            ("ForCausalLM", "LMHeadModel"),
+            per_position=True,
+            shift=1,
+            metrics=("bits_per_byte",),
+        ),
+    )
+}
+
+
+def task_of(model: Any) -> Task:
+    """The task of a model, by the name of its class.
+
+    Args:
+        model: with a head, PEFT adapters allowed.
+    Raises:
+        ValueError: no known head.
+    """
+    base = base_model(model)
+    for cls in type(base).__mro__:
+        for task in TASKS.values():
+            if cls.__name__.endswith(task.class_name_ends):
+                return task
+    raise ValueError(
+        f"{type(base).__name__} has no head that can be distilled: expected a class whose name ends in one of "
+        f"{', '.join(end for task in TASKS.values() for end in task.class_name_ends)}. "
+        "Load it with an AutoModelFor... class."
+    )
+
+
+def any_tensor(inputs: Mapping[str, Any]) -> Tensor:
+    """Some tensor of a batch, to read its device and its batch size from."""
+    return next(value for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 0)
+
+
+def batch_size(inputs: Mapping[str, Any]) -> int:
+    """The number of examples in a collated batch."""
+    return any_tensor(inputs).shape[0]
+
+
+def check_classes(student: Any, teacher: Any, task: Task) -> None:
+    """Raise where a student and its teacher do not speak of the same classes.
+
+    Args:
+        student: config.
+        teacher: config.
+        task: of both.
+    Raises:
+        ValueError: another number of classes, or the same classes under other numbers.
+    """
+    if task.name not in ("text-classification", "token-classification"):
+        return
+    if student.num_labels != teacher.num_labels:
+        raise ValueError(
+            f"The student has {student.num_labels} classes {_classes(student)} and the teacher {teacher.num_labels} "
+            f"{_classes(teacher)}. Soft targets need the same classes: give the student the teacher's num_labels and "
+            "id2label."
+        )
+    named = [config for config in (student, teacher) if not _is_default(config)]
+    if len(named) == 2 and dict(student.id2label) != dict(teacher.id2label):
+        raise ValueError(
+            f"The student's classes are {_classes(student)} and the teacher's {_classes(teacher)}: the same number, "
+            "another order or other names. Give the student the teacher's id2label and number the labels by it."
+        )
+
+
+def _classes(config: Any) -> list[str]:
+    return [config.id2label[number] for number in sorted(config.id2label)]
+
+
+def _is_default(config: Any) -> bool:
+    return all(name == f"LABEL_{number}" for number, name in config.id2label.items())

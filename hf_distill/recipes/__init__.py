@@ -1,0 +1,1 @@
+"""One YAML file from data and a teacher to a published student."""

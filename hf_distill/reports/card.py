@@ -1,0 +1,325 @@
+"""The model card of a student: what it is, how to use it, and what its report found, in Markdown with the Hub's
+metadata."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_distill.hub.redaction import without_folders
+from hf_distill.metrics import display_name, lower_is_better
+from hf_distill.paths import is_hub_id
+from hf_distill.problems import TASKS
+from hf_distill.reports import card_tables as tables
+from hf_distill.reports.card_tables import interval, words
+from hf_distill.reports.report import Report
+
+OPERATIONS = "Operations are those of the matrix products, a multiplication and an addition being two"
+WRITTEN = ", of reading a text and writing another"
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+
+
+def model_card(
+    report: Report,
+    folder: str | Path,
+    *,
+    student_name: str,
+    teacher: str,
+    teacher_revision: str | None = None,
+    repo_id: str | None = None,
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
+    datasets: Sequence[str] = (),
+    fine_tuning: Mapping[str, Any] | None = None,
+    stages: Sequence[Mapping[str, Any]] = (),
+    carried: Mapping[str, str] | None = None,
+    splits: Mapping[str, int] | None = None,
+    reproduce: str | None = None,
+    example: str | Sequence[str] = "Some text",
+) -> ModelCard:
+    """Write the `README.md` of a student.
+
+    Args:
+        report: where every number comes from.
+        folder: of the saved student; its config tells the classes and whether it brings its own code. A `report.png` in
+            it is shown, and how to run the files in `onnx/`.
+        student_name: title.
+        teacher: id on the Hub, or a local folder, of which only the last name is shown.
+        teacher_revision: of a teacher on the Hub.
+        repo_id: where the student will be. None: users load it from the folder.
+        license: as the Hub spells it, "apache-2.0" for instance.
+        language: ISO 639 codes.
+        datasets: ids on the Hub, or names.
+        fine_tuning: settings of the training in which the teacher learned the task. None: it was used as it is.
+        stages: those of each stage of the student's training. `card_tables.METHOD` says which are shown.
+        carried: each student parameter that was initialised from the teacher, to where it came from.
+        splits: how many rows each split had, and what else there is to count.
+        reproduce: the command that makes the student again.
+        example: what the usage reads: a text, the two of a pair, or for tagging the words of a sentence.
+    """
+    folder = Path(folder)
+    config = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8")) if (folder / "config.json").exists() else {}
+    )
+    on_hub = is_hub_id(teacher)
+    shown_teacher = f"[{teacher}](https://huggingface.co/{teacher})" if on_hub else f"`{Path(teacher).name}`"
+    # transformers names two classes of every model, of those that write too.
+    labels = {} if TASKS[report.task].writes else config.get("id2label") or {}
+    onnx = sorted((folder / "onnx").glob("model*.onnx"))
+    word_level = TASKS[report.task].word_level
+    card = ModelCard.from_template(
+        _metadata(report, student_name, teacher if on_hub else None, license, language, datasets),
+        template_str=TEMPLATE.read_text(encoding="utf-8"),
+        student_name=student_name,
+        task=report.task,
+        word_level=word_level,
+        writes=TASKS[report.task].writes,
+        summary=_summary(report, shown_teacher),
+        load_from=json.dumps(repo_id or folder.name),
+        on_hub=repo_id is not None,
+        trust=", trust_remote_code=True" if "auto_map" in config else "",
+        example=_written(example, word_level),
+        several="multi_label" in (config.get("problem_type") or ""),
+        onnx=" or ".join(f"`onnx/{file.name}` ({file.stat().st_size:,} bytes)" for file in onnx),
+        onnx_file=json.dumps(f"onnx/{onnx[0].name}" if repo_id else f"{folder.name}/onnx/{onnx[0].name}")
+        if onnx
+        else None,
+        labels=[tables.code(labels[number]) for number in sorted(labels, key=int)],
+        measured_on=_measured_on(report),
+        own=_own(report),
+        results=tables.results(report),
+        remarks=[said for said in (_gain(report), _errors(report), _fidelity(report), _calibration(report)) if said],
+        test_sets=tables.further_test_sets(report),
+        breakdown=tables.breakdown(report),
+        per_class=tables.per_class(report),
+        most=tables.MOST_ROWS,
+        picture="report.png" if (folder / "report.png").exists() else None,
+        speed=tables.speed(report),
+        by_length=tables.by_length(report),
+        exported=tables.exported(report),
+        conditions=_conditions(report),
+        ratios=tables.ratios(report),
+        warnings=report.warnings,
+        origin=_origin(shown_teacher, teacher_revision if on_hub else None, datasets, fine_tuning is not None),
+        method=tables.method(_trainings(fine_tuning, stages)),
+        several_stages=len(stages) > 1,
+        carried=tables.carried(carried or {}),
+        folded=len(carried or {}) > tables.MOST_ROWS,
+        splits="; ".join(f"{rows:,} {name}" for name, rows in (splits or {}).items()),
+        reproduce=without_folders(reproduce) if reproduce else None,
+        license=license,
+        limits=_limits(report),
+    )
+    card.save(folder / "README.md")
+    return card
+
+
+def _metadata(
+    report: Report,
+    student_name: str,
+    base_model: str | None,
+    license: str | None,
+    language: str | Sequence[str] | None,
+    datasets: Sequence[str],
+) -> ModelCardData:
+    named = [without_folders(name) for name in datasets]
+    dataset = named[0] if named else "the test set of the recipe"
+    on_hub = [name for name in datasets if "/" in name and is_hub_id(name)]
+    kind = dataset if dataset in on_hub else _slug(dataset)
+    further = {name: (_slug(name), measured) for name, measured in report.test_sets.items()}
+    results = [
+        EvalResult(
+            task_type=report.task,
+            dataset_type=kind,
+            dataset_name=name,
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=_metric_name(metric, quality, measured, report.seeds),
+            metric_value=quality.get("values", [quality["value"]])[0],
+        )
+        for name, (kind, measured) in {dataset: (kind, report.models), **further}.items()
+        for metric, quality in measured["student"]["quality"].items()
+    ]
+    return ModelCardData(
+        base_model=base_model,
+        # Left to itself, the Hub may take a student with 8-bit ONNX files for its teacher, quantised. Of the relations
+        # that it knows (adapter, finetune, merge, quantized), a model that learned from another is its finetune.
+        base_model_relation="finetune" if base_model else None,
+        datasets=on_hub or None,
+        eval_results=results,
+        language=language if language is None or isinstance(language, str) else list(language),
+        library_name="transformers",
+        license=license,
+        metrics=list(report.metrics),
+        model_name=student_name,
+        pipeline_tag=report.task,
+        tags=["knowledge-distillation", "hf_distill"],
+    )
+
+
+def _metric_name(metric: str, quality: Mapping[str, Any], measured: Mapping[str, Any], seeds: int) -> str:
+    """A metric with its interval and its baseline: an entry of the baseline's own would pass for the student's."""
+    mean = f"; mean of {seeds} seeds {quality['value']}" if seeds > 1 else ""
+    baseline = measured.get("baseline", {}).get("quality", {}).get(metric)
+    beside = f"; the same student without a teacher {baseline['value']}" if baseline else ""
+    return f"{metric} (95 % interval {quality['low']} to {quality['high']}{mean}{beside})"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "-", name.lower()).strip("-")
+
+
+def _written(example: str | Sequence[str], word_level: bool) -> list[str]:
+    """The example as Python writes it: one text, two, or one list of words.
+
+    >>> _written("So say\\nwe all", word_level=False), _written(["So", "say"], word_level=True)
+    (['"So say we all"'], ['["So", "say"]'])
+    """
+    given = [example] if isinstance(example, str) else list(example)
+    texts = [" ".join(text.split()) for text in given]
+    shown = [" ".join(texts).split() if isinstance(example, str) else texts] if word_level else texts
+    return [json.dumps(each, ensure_ascii=False) for each in shown]
+
+
+def _summary(report: Report, teacher: str) -> str:
+    metric, student = report.metrics[0], report.models["student"]
+    quality, above = student["quality"][metric], report.models["teacher"]["quality"].get(metric)
+    unit = "token" if report.task == "text-generation" else "text"
+    said = f"{display_name(metric)} {quality['value']:.4f}"
+    said += f" (mean of {report.seeds} seeds)" if report.seeds > 1 else ""
+    # A teacher of other classes has no quality here.
+    said += "" if above is None else f" against the teacher's {above['value']:.4f}"
+    return (
+        f"A student of {student['parameters']:,} parameters for {report.task}, distilled from {teacher} "
+        f"({report.models['teacher']['parameters']:,} parameters): {said}, with "
+        f"{_compared(report.ratios['smaller'], 'fewer', 'more')} parameters and "
+        f"{_compared(report.ratios['faster'], 'less', 'more')} time a {unit}."
+    )
+
+
+def _compared(ratio: float, fewer: str, more: str) -> str:
+    return f"{ratio:.3g}× {fewer}" if ratio >= 1 else f"{1 / ratio:.3g}× {more}"
+
+
+def _measured_on(report: Report) -> str:
+    found = f"{report.examples:,} test examples"
+    if report.words:
+        cut = (f"{report.words[f'cut_off_{name}']:,} for the {name}" for name in ("teacher", "student"))
+        found += (
+            f" with {report.words['words']:,} words, of which {report.words['scored']:,} are scored; cut off at the "
+            f"longest that a model reads were {' and '.join(cut)}"
+        )
+    return found
+
+
+def _own(report: Report) -> str | None:
+    """What the published student itself reached, where the rest is about several."""
+    if report.seeds == 1:
+        return None
+    quality = report.models["student"]["quality"]
+    reached = ", ".join(f"{words(metric)} {quality[metric]['values'][0]:.4f}" for metric in report.metrics)
+    return (
+        f"Figures of the student and of the baseline are means of {report.seeds} seeds, and their intervals cover the "
+        f"seeds too. The one published here is the first, which reached {reached}; fidelity, calibration, the "
+        "breakdown, the ONNX files and the speed are its own."
+    )
+
+
+def _gain(report: Report) -> str | None:
+    gain = report.differences.get("gain_over_best_control")
+    if gain is None:
+        return None
+    lead = "Saved against" if lower_is_better(report.metrics[0]) else "Gain over"
+    return (
+        f"{lead} the best control without a teacher ({words(gain['control'])}), paired: {interval(gain, '+.4f')} "
+        f"{words(report.metrics[0])}."
+    )
+
+
+def _errors(report: Report) -> str | None:
+    if not report.errors:
+        return None
+    said = (
+        f"Errors (what {words(report.metrics[0])} misses of 1): student {interval(report.errors['student'])}, teacher "
+        f"{interval(report.errors['teacher'])}"
+    )
+    ratio = report.errors.get("error_ratio")
+    if ratio is None:
+        return f"{said}."
+    return f"{said}; the student makes {interval(ratio, '.3g')} times as many."
+
+
+def _fidelity(report: Report) -> str | None:
+    fidelity = report.fidelity
+    if not fidelity:
+        return None
+    where, unit, chosen = f"{fidelity['examples']:,} texts", "text", "class"
+    if "kl" not in fidelity:
+        scores = (f"{words(name)} {interval(fidelity[name], '.1f')}" for name in report.metrics if name in fidelity)
+        return (
+            f"Student and teacher translate {fidelity['agreement']:.4f} of {where} the same, word for word; against "
+            f"its teacher's translations the student reaches {', '.join(scores)}."
+        )
+    if "words" in fidelity:
+        where, unit = f"{fidelity['words']:,} words of {where}", "word"
+    if "tokens" in fidelity:
+        where, unit, chosen = f"{fidelity['tokens']:,} tokens of {where}", "token", "next token"
+    return (
+        f"Student and teacher choose the same {chosen} on {fidelity['agreement']:.4f} of {where}; "
+        f"KL(teacher ‖ student) is {fidelity['kl']:.4g} nats a {unit}."
+    )
+
+
+def _calibration(report: Report) -> str | None:
+    if not report.calibration:
+        return None
+    found = (f"{words(name)} {report.calibration[name]:.4f}" for name in tables.by_rank(report.calibration))
+    return f"Expected calibration error, best at 0: {', '.join(found)}."
+
+
+def _conditions(report: Report) -> str:
+    env = report.environment
+    writes = TASKS[report.task].writes
+    where = env["processor"] if env["device"] == "cpu" else env.get("accelerator", env["device"])
+    threads = "1 thread" if env["threads"] == 1 else f"{env['threads']} threads"
+    return (
+        f"On {where}, {threads}, torch {env['torch']}, transformers {env['transformers']}; {env['calls_timed']} calls "
+        f"on {env['texts_timed']} test texts{'' if writes else ', tokenisation excluded'}: {env['timing']}."
+        + (f" {OPERATIONS}{WRITTEN * writes}." if "flops_per_text" in report.models["student"] else "")
+    )
+
+
+def _origin(teacher: str, revision: str | None, datasets: Sequence[str], fine_tuned: bool) -> str:
+    at = f" (revision `{revision}`)" if revision else ""
+    data = f" on {', '.join(without_folders(name) for name in datasets)}" if datasets else ""
+    return f"Distilled from {teacher}{at}{data}{', once the teacher had been fine-tuned there' if fine_tuned else ''}."
+
+
+def _trainings(
+    fine_tuning: Mapping[str, Any] | None, stages: Sequence[Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """Everybody's settings, by whom they were for."""
+    of_student = {
+        f"student, stage {number}" if len(stages) > 1 else "student": stage for number, stage in enumerate(stages, 1)
+    }
+    return of_student if fine_tuning is None else {"teacher": fine_tuning, **of_student}
+
+
+def _limits(report: Report) -> list[str]:
+    sets = len(report.test_sets) + 1
+    covered = "the choice of test examples"
+    covered += f" and {report.seeds} trainings of the student" if report.seeds > 1 else ""
+    left = "another teacher nor another split" if report.seeds > 1 else "another training run nor another split"
+    limits = [
+        f"It was measured on {'one test set' if sets == 1 else f'{sets} test sets'}; on other domains, languages or "
+        "lengths it may be worse: nobody has looked.",
+        "It learned from its teacher, and so it repeats the teacher's errors and biases as well as its skill.",
+        f"Intervals cover {covered}, neither {left}.",
+        "Speed depends on the machine; ratios travel better than milliseconds.",
+    ]
+    if "baseline" not in report.models:
+        limits.append("There is no baseline: the same student without a teacher was not trained.")
+    return limits

@@ -1,0 +1,332 @@
+"""The tables of a model card: a report's figures and a training's settings in Markdown."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from hf_distill.hub.redaction import without_folders
+from hf_distill.problems import TASKS
+from hf_distill.reports.report import Report
+from hf_distill.training.arguments import Objective
+
+MODELS = ("teacher", "student", "baseline")
+MOST_ROWS = 10
+# What is shown of a training's settings. The rest of transformers' arguments says where it ran, how it was logged, and
+# whose token it used.
+METHOD = (
+    "lora",
+    "matching",
+    *(setting.name for setting in fields(Objective)),
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+)
+
+
+def results(report: Report) -> str:
+    """Everybody's quality, with intervals; the controls by the alphabet, as a saved report has them."""
+    rows = {name: report.models[name]["quality"] for name in by_rank(report.models)}
+    rows |= {name: report.controls[name] for name in sorted(report.controls)}
+    used = {"teacher": "", "student": "yes", "baseline": "no"}
+    used |= {"untuned_teacher": "is it, before its adaptation"} if "untuned_teacher" in report.models else {}
+    used |= {name: "yes" if name in report.controls_with_teacher else "no" for name in report.controls}
+    return table(
+        ["", "learned from the teacher", *(words(metric) for metric in report.metrics)],
+        [
+            [
+                f"**{name}**" if name == "student" else words(name),
+                used[name],
+                *(interval(quality[metric]) if metric in quality else "" for metric in report.metrics),
+            ]
+            for name, quality in rows.items()
+        ],
+    )
+
+
+def further_test_sets(report: Report) -> str | None:
+    """The first metric on the main test set and on the further ones; None without further ones."""
+    if not report.test_sets:
+        return None
+    metric, names = report.metrics[0], by_rank(report.models)
+    main = {"examples": report.examples, **report.models}
+    rows = []
+    for name, measured in [(None, main), *report.test_sets.items()]:
+        qualities = [measured.get(model, {}).get("quality", {}) for model in names]
+        said = (interval(quality[metric]) if metric in quality else "" for quality in qualities)
+        rows.append(["the main one" if name is None else code(name), f"{measured['examples']:,}", *said])
+    return table([f"test set, {words(metric)}", "examples", *map(words, names)], rows)
+
+
+def breakdown(report: Report) -> str | None:
+    """The first metric by group, of each group the commonest `MOST_ROWS` values; None without groups."""
+    metric, names = report.metrics[0], _scored([part for parts in report.breakdown.values() for part in parts.values()])
+    ratio = any("error_ratio" in part for parts in report.breakdown.values() for part in parts.values())
+    rows = []
+    for group, parts in report.breakdown.items():
+        often = sorted(parts, key=lambda value: -_count(parts[value]))[:MOST_ROWS]
+        for value in (value for value in parts if value in often):
+            part = parts[value]
+            said = (part.get(model, {}).get(metric) for model in names)
+            rows.append(
+                [
+                    f"{words(group)}: {code(value)}",
+                    f"{_count(part):,} {'words' if 'words' in part else 'examples'}",
+                    *("" if value is None else f"{value:.4f}" for value in said),
+                    *([f"{part['error_ratio']:.3g}" if "error_ratio" in part else ""] if ratio else []),
+                ]
+            )
+    header = [words(metric), "", *map(words, names), *(["errors, student over teacher"] if ratio else [])]
+    return table(header, rows) if rows else None
+
+
+def per_class(report: Report) -> str | None:
+    """F1 of the commonest `MOST_ROWS` classes; None where there are no classes."""
+    if not report.per_class:
+        return None
+    names = _scored(list(report.per_class.values()))
+    often = sorted(report.per_class.items(), key=lambda item: -item[1]["support"])[:MOST_ROWS]
+    return table(
+        ["class, F1", "support", *map(words, names)],
+        [
+            [
+                code(name),
+                f"{scores['support']:,}",
+                *(f"{scores[model]['f1']:.4f}" if model in scores else "" for model in names),
+            ]
+            for name, scores in often
+        ],
+    )
+
+
+def speed(report: Report) -> str:
+    """Size, latency and throughput of the models, and of the student's ONNX files; what they compute, where counted."""
+    rows = [(words(name), report.models[name]) for name in by_rank(report.models)]
+    rows += [(f"student, onnx {kind}", measured) for kind, measured in report.onnx.items()]
+    counted = any("flops_per_text" in model for _, model in rows)
+    read, handled = (", read", ", read or written") if TASKS[report.task].writes else ("", "")
+    header = [
+        "",
+        "parameters",
+        "weights file, bytes",
+        "ms a text, p50",
+        "p95",
+        "texts a second, batch 32",
+        f"tokens a text{read}",
+    ]
+    return table(
+        [*header, *(["million operations a text", f"a token{handled}"] if counted else [])],
+        [
+            [
+                name,
+                f"{model['parameters']:,}" if "parameters" in model else "",
+                f"{model['bytes']:,}",
+                _digits(model["latency_ms"]["batch_1"]["p50"]),
+                _digits(model["latency_ms"]["batch_1"]["p95"]),
+                _digits(model["throughput"]["batch_32"]),
+                f"{model['tokens_per_text']:.4g}",
+                *(_millions(model.get(f"flops_per_{what}")) for what in ("text", "token") if counted),
+            ]
+            for name, model in rows
+        ],
+    )
+
+
+def by_length(report: Report) -> str | None:
+    """Latency and throughput by batch size and length of the texts; None where they were not measured apart."""
+    if not report.speed:
+        return None
+    header = [
+        "texts",
+        "texts a call",
+        "",
+        "tokens",
+        "ms a call, p50",
+        "p95",
+        "texts a second",
+        "faster than the teacher",
+    ]
+    return table(
+        header,
+        [
+            [
+                row["length"],
+                str(row["batch"]),
+                words(row["model"]) + ("" if row["runtime"] == "torch" else f", {row['runtime']}"),
+                "{}-{}".format(*row["tokens"]),
+                _digits(row["p50_ms"]),
+                _digits(row["p95_ms"]),
+                _digits(row["per_second"]),
+                interval(row["faster"], ".3g") if "faster" in row else "",
+            ]
+            for row in report.speed
+        ],
+    )
+
+
+def exported(report: Report) -> str | None:
+    """What the ONNX files are worth beside the student in torch; None without any."""
+    if not report.onnx:
+        return None
+    student = report.models["student"]
+    itself = {
+        metric: {"value": one["values"][0]} if "values" in one else one for metric, one in student["quality"].items()
+    }
+    rows = {"torch": {**student, "quality": itself}, **{f"onnx {kind}": of for kind, of in report.onnx.items()}}
+    # The same against the teacher in torch, which for the student itself the report has at its top.
+    compared = {"torch": (report.ratios, report.ratio_intervals)}
+    compared |= {f"onnx {kind}": (of["ratios"], of["ratio_intervals"]) for kind, of in report.onnx.items()}
+    names = ("lighter", "faster", "throughput")
+    return table(
+        ["the student in", "same answers as in torch", *map(words, report.metrics), *names],
+        [
+            [
+                name,
+                f"{of['agreement']:.4f}" if "agreement" in of else "",
+                *(interval(of["quality"][metric]) if metric in of["quality"] else "" for metric in report.metrics),
+                *(_ratio(each, *compared[name]) for each in names),
+            ]
+            for name, of in rows.items()
+        ],
+    )
+
+
+def ratios(report: Report) -> str | None:
+    """The student against its teacher; None without any."""
+    rows = [[words(name), _ratio(name, report.ratios, report.ratio_intervals)] for name in report.ratios]
+    return table(["student against teacher", "ratio, larger is better"], rows) if rows else None
+
+
+def method(trainings: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The settings that `METHOD` names, of several trainings side by side; None without any.
+
+    >>> print(method({"student": {"temperature": 2.0, "hub_token": "hf_secret"}}))
+    | setting | student |
+    | --- | --- |
+    | `temperature` | 2.0 |
+    """
+    shown = [name for name in METHOD if any(name in settings for settings in trainings.values())]
+    if not shown:
+        return None
+    return table(
+        ["setting", *trainings],
+        [
+            [f"`{name}`", *(setting(settings[name]) if name in settings else "" for settings in trainings.values())]
+            for name in shown
+        ],
+    )
+
+
+def setting(value: Any) -> str:
+    """A setting's value, of a matching its kind and its own settings.
+
+    >>> setting([{"kind": "hidden_state", "layers": {-1: -1}, "weight": 0.3}])
+    'hidden_state, layers {-1: -1}, weight 0.3'
+    """
+    if isinstance(value, list | tuple):
+        return "; ".join(setting(each) for each in value)
+    if isinstance(value, Mapping) and "kind" in value:
+        rest = (f"{name} {each}" for name, each in value.items() if name != "kind")
+        return without_folders(", ".join([str(value["kind"]), *rest]))
+    return without_folders(str(value))
+
+
+def carried(sources: Mapping[str, str]) -> str | None:
+    """Which weights came from where; None without any."""
+    if not sources:
+        return None
+    return table(
+        ["student", "from the teacher"], [[f"`{name}`", without_folders(source)] for name, source in sources.items()]
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    r"""A table in Markdown, a row a line.
+
+    >>> print(table(["tag", "word"], [["NN", "a|b"]]))
+    | tag | word |
+    | --- | --- |
+    | NN | a\|b |
+    """
+    lines = [header, ["---"] * len(header), *(map(_cell, row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def interval(quality: Mapping[str, float], form: str = ".4f") -> str:
+    """A value and its interval, if it has one, in a format of Python's.
+
+    >>> interval({"value": 0.5, "low": 0.25, "high": 0.75}), interval({"value": 0.5}, "+.2f")
+    ('0.5000 [0.2500, 0.7500]', '+0.50')
+    """
+    inside = f" [{quality['low']:{form}}, {quality['high']:{form}}]" if "low" in quality else ""
+    return f"{quality['value']:{form}}{inside}"
+
+
+def words(name: str) -> str:
+    """A name as a reader says it."""
+    return name.replace("_", " ")
+
+
+def code(name: str) -> str:
+    """A name out of the data as it is, whatever Markdown would make of it.
+
+    >>> print(code("*"), code("``"))
+    `*` ``` `` ```
+    """
+    text = " ".join(without_folders(name).split()) or "(empty)"
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def by_rank(names: Iterable[str]) -> list[str]:
+    """Names of models and controls in the order of reading; a saved report has them by the alphabet.
+
+    >>> by_rank(["baseline", "crf_tagger", "student", "teacher"])
+    ['teacher', 'student', 'baseline', 'crf_tagger']
+    """
+    names = list(names)
+    return [*(name for name in MODELS if name in names), *(name for name in names if name not in MODELS)]
+
+
+def _digits(value: float) -> str:
+    """Four of them, or all of a large number's.
+
+    >>> _digits(0.21244), _digits(1401.23), _digits(161234.5)
+    ('0.2124', '1,401', '161,234')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _millions(count: float | None) -> str:
+    return "" if count is None else f"{count / 1e6:.3g}"
+
+
+def _ratio(name: str, values: Mapping[str, float], intervals: Mapping[str, Mapping[str, float]]) -> str:
+    """A ratio with its interval, where there are any."""
+    return interval({"value": values[name], **intervals.get(name, {})}, ".4g") if name in values else ""
+
+
+def _scored(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whose figures are in some parts of a report."""
+    return by_rank(dict.fromkeys(name for part in parts for name, value in part.items() if isinstance(value, Mapping)))
+
+
+def _count(part: Mapping[str, Any]) -> int:
+    return int(part.get("words", part.get("examples", 0)))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

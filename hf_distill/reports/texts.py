@@ -1,0 +1,147 @@
+"""Parts of the reports of generative models."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from hf_distill.environment import environment
+from hf_distill.evaluation.bootstrap import Estimate, value_of
+from hf_distill.evaluation.breakdown import MOST_EXAMPLES, length_groups
+from hf_distill.evaluation.generation_speed import Count, Timed, Write, measure_writing_cells, writing_flops
+from hf_distill.evaluation.quality import SMALLER
+from hf_distill.evaluation.speed import BATCH, by_length, ratio_of_medians
+from hf_distill.metrics import load
+from hf_distill.reports.report import Report, plain
+from hf_distill.reports.warnings import report_warnings
+from hf_distill.reports.writer import Writer
+
+
+def most_different(
+    texts: Sequence[str],
+    taught: np.ndarray,
+    learnt: np.ndarray,
+    targets: np.ndarray | None = None,
+    *,
+    quote: bool = True,
+) -> list[dict[str, Any]]:
+    """The texts for which teacher and student write what has least in common, at most ten, the most different first.
+
+    Args:
+        texts: that both read.
+        taught: (texts,) what the teacher writes.
+        learnt: (texts,) what the student writes.
+        targets: (texts,) what the data has, if anything.
+        quote: whether the texts are among what is returned.
+    Returns:
+        `{"example": its number among `texts`, "chrf": of the student's text against the teacher's}`, without texts for
+        which both write the same; with `quote` also `text`, `teacher`, `student` and, of the data, `label`.
+    """
+    chrf = load("chrf")
+    alike = {int(row): value_of(chrf, learnt[[row]], taught[[row]]) for row in np.flatnonzero(taught != learnt)}
+    found: list[dict[str, Any]] = []
+    for example in sorted(alike, key=lambda row: alike[row])[:MOST_EXAMPLES]:
+        found.append({"example": example, "chrf": alike[example]})
+        if quote:
+            found[-1] |= {"text": texts[example], "teacher": taught[example], "student": learnt[example]}
+            found[-1] |= {} if targets is None else {"label": targets[example]}
+    return found
+
+
+def quality_by_length(
+    metric: str, said: Mapping[str, np.ndarray], references: np.ndarray, lengths: np.ndarray
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """A metric apart for each quarter of the examples by length.
+
+    Args:
+        metric: its name.
+        said: (examples,) by model.
+        references: (examples,).
+        lengths: (examples,) tokens.
+    """
+    groups = np.array(length_groups(lengths), dtype=object)
+    found: dict[str, dict[str, Any]] = {}
+    for group in sorted(set(groups)):
+        part = groups == group
+        scores = {name: {metric: value_of(load(metric), each[part], references[part])} for name, each in said.items()}
+        found[group] = {"examples": int(part.sum()), **scores}
+    return {"length": found}
+
+
+def speed_by_length(
+    writers: Mapping[str, Write],
+    files: Mapping[str, Write],
+    texts: Sequence[str],
+    lengths: Mapping[str, np.ndarray],
+    seed: int,
+    counts: Mapping[str, Count] | None = None,
+) -> list[dict[str, Any]]:
+    """The times of teacher, student and the student's files by length, see `Report.speed`."""
+    timed = {name: writers[name] for name in ("teacher", "student", *files)}
+    return by_length(measure_writing_cells(timed, texts, lengths, counts=counts, seed=seed), seed)
+
+
+def sizes_and_flops(
+    models: Mapping[str, Writer], writers: Mapping[str, Write], texts: Sequence[str], seed: int
+) -> dict[str, dict[str, float]]:
+    """Everybody's `parameters` and `bytes`, and the operations in which writers handle some texts."""
+
+    def handled(writer: Writer) -> Callable[[list[str], list[str]], int]:
+        return lambda read, said: int(writer.reads(read).sum()) + writer.tokens(said)
+
+    sizes: dict[str, dict[str, float]] = {name: {**writer.size} for name, writer in models.items()}
+    for name in models.keys() & writers.keys():
+        sizes[name] |= writing_flops(writers[name], texts, handled(models[name]), seed=seed)
+    return sizes
+
+
+def summaries(found: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: each.summary() for name, each in found.items()}
+
+
+def generation_ratios(
+    teacher: Mapping[str, float],
+    other: Mapping[str, float],
+    speeds: Mapping[int, Mapping[str, Timed]],
+    name: str,
+    seed: int,
+    counts: Mapping[str, Count] | None = None,
+) -> dict[str, Any]:
+    """How much smaller and faster than the teacher somebody is: more is better in each.
+
+    Args:
+        teacher: its `parameters`, `bytes` and `flops_per_text`.
+        other: those of them that are known of the other.
+        speeds: by batch and name.
+        name: of the other.
+        seed: of the draws of calls.
+        counts: what counts the tokens of what each wrote, by which the times are compared. None: by the text.
+    """
+    found: dict[str, Any] = {
+        ratio: {"value": teacher[size] / other[size]} for size, ratio in SMALLER.items() if size in other
+    }
+    for ratio, batch in (("faster", 1), ("throughput", BATCH)):
+        two = {who: speeds[batch][who] for who in ("teacher", name)}
+        slow, fast = (
+            timed.milliseconds if counts is None else timed.milliseconds / timed.written(counts[who])
+            for who, timed in two.items()
+        )
+        found[ratio] = ratio_of_medians(slow, fast, seed)
+    return found
+
+
+def timing_conditions(
+    models: Mapping[str, Writer], speeds: Mapping[int, Mapping[str, Timed]], texts: int, how: str, more: str = ""
+) -> dict[str, Any]:
+    return environment(models["student"].model.device) | {
+        "texts_timed": min(len(speeds[1]["student"].milliseconds), texts),
+        "calls_timed": len(speeds[1]["student"].milliseconds),
+        "batches_timed": len(speeds[BATCH]["student"].milliseconds),
+        "timing": f"whole texts, tokenised, written ({how}) and decoded, models in turns in one run{more}",
+    }
+
+
+def finished_report(teacher_floor: float | None, **fields: Any) -> Report:
+    report = Report(**fields)
+    return Report(**plain(asdict(report) | {"warnings": report_warnings(report, teacher_floor)}))

@@ -1,0 +1,81 @@
+"""What a reader should know before using a report's numbers, in plain words."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hf_distill.data.near_duplicates import near_duplicates
+from hf_distill.evaluation.seeds import BASELINE
+from hf_distill.reports.report import Report
+
+
+def report_warnings(report: Report, teacher_floor: float | None = None) -> list[str]:
+    """What the figures of a report call for.
+
+    Args:
+        report: with everything but its warnings.
+        teacher_floor: what the teacher should reach on the first metric.
+    """
+    metric = report.metrics[0]
+    value = {
+        name: quality[metric]["value"]
+        for name, quality in {**{n: m["quality"] for n, m in report.models.items()}, **report.controls}.items()
+        if metric in quality
+    }
+    warnings = []
+    lost = {name: report.words.get(f"cut_off_{name}", 0) for name in ("teacher", "student")}
+    if any(lost.values()):
+        warnings.append(
+            f"Of {report.words['words']} words {lost['teacher']} were cut off for the teacher and {lost['student']} "
+            f"for the student, at the longest that each reads; all are scored on the {report.words['scored']} labelled "
+            "ones that all read."
+        )
+    if teacher_floor is not None and value.get("teacher", teacher_floor) < teacher_floor:
+        warnings.append(
+            f"The teacher's {metric} of {value['teacher']:.4f} is below its floor of {teacher_floor:g}: it is too weak "
+            "to judge distillation by."
+        )
+    gain = report.differences.get("gain_over_best_control")
+    if gain is None:
+        warnings.append(
+            "There is no control without a teacher, so this report cannot say whether the teacher was worth it."
+        )
+    elif gain["value"] <= 0:
+        warnings.append(
+            f"The student does not beat the best control without a teacher: {metric} {value['student']:.4f} against "
+            f"{value[gain['control']]:.4f} of {gain['control']}. It is not worth its teacher."
+        )
+    elif gain["low"] <= 0:
+        warnings.append(
+            f"The student's gain over {gain['control']} is not certain on {report.examples} test examples: "
+            f"{gain['value']:+.4f}, between {gain['low']:+.4f} and {gain['high']:+.4f}."
+        )
+    fair = report.differences.get("baseline_over_best_other_control")
+    if fair and fair["high"] < 0:
+        warnings.append(
+            f"The baseline is a weak one: {metric} {value[BASELINE]:.4f}, below the {value[fair['control']]:.4f} of "
+            f"{fair['control']}. A gain over it alone says little about the teacher."
+        )
+    ahead = [name for name in report.controls_with_teacher if value[name] >= value["student"]]
+    if ahead:
+        warnings.append(f"With the same teacher, {' and '.join(ahead)} does at least as well as the student.")
+    for ratio, fault in (("smaller", "has no fewer parameters than"), ("faster", "is no faster than")):
+        if report.ratios[ratio] <= 1:
+            warnings.append(f"The student {fault} the teacher.")
+    return warnings
+
+
+def leak(texts: Sequence[Any], training_texts: Iterable[Any]) -> str | None:
+    """A warning where test texts were trained on; None where none was.
+
+    Args:
+        texts: of the test set, see `near_duplicates`.
+        training_texts: likewise.
+    """
+    found = near_duplicates(texts, training_texts)
+    if not found:
+        return None
+    return (
+        f"Of {len(texts)} test texts {found} ({found / len(texts):.1%}) stand in the training texts too, or nearly so: "
+        "all figures are too good by what was learned by heart. Split the data so that near-duplicates stay on one "
+        "side."
+    )

@@ -1,0 +1,1 @@
+"""What a teacher predicts, computed once and kept."""

@@ -1,0 +1,131 @@
+"""Better soft targets: teachers that did not train on the rows they label, and a temperature that fits their doubt."""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import PreTrainedModel
+
+from hf_distill.data.near_duplicates import near_duplicate_key
+from hf_distill.soft_targets.cache import cache_teacher_outputs
+from hf_distill.teachers.ensemble import TeacherEnsemble
+
+NOBODYS = -1  # the fold of rows that no teacher learnt from
+
+
+@dataclass(frozen=True)
+class Share:
+    """Rows that one teacher, or a mean of several, labels.
+
+    Attributes:
+        name: of its part of the cache.
+        rows: (rows,) their numbers.
+        teachers: numbers of the teachers.
+    """
+
+    name: str
+    rows: np.ndarray
+    teachers: tuple[int, ...]
+
+
+def fold_of(key: str, folds: int) -> int:
+    """The fold of a text: near-duplicates, which share a key, share a fold.
+
+    Args:
+        key: see `near_duplicate_key`.
+        folds: how many.
+    """
+    return zlib.crc32(key.encode()) % folds
+
+
+def folds_of(labelled: Iterable[str], others: Iterable[str], folds: int) -> np.ndarray:
+    """The folds of texts with and without a label: one without that is a near-duplicate of one with is in its fold.
+
+    Args:
+        labelled: texts.
+        others: texts.
+        folds: how many.
+    Returns:
+        (texts with a label + others,) and `NOBODYS` where no teacher learnt from the text or one like it.
+
+    >>> one, other, like_one = folds_of(["See this!", "And that"], ["see 4 this", "Something else"], 100)[[0, 1, 2]]
+    >>> bool(one == like_one), bool(one == other)
+    (True, False)
+    """
+    keys = [near_duplicate_key(text) for text in labelled]
+    known = {key: fold_of(key, folds) for key in keys}
+    further = [known.get(near_duplicate_key(text), NOBODYS) for text in others]
+    return np.array([known[key] for key in keys] + further, dtype=np.int64)
+
+
+def inherited_folds(folds: Sequence[int], rows: int, sources: Sequence[int]) -> np.ndarray:
+    """The folds of all rows, where a text that was made from another one is in that one's fold: a teacher that learnt
+    from the old text knows the new one.
+
+    Args:
+        folds: of the first rows; from those after them nobody learnt.
+        rows: the number of old ones, with and without a label.
+        sources: for each new text, which come last, the number of the old row it was made from: see `augmented`.
+    Returns:
+        (rows + new texts,) and `NOBODYS` where no teacher learnt from the row or its source.
+
+    >>> inherited_folds([0, 1], 3, [1, 2, 0]).tolist()
+    [0, 1, -1, 1, -1, 0]
+    """
+    old = np.full(rows, NOBODYS)
+    old[: len(folds)] = folds
+    return np.concatenate([old, old[np.asarray(sources, dtype=np.int64)]])
+
+
+def cross_fit_shares(folds: Sequence[int], teachers: int, rows: int) -> list[Share]:
+    """Which teachers label which rows, if each teacher learnt from all folds but its own.
+
+    Args:
+        folds: of the first rows, or of all, see `inherited_folds`. `NOBODYS`: no teacher learnt from the row.
+        teachers: how many there are, one a fold.
+        rows: in all; from those after the folds nobody learnt either. What nobody learnt from, all teachers label
+            together.
+    Raises:
+        ValueError: a fold without rows.
+    """
+    fold = np.full(rows, NOBODYS)
+    fold[: len(folds)] = folds
+    shares = [Share(f"fold-{number}", np.flatnonzero(fold == number), (number,)) for number in range(teachers)]
+    empty = [share.name for share in shares if not len(share.rows)]
+    if empty:
+        raise ValueError(
+            f"teacher.cross_fit: {', '.join(empty)} got none of {(fold != NOBODYS).sum()} labelled rows. Ask for fewer."
+        )
+    others = Share("others", np.flatnonzero(fold == NOBODYS), tuple(range(teachers)))
+    return [*shares, others] if len(others.rows) else shares
+
+
+def ask_teachers(
+    rows: datasets.Dataset, teachers: Sequence[PreTrainedModel], folds: Sequence[int], folder: Path, **options: Any
+) -> datasets.Dataset:
+    """The rows with the logits of a teacher, or of teachers that learnt from all folds but their own.
+
+    Args:
+        rows: tokenised.
+        teachers: one, or one a fold.
+        folds: of the first rows or of all, see `cross_fit_shares`; not read with one teacher.
+        folder: of the cache.
+        options: of `cache_teacher_outputs`.
+    """
+    if len(teachers) == 1:
+        return cache_teacher_outputs(rows, teachers[0], output_dir=folder, **options)
+    shares = cross_fit_shares(folds, len(teachers), len(rows))
+    parts = []
+    for share in shares:
+        asked = speaker([teachers[number] for number in share.teachers])
+        parts.append(cache_teacher_outputs(rows.select(share.rows), asked, output_dir=folder / share.name, **options))
+    return datasets.concatenate_datasets(parts).select(np.argsort(np.concatenate([share.rows for share in shares])))
+
+
+def speaker(teachers: Sequence[PreTrainedModel]) -> PreTrainedModel | TeacherEnsemble:
+    """One teacher itself, several as one."""
+    return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)

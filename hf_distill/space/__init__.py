@@ -1,0 +1,1 @@
+"""A Space that shows teacher and student side by side."""

@@ -1,0 +1,190 @@
+"""An LSTM student, filled with what its teacher has for it."""
+
+import re
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_distill.students.embeddings import mean_of_pieces, principal_components, token_embeddings
+from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+from hf_distill.students.lstm.modeling_lstm import (
+    LSTMStudentForCausalLM,
+    LSTMStudentForSeq2SeqLM,
+    LSTMStudentForSequenceClassification,
+    LSTMStudentForTokenClassification,
+    LSTMStudentModel,
+    LSTMStudentPreTrainedModel,
+)
+from hf_distill.students.transformer.config import check_within, evenly_spaced
+
+# The ending of a teacher's class name, and the LSTM student with that head; the first that fits.
+HEADS: dict[str, type[LSTMStudentPreTrainedModel]] = {
+    "ForSequenceClassification": LSTMStudentForSequenceClassification,
+    "ForTokenClassification": LSTMStudentForTokenClassification,
+    "ForConditionalGeneration": LSTMStudentForSeq2SeqLM,
+    "ForSeq2SeqLM": LSTMStudentForSeq2SeqLM,
+    "MTModel": LSTMStudentForSeq2SeqLM,
+    "ForCausalLM": LSTMStudentForCausalLM,
+    "LMHeadModel": LSTMStudentForCausalLM,
+    "Model": LSTMStudentModel,
+}
+# What a Transformer's embeddings are scaled to. Its own may be as small as 0.05, since a LayerNorm follows; a fresh
+# LSTM has weights of about 1 / sqrt(units), so numbers of about 1 reach the part of its gates that bends, and it
+# learns faster: `python benchmarks/initialisation.py --cases 0 --embedding-std 0.1` compares.
+EMBEDDING_STD = 1.0
+LAYER = re.compile(r"^(lstm\.layers|layers|decoder)\.(\d+)\.")
+
+
+def lstm_class_for(teacher: PreTrainedModel) -> type[LSTMStudentPreTrainedModel]:
+    """The LSTM student with the teacher's kind of head; a ValueError where there is none."""
+    name = type(teacher).__name__
+    ending = next((ending for ending in HEADS if name.endswith(ending)), None)
+    if ending is None or (ending == "Model" and teacher.config.is_encoder_decoder):
+        raise ValueError(
+            f"Expected a teacher whose class name ends in one of {', '.join(HEADS)} (the last for encoders only), got "
+            f"{name}, for which there is no LSTM student. Load the teacher with the Auto class of its task, for "
+            "instance AutoModelForSequenceClassification."
+        )
+    return HEADS[ending]
+
+
+def fill_lstm(
+    student_class: type[LSTMStudentPreTrainedModel],
+    config: LSTMStudentConfig,
+    teacher: PreTrainedModel,
+    pieces: list[list[int]] | None,
+) -> tuple[LSTMStudentPreTrainedModel, dict[str, str]]:
+    """Builds an LSTM student and fills it with its teacher's embeddings and, if it is an LSTM too, with its units.
+
+    Args:
+        student_class: with the teacher's kind of head.
+        config: the student's, complete.
+        teacher: it is not changed.
+        pieces: from `pieces_for_student`, None for the teacher's vocabulary.
+    Returns:
+        The student, and parameter name to where it came from.
+    Raises:
+        ValueError: the student is larger than its teacher.
+    """
+    from_lstm = isinstance(teacher, LSTMStudentPreTrainedModel)
+    check_within("embedding_size", config.embedding_size, token_embeddings(teacher).weight.shape[1])
+    if from_lstm:
+        check_within("hidden_size", config.hidden_size, teacher.config.hidden_size)
+        check_within("num_layers", config.num_layers, teacher.config.num_layers)
+    student = student_class(config)
+    embedded = ProjectedTable(teacher, token_embeddings(teacher).weight, config.embedding_size, pieces)
+    embeddings = token_embeddings(student)
+    carried = embedded.fill(student, embeddings.weight, None if from_lstm else EMBEDDING_STD)
+    if embeddings.padding_idx is not None:
+        embeddings.weight[embeddings.padding_idx] = 0
+    predicted = None
+    if isinstance(student, LSTMStudentForCausalLM | LSTMStudentForSeq2SeqLM):
+        tied = student.config.tie_word_embeddings
+        output = cast(nn.Linear, teacher.get_output_embeddings()).weight
+        predicted = embedded if tied else ProjectedTable(teacher, output, config.embedding_size, pieces)
+        if not tied:
+            carried |= predicted.fill(student, student.lm_head.weight, None if from_lstm else config.initializer_range)
+        elif not from_lstm:
+            # Embeddings larger than fresh ones would spread the first logits: the layer before makes up for it.
+            student.projection.weight *= config.initializer_range / EMBEDDING_STD
+    if from_lstm:
+        carried |= carry_units(student, teacher, embedded, predicted)
+    return student, carried
+
+
+class ProjectedTable:
+    """A teacher's table of token vectors, for the student's tokens and in the student's width.
+
+    Attributes:
+        rows: (student tokens, size), about (teacher's rows - mean) @ directions.
+        mean, directions: (teacher size,) and (teacher size, size); zero and the identity where no width is lost.
+        words: where it comes from.
+    """
+
+    def __init__(self, teacher: PreTrainedModel, table: Tensor, size: int, pieces: list[list[int]] | None):
+        rows = table.detach().cpu().double()
+        self.words = name_of(teacher, table)
+        if pieces is not None:
+            rows = mean_of_pieces(rows, pieces)
+            self.words = f"means of the pieces in {self.words}"
+        teacher_size = rows.shape[1]
+        if size == teacher_size:
+            self.mean, self.directions = rows.new_zeros(size), torch.eye(size, dtype=rows.dtype)
+        else:
+            self.mean, self.directions, share = principal_components(rows, size)
+            rows = (rows - self.mean) @ self.directions
+            self.words = f"PCA of {self.words}, {teacher_size} -> {size}, {share:.0%} of the variance"
+        self.rows = rows
+
+    def fill(self, student: PreTrainedModel, parameter: Tensor, std: float | None) -> dict[str, str]:
+        """Copies the rows into a student's parameter, scaled to a standard deviation (around zero) if one is given."""
+        scale = 1.0 if std is None else std / self.rows.square().mean().sqrt().item()
+        parameter.copy_(self.rows * scale)
+        return {name_of(student, parameter): self.words if std is None else f"{self.words}, times {scale:.3g}"}
+
+
+def name_of(model: PreTrainedModel, parameter: Tensor) -> str:
+    """The name of one of a model's parameters."""
+    return next(name for name, candidate in model.named_parameters() if candidate is parameter)
+
+
+def carry_units(
+    student: PreTrainedModel, teacher: PreTrainedModel, embedded: ProjectedTable, predicted: ProjectedTable | None
+) -> dict[str, str]:
+    """Fills an LSTM student with evenly spaced layers of an LSTM teacher, and the leading units of each.
+
+    The first layer reads embeddings e = directions @ x + mean through W e + b, so it gets W @ directions for its
+    weight and b + W @ mean for its bias. The layer before the output weights is turned into their directions; what
+    it loses by their mean is the same for all tokens, so no probability changes. Where the tables keep all their
+    variance, the student therefore computes what the teacher does. Two things are only approximate in a narrower
+    table: what padding is as an input or output of a language model, since its row stays zero, and the translation
+    head, where a tanh comes before the output weights.
+    """
+    units, teacher_units = student.config.hidden_size, teacher.config.hidden_size
+    layers = evenly_spaced(student.config.num_layers, teacher.config.num_layers)
+    weights = {name: weight.detach().cpu().double() for name, weight in teacher.named_parameters()}
+    # Equal shapes do not mean equal features where a dense layer reads other poolings, or tokens are tied elsewhere.
+    left_out = ["lm_head.", "lstm.embeddings.", "embeddings."]
+    left_out += ["dense."] if list(student.config.pooling) != list(teacher.config.pooling) else []
+    left_out += ["projection."] if student.config.tie_word_embeddings != teacher.config.tie_word_embeddings else []
+    carried = {}
+    for name, parameter in student.named_parameters():
+        source = LAYER.sub(lambda match: f"{match[1]}.{layers[int(match[2])]}.", name)
+        if source not in weights or name.startswith(tuple(left_out)):
+            continue
+        weight = weights[source]
+        first = LAYER.match(name)
+        if first and first[2] == "0" and name.endswith("weight_ih_l0"):
+            weight = weight @ embedded.directions
+        elif first and first[2] == "0" and name.endswith("bias_ih_l0"):
+            weight = weight + weights[source.replace("bias", "weight")] @ embedded.mean
+        elif name.startswith("projection.") and predicted is not None:
+            weight = predicted.directions.T @ weight
+        elif name.startswith("bridge."):
+            # The decoder's first hidden and cell, of every layer.
+            weight = weight.unflatten(0, (2, teacher.config.num_layers, teacher_units))[:, layers].flatten(0, 2)
+        selected = leading_units(weight, parameter.shape, units, teacher_units)
+        if selected is not None:
+            parameter.copy_(selected)
+            cut = selected.shape != weight.shape
+            carried[name] = f"leading {units} of {teacher_units} units of {source}" if cut else source
+    return carried
+
+
+def leading_units(weight: Tensor, shape: torch.Size, units: int, teacher_units: int) -> Tensor | None:
+    """The leading units of every block along every dimension; None if the dimensions do not correspond.
+
+    A dimension of an LSTM holds one block of hidden units for each gate, direction, pooling or layer of it, one after
+    the other, or has nothing to do with hidden units and is the same in both.
+    """
+    for dimension, (size, teacher_size) in enumerate(zip(shape, weight.shape, strict=True)):
+        if size == teacher_size:
+            continue
+        blocks = teacher_size // teacher_units
+        if size != blocks * units or teacher_size != blocks * teacher_units:
+            return None
+        weight = weight.unflatten(dimension, (blocks, teacher_units))
+        weight = weight.narrow(dimension + 1, 0, units).flatten(dimension, dimension + 1)
+    return weight

@@ -1,0 +1,1 @@
+"""Smaller models of a Transformer teacher's own family."""

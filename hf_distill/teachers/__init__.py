@@ -1,0 +1,8 @@
+"""Teachers: models that are called in training, and anything that answers texts with texts."""
+
+from hf_distill.teachers.ask import ask, teacher_labels
+from hf_distill.teachers.generating import GeneratingTeacher
+from hf_distill.teachers.served import ServedTeacher
+from hf_distill.teachers.text import TextTeacher
+
+__all__ = ["GeneratingTeacher", "ServedTeacher", "TextTeacher", "ask", "teacher_labels"]

@@ -1,0 +1,58 @@
+"""Hashes of a teacher's weights, config and tokenizer."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_distill.teachers.ensemble import TeacherEnsemble
+from hf_distill.teachers.live import LiveTeacher
+
+# What a config says that changes no answer.
+NAMES = ("_name_or_path", "transformers_version", "dtype", "id2label", "label2id", "architectures")
+
+
+def short_hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def weights_hash(teacher: LiveTeacher) -> str:
+    """A hash of a teacher's weights: the same weights have the same hash under any name."""
+    digest = hashlib.sha256()
+    for member in teacher.members:
+        for name, tensor in sorted(member.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if isinstance(teacher.model, TeacherEnsemble):
+        digest.update(str(teacher.model.weights).encode())
+    return digest.hexdigest()
+
+
+def config_hash(teacher: LiveTeacher) -> str:
+    """A hash of how a teacher computes with its weights, where its config differs from the defaults of its kind."""
+    configs = [_nameless(member.config.to_diff_dict()) for member in teacher.members]
+    return short_hash(json.dumps(configs, sort_keys=True, default=str).encode())
+
+
+def _nameless(config: Any) -> Any:
+    """A config, and those inside it, without `NAMES`."""
+    if not isinstance(config, dict):
+        return config
+    return {str(name): _nameless(value) for name, value in config.items() if name not in NAMES}
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """A hash of all that decides on which token ids a text becomes; padding and truncation are left out."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = {} if backend is None else json.loads(backend.to_str())
+    content = {name: value for name, value in content.items() if name not in ("padding", "truncation")}
+    parts = [content, sorted(tokenizer.get_vocab().items()), sorted(map(str, tokenizer.all_special_tokens))]
+    return short_hash(json.dumps(parts, sort_keys=True).encode())
+
+
+def public_name(teacher: LiveTeacher) -> str:
+    # A local folder's name says something about its owner's machine, and nothing to anybody else.
+    names = [getattr(member.config, "_name_or_path", "") for member in teacher.members]
+    return " + ".join(name if name and not Path(name).exists() else type(teacher.members[0]).__name__ for name in names)

@@ -1,0 +1,116 @@
+"""A model behind an OpenAI-compatible server."""
+
+import json
+import os
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Any
+
+from hf_distill.teachers.text import Answers, TextTeacher, chat_messages, check_options, logger, quoted
+
+
+class ServedTeacher(TextTeacher):
+    """A model behind an OpenAI-compatible server (vLLM, TGI, llama.cpp, OpenAI, ...), through the official client.
+
+    A request that is turned away for a while (408, 409, 429, 5xx), runs out of time or loses its connection is sent
+    again by the client, later and later. When one fails for good, no more are sent, those in flight are waited for and
+    their answers kept, and then it is an error.
+
+    Args:
+        model: as the server calls it.
+        base_url: of the server, `http://localhost:8000/v1` for instance. None: `OPENAI_BASE_URL` or OpenAI's.
+        api_key: None: `OPENAI_API_KEY`, or none for a server that does not ask for one.
+        system: the system message.
+        requests_in_flight: at most, at any time.
+        max_retries: of each request.
+        timeout: seconds of a request.
+        options: of each request, `temperature=0`, `max_tokens=200`, `seed=0` or `extra_body={...}` for instance. What
+            is not given is the server's choice.
+    Raises:
+        ImportError: the client is not installed.
+        ValueError: options that are not plain values or not for one answer read whole; when asked, a request that the
+            server refuses.
+        ConnectionError: when asked, a server that fails at every try.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        system: str | None = None,
+        requests_in_flight: int = 8,
+        max_retries: int = 5,
+        timeout: float = 120.0,
+        **options: Any,
+    ) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise ImportError(
+                "ServedTeacher needs openai, which is not installed. Run: pip install 'hf-distill[served]'"
+            ) from error
+        check_options(options, refused={"n", "stream"})
+        if requests_in_flight < 1:
+            raise ValueError(f"requests_in_flight must be at least 1, got {requests_in_flight}.")
+        self.model, self.system, self.requests_in_flight, self.options = model, system, requests_in_flight, options
+        key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client refuses to go without one
+        self.client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=max_retries, timeout=timeout)
+
+    @property
+    def name(self) -> str:
+        """The model, the system message and the options; not the address, where a server need not stay."""
+        return json.dumps({"model": self.model, "system": self.system, "options": self.options}, sort_keys=True)
+
+    def answers(self, texts: list[str]) -> Answers:
+        """Pairs of a text's number and its answer, as they arrive."""
+        unsent = iter(enumerate(texts))
+        waiting: dict[Future[tuple[str, str]], int] = {}
+        failed: BaseException | None = None
+        cut = 0
+        with ThreadPoolExecutor(self.requests_in_flight) as pool:
+            while True:
+                if failed is None:
+                    for number, text in islice(unsent, self.requests_in_flight - len(waiting)):
+                        waiting[pool.submit(self._answer, text)] = number
+                if not waiting:
+                    break
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    number = waiting.pop(future)
+                    if error := future.exception():
+                        failed = failed or error
+                    else:
+                        answer, reason = future.result()
+                        cut += reason == "length"
+                        yield number, answer
+        if cut:
+            logger.warning(f"{cut} of {len(texts)} answers were cut by the server at the longest that it writes.")
+        if failed is not None:
+            raise failed
+
+    def _answer(self, text: str) -> tuple[str, str]:
+        import openai
+
+        where = f"{self.model} at {self.client.base_url}"
+        try:
+            said: Any = self.client.chat.completions.create(
+                model=self.model,
+                messages=chat_messages(text, self.system),  # type: ignore[arg-type]
+                **self.options,
+            )
+        except (openai.APIError, json.JSONDecodeError) as error:
+            status = getattr(error, "status_code", 500)
+            passing = status >= 500 or status in (408, 409, 429)
+            kind, then = (ConnectionError, "ask again later") if passing else (ValueError, "mend the request")
+            cause = f" ({error.__cause__})" if error.__cause__ else ""  # a lost connection's reason is only there
+            raise kind(
+                f"{where} did not answer {quoted(text)}: {error}{cause}. What was answered before is in the ledger, if "
+                f"there is one: {then}, and only the rest is asked."
+            ) from error
+        if not getattr(said, "choices", None):
+            raise ConnectionError(
+                f"{where} did not answer {quoted(text)} with a chat completion but with {quoted(str(said))}. Is "
+                "base_url the address of its OpenAI-compatible interface? It mostly ends in /v1."
+            )
+        return said.choices[0].message.content or "", said.choices[0].finish_reason

@@ -1,0 +1,170 @@
+"""The terms of the objective on one batch, unreduced: the labels and the soft targets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_distill import columns, losses
+from hf_distill.problems import Task
+from hf_distill.training.arguments import Objective, Weights
+
+
+def hard_loss(logits: Tensor, labels: Tensor, problem: str, label_smoothing: float = 0.0) -> Tensor:
+    """The loss of each item on its label, unreduced.
+
+    Args:
+        logits: (items, classes).
+        labels: (items,) class numbers; (items, classes) 0/1 floats for multi-label; (items,) or (items, classes) floats
+            for regression.
+        problem: see `problem_type`.
+        label_smoothing: share of the probability spread over all classes, 0 to 1; single-label only.
+    Returns:
+        (items,): cross-entropy in nats; binary cross-entropy in nats, averaged over the classes; squared error,
+        averaged over the outputs.
+    """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if problem == "single_label_classification":
+        return F.cross_entropy(logits, labels.long(), reduction="none", label_smoothing=label_smoothing)
+    targets = labels.to(logits.dtype).view_as(logits)
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=-1)
+    return F.mse_loss(logits, targets, reduction="none").mean(dim=-1)
+
+
+def soft_loss(
+    student_logits: Tensor,
+    said: Mapping[str, Tensor],
+    *,
+    loss: str,
+    problem: str,
+    temperature: float,
+    beta: float | None,
+    labels: Tensor | None,
+) -> Tensor:
+    """How far the student is from what the teacher said, unreduced.
+
+    Args:
+        student_logits: (items, classes).
+        said: `teacher_logits` (items, classes), or the three top-k columns, one row an item.
+        loss: a name in `losses.LOSSES`; `forward_kl` stands for the natural loss of each problem.
+        problem: see `models.problem_type`.
+        temperature: > 0.
+        beta: of the losses that have one; None: their own default.
+        labels: (items,) class numbers, -100 where there is none, for the losses that look at the label.
+    Returns:
+        (items,)
+    Raises:
+        ValueError: a loss that does not fit the problem or the columns.
+    """
+    if columns.TOP_K_LOGITS in said:
+        if loss == "universal_logit_distance":
+            return losses.top_k_universal_logit_distance(
+                student_logits, said[columns.TOP_K_LOGITS], said[columns.TAIL], temperature
+            )
+        if loss != "forward_kl":
+            raise ValueError(
+                "The cache holds the teacher's top-k logits, which only forward_kl can use (and, for two vocabularies, "
+                f"universal_logit_distance); soft_target_loss is {loss!r}. Cache without top_k, or choose forward_kl."
+            )
+        return losses.top_k_forward_kl(
+            student_logits, said[columns.TOP_K_LOGITS], said[columns.TOP_K_IDS], said[columns.TAIL], temperature
+        )
+    natural = {"multi_label_classification": "bernoulli_kl", "regression": "logit_mse"}.get(problem, "forward_kl")
+    if loss == "forward_kl":
+        loss = natural
+    elif problem != "single_label_classification" and loss not in (natural, "logit_mse"):
+        raise ValueError(
+            f"soft_target_loss={loss!r} compares one choice among classes, but the student's problem is {problem}. "
+            f"Choose {natural} or logit_mse, or leave the default."
+        )
+    extra: dict[str, Any] = {}
+    if loss in ("jensen_shannon", "skewed_kl") and beta is not None:
+        extra["beta"] = beta
+    if loss == "decoupled_kd":
+        none = torch.full(student_logits.shape[:-1], -100, device=student_logits.device)
+        extra["labels"] = none if labels is None else labels
+    return losses.LOSSES[loss](student_logits, said[columns.LOGITS], temperature, **extra)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the objective on one batch, unreduced.
+
+    Attributes:
+        values: (items,), the loss of each counted item.
+        rows: (items,), the example each item belongs to.
+        logged: more quantities of the items, averaged and logged like the loss.
+    """
+
+    values: Tensor
+    rows: Tensor
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def per_example(self, examples: int) -> tuple[Tensor, Tensor]:
+        """The sum and the number of the items of each example: two tensors of (examples,)."""
+        zeros = self.values.new_zeros(examples)
+        return zeros.index_add(0, self.rows, self.values), zeros.index_add(0, self.rows, torch.ones_like(self.values))
+
+
+def hard_term(task: Task, logits: Tensor, inputs: Mapping[str, Any], problem: str, smoothing: float) -> Term | None:
+    """The loss on the labels, or None where the batch has no column of them.
+
+    Args:
+        task: of the student.
+        logits: the student's.
+        inputs: the batch.
+        problem: see `models.problem_type`.
+        smoothing: of single-label problems, 0 to 1.
+    """
+    labels, labelled = task.labels(inputs), task.label_mask(inputs)
+    if labels is None or labelled is None:
+        return None
+    if problem != "single_label_classification":
+        smoothing = 0.0
+    return Term(hard_loss(task.aligned(logits)[labelled], labels[labelled], problem, smoothing), _rows(labelled))
+
+
+def soft_term(
+    task: Task,
+    logits: Tensor,
+    inputs: Mapping[str, Any],
+    said: Mapping[str, Tensor],
+    problem: str,
+    settings: Objective,
+    weights: Weights,
+) -> Term:
+    """The loss on what the teacher said.
+
+    Args:
+        task: of the student.
+        logits: the student's.
+        inputs: the batch.
+        said: `teacher_logits` or the top-k columns.
+        problem: see `models.problem_type`.
+        settings: which loss.
+        weights: the temperature at this step.
+    Raises:
+        ValueError: an output a position, and the teacher has other positions.
+    """
+    taught, labels = task.soft_target_mask(inputs), task.labels(inputs)
+    cached = any(name in inputs for name in columns.SOFT_TARGETS)
+    if task.word_level and any(value.dim() < 3 for value in said.values()):  # a cached batch without a single word
+        return Term(logits[taught].sum(dim=-1), _rows(taught))
+    values = soft_loss(
+        task.aligned(logits)[taught],
+        {name: task.answers(value, inputs, cached) for name, value in said.items()},
+        loss=settings.soft_target_loss,
+        problem=problem,
+        temperature=weights.temperature,
+        beta=settings.soft_target_beta,
+        labels=None if labels is None else labels[taught],
+    )
+    return Term(values, _rows(taught))
+
+
+def _rows(counted: Tensor) -> Tensor:
+    return counted.nonzero()[:, 0]

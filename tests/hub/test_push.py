@@ -1,0 +1,245 @@
+"""A push takes along what a user needs and nothing else, and a refused one is told in a line."""
+
+import re
+from types import SimpleNamespace
+
+import httpx2
+import pytest
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from hf_distill.cli import main
+from hf_distill.hub.push import addressed, push
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "student"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def api(monkeypatch):
+    """The calls a push makes, recorded."""
+    calls = SimpleNamespace(made=[], committed=[], contents={}, deleted=[], there=[])
+
+    def create_repo(self, repo_id, **settings):
+        calls.made.append((repo_id, settings))
+
+    def create_commit(self, repo_id, operations, **settings):
+        calls.deleted += [each.path_in_repo for each in operations if isinstance(each, CommitOperationDelete)]
+        operations = [each for each in operations if isinstance(each, CommitOperationAdd)]
+        calls.committed.append((repo_id, [operation.path_in_repo for operation in operations]))
+        calls.contents[repo_id] = {
+            operation.path_in_repo: operation.path_or_fileobj
+            for operation in operations
+            if isinstance(operation.path_or_fileobj, bytes)
+        }
+        return SimpleNamespace(commit_url="https://hub/commit/1")
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda self, repo_id, repo_type: calls.there)
+    return calls
+
+
+def test_a_push_is_one_commit_of_what_a_user_needs(folder, api):
+    wanted = ["README.md", "config.json", "model.safetensors", "modeling_lstm.py", "onnx/model.onnx", "tokenizer.json"]
+    left = [
+        "_bridge.safetensors",
+        ".secret",
+        "onnx/_draft.onnx",
+        "__pycache__/modeling_lstm.pyc",
+        "checkpoint-10/model.safetensors",
+        "last-checkpoint/model.safetensors",
+        "cache/data-0.arrow",
+        "runs/events.machine",
+        "training_args.bin",
+        "optimizer.pt",
+    ]
+    for name in ["README.md", *wanted[2:], *left]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    assert push(folder, "me/s", private=True) == "https://hub/commit/1"
+    assert api.made == [("me/s", {"private": True, "exist_ok": True})]
+    assert api.committed == [("me/s", wanted)]
+
+
+def test_what_tells_of_earlier_weights_is_deleted_and_nothing_else(folder, api):
+    for name in ("README.md", "model.safetensors", "report.json", "onnx/model.onnx"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    mine = [".gitattributes", "LICENSE", "onnx/notes.md", "recipe.yaml", "more/onnx/model.onnx", "modeling_mine.py"]
+    sent = ["README.md", "model.safetensors", "onnx/model.onnx", "report.json"]
+    stale = ["onnx/model_quantized.onnx", "report.png"]
+    api.there += [*mine, *sent, *stale]
+    push(folder, "me/s")
+    assert api.deleted == stale
+
+
+def test_an_unfinished_folder_is_refused_before_anything_is_made(folder, api):
+    with pytest.raises(ValueError, match=r"There is no folder .*nowhere"):
+        push(folder / "nowhere", "me/s")
+    (folder.parent / "run" / "student").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"run is a run: its student is in .*run/student\. Push that\."):
+        push(folder.parent / "run", "me/s")
+    with pytest.raises(ValueError, match=r"model\.safetensors, README\.md is missing"):
+        push(folder, "me/s")
+    assert api.made == []
+
+
+CARD = """---
+tags:
+- knowledge-distillation
+- hf_distill
+---
+
+# A student
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", "student", trust_remote_code=True)
+classify("student", truncation=True)
+```
+
+```python
+from onnxruntime import InferenceSession
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("student", trust_remote_code=True)
+session = InferenceSession("student/onnx/model.onnx")
+```
+
+From the folder `student`:
+
+```bash
+hf-distill run recipe.yaml "student"
+```
+"""
+
+
+def test_the_usage_in_the_card_loads_from_the_hub():
+    found = addressed(CARD, "me/x")
+    assert 'pipeline("text-classification", "me/x", trust_remote_code=True)\nclassify("student", trunc' in found
+    assert "```python\nfrom huggingface_hub import hf_hub_download\nfrom onnxruntime import Inf" in found
+    assert 'from_pretrained("me/x", trust_remote_code=True)' in found
+    assert 'InferenceSession(hf_hub_download("me/x", "onnx/model.onnx"))' in found
+    assert found.count("hf_hub_download") == 2
+    assert 'From the folder `student`:\n\n```bash\nhf-distill run recipe.yaml "student"\n```' in found
+    # Once more, and for another place.
+    assert addressed(found, "me/x") == found
+    assert addressed(found, "you/y") == addressed(CARD, "you/y")
+
+
+@pytest.mark.parametrize("card", [CARD.replace("- hf_distill\n", ""), CARD.partition("---\n\n")[2], "", "---\ntags"])
+def test_cards_of_others_stay_as_they_are(card):
+    assert addressed(card, "me/x") == card
+
+
+def test_what_is_sent_is_not_what_is_on_disk(folder, api):
+    (folder / "README.md").write_text(CARD)
+    (folder / "model.safetensors").write_text("x")
+    recipe = (
+        "task: t\noutput_dir: /home/me/secret/run\nteacher: {model: some/teacher}\n"
+        "distill: {hub_token: hf_x, max_steps: 3}\n"
+    )
+    (folder.parent / "recipe.yaml").write_text(recipe)
+    push(folder, "me/s")
+    assert api.contents["me/s"]["README.md"] == addressed(CARD, "me/s").encode()
+    sent = yaml.safe_load(api.contents["me/s"]["recipe.yaml"])
+    assert sent == {"task": "t", "output_dir": "run", "teacher": {"model": "some/teacher"}, "distill": {"max_steps": 3}}
+    assert (folder / "README.md").read_text() == CARD
+    assert (folder.parent / "recipe.yaml").read_text() == recipe
+    assert not (folder / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("student", "ingredients: [flour, salt]\n"),
+        ("student", "just words"),
+        ("student", "task: translation\noutput_dir: run\nteacher: {model: some/teacher}\n"),
+        ("model", "task: text-classification\noutput_dir: run\nteacher: {model: some/teacher}\n"),
+    ],
+)
+def test_the_recipe_of_something_else_stays(folder, api, name, recipe):
+    folder = folder.rename(folder.parent / name)
+    for needed in ("README.md", "model.safetensors"):
+        (folder / needed).write_text("x")
+    (folder / "report.json").write_text('{"task": "text-classification"}')
+    (folder.parent / "recipe.yaml").write_text(recipe)
+    push(folder, "me/s")
+    assert "recipe.yaml" not in api.contents["me/s"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "../recipe.yaml"])
+def test_what_is_no_yaml_is_told_in_one_line(folder, api, capsys, name):
+    for needed in ("README.md", "model.safetensors"):
+        (folder / needed).write_text("x")
+    (folder / name).write_text("---\ntags: [a\nb: {\n---\n")
+    assert main(["push", str(folder), "--repo-id", "me/s"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"hf-distill: .*{name.removeprefix('../')}: expected YAML.* Mend it", line)
+    assert api.made == []
+
+
+def test_a_cache_is_looked_for_before_anything_is_made(folder, api, capsys):
+    (folder / "README.md").write_text(CARD)
+    (folder / "model.safetensors").write_text("x")
+    assert main(["push", str(folder), "--repo-id", "me/s", "--with-cache"]) == 1
+    assert "Expected the teacher's cache in" in capsys.readouterr().err
+    assert api.made == []
+
+
+def test_the_recipe_says_where_a_student_goes(folder, api, capsys):
+    (folder / "README.md").write_text(CARD)
+    (folder / "model.safetensors").write_text("x")
+    recipe = "task: text-classification\noutput_dir: run\nteacher: {model: some/teacher}\n"
+    for known in ("", recipe, f"{recipe}push: null\n", f"{recipe}push: {{license: mit}}\n"):
+        (folder.parent / "recipe.yaml").write_text(known or "words")
+        assert main(["push", str(folder)]) == 1
+        assert "goes. Add --repo-id user/name, or push.repo_id to its recipe." in capsys.readouterr().err
+    assert api.made == []
+    (folder.parent / "recipe.yaml").write_text(f"{recipe}push: {{repo_id: me/said}}\n")
+    assert main(["push", str(folder)]) == main(["push", str(folder), "--repo-id", "me/other"]) == 0
+    assert [repo_id for repo_id, _ in api.made] == ["me/said", "me/other"]
+
+
+def answered(status, **headers):
+    response = httpx2.Response(status, headers=headers, request=httpx2.Request("POST", "https://hub/api/commit"))
+    return HfHubHTTPError("five\nlines", response=response)
+
+
+def wrapped(error):
+    """As huggingface_hub hands on the error of one file."""
+    failed = RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+    failed.__cause__ = error
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (answered(401), r"me/s: the Hub answered 401: the token is missing, wrong or expired\. Log in .*HF_TOKEN\."),
+        (answered(403, **{"X-Error-Message": "No"}), r"me/s: the Hub answered 403 \(No\): the token may not .*\."),
+        (answered(418), r"me/s: the Hub answered 418\."),
+        (answered(503), r"me/s: the Hub answered 503: an error of the Hub, .*"),
+        (wrapped(answered(429)), r"me/s: the Hub answered 429: too many requests\. .*"),
+        (httpx2.ReadError("cut\noff"), r"me/s: the connection to the Hub failed \(cut off\)\. Push again: .*"),
+        (wrapped(httpx2.ReadError("")), r"me/s: the connection to the Hub failed \(ReadError\)\. Push again: .*"),
+    ],
+)
+def test_a_refused_push_is_told_in_one_line(folder, api, monkeypatch, error, line):
+    def create_commit(self, *arguments, **settings):
+        raise error
+
+    for name in ("README.md", "model.safetensors"):
+        (folder / name).write_text("x")
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    with pytest.raises(OSError, match="me/s") as caught:
+        push(folder, "me/s")
+    assert re.fullmatch(line, str(caught.value))

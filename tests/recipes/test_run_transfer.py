@@ -1,0 +1,214 @@
+"""Recipes whose teacher knows something else, labels what it did not learn from, or reads texts that were made up."""
+
+import csv
+import json
+
+import datasets
+import numpy as np
+import pytest
+
+from hf_distill.recipes.classification import LabellingRun
+from hf_distill.recipes.recipe import Recipe
+from hf_distill.recipes.run import run_recipe
+from hf_distill.soft_targets.provenance import row_hashes
+from tests.recipes.test_run import BAD, FILLER, GOOD, write_teacher
+
+TEACHER = {"num_train_epochs": 10, "learning_rate": 2.0e-3, "per_device_train_batch_size": 16, "disable_tqdm": True}
+
+READ = ["teacher_attention_mask", "teacher_input_ids", "teacher_token_type_ids"]
+
+
+def write_reviews(path, names, number=300, seed=0):
+    """Reviews of three words of judgement, labelled by how many are good, 0 to 3, under these names."""
+    generator = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for _ in range(number):
+            good = int(generator.integers(0, 4))
+            words = [*generator.choice(GOOD, good), *generator.choice(BAD, 3 - good), *generator.choice(FILLER, 6)]
+            writer.writerow([" ".join(generator.permutation(words)), names[good]])
+
+
+def recipe(folder, **changes):
+    content = {
+        "task": "text-classification",
+        "output_dir": str(folder / "out"),
+        "data": {"path": str(folder / "reviews.csv"), "labels": ["bad", "good"], "test": 60, "validation": 40},
+        "teacher": {"model": str(folder / "teacher"), "fine_tune": TEACHER},
+        "student": {"vocab_size": 110, "config": {"embedding_size": 8, "hidden_size": 8}},
+        "distill": {"num_train_epochs": 6, "learning_rate": 1.0e-2, "disable_tqdm": True},
+        "compare": {"resamples": 50, "controls": False, "detailed_costs": False},
+    }
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        content[section] = {**content[section], key: value} if key else value
+    return Recipe.from_dict(content)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """A folder whose `polarity` is a teacher that tells bad from good, and whose reviews have three classes."""
+    folder = tmp_path_factory.mktemp("transfer")
+    write_teacher(folder / "teacher")
+    write_reviews(folder / "reviews.csv", ["bad", "bad", "good", "good"])
+    run_recipe(recipe(folder), only="teacher")
+    (folder / "out" / "teacher").rename(folder / "polarity")
+    write_reviews(folder / "reviews.csv", ["poor", "mixed", "mixed", "fine"])
+    return folder
+
+
+@pytest.mark.slow
+def test_a_teacher_of_another_task_through_its_inner_states(known):
+    settings = {
+        "output_dir": str(known / "states"),
+        "data__labels": ["poor", "mixed", "fine"],
+        "data__labelled": 60,
+        "teacher": {"model": str(known / "polarity")},
+    }
+    with pytest.raises(ValueError, match=r"the classes of the teacher are \['bad', 'good'\].*teacher\.label_map"):
+        run_recipe(recipe(known, **settings))
+    report = run_recipe(
+        recipe(
+            known,
+            **settings,
+            distill={
+                "num_train_epochs": 3,
+                "learning_rate": 1.0e-2,
+                "hard_label_weight": 1.0,
+                "soft_target_weight": 0.0,
+                "labelled_fraction": 0.5,
+                "matching": [{"kind": "hidden_state", "layers": {-1: -1}, "granularity": "sequence"}],
+                "disable_tqdm": True,
+            },
+        )
+    )
+    assert report is not None
+    assert report.models["teacher"]["quality"] == {}
+    assert report.warnings[0].startswith("The teacher's quality and the student's fidelity to it were not measured.")
+    assert "gain_over_best_control" in report.differences
+    assert not (known / "states" / "cache").exists()
+    assert (known / "states" / "student" / "README.md").is_file()
+
+
+@pytest.mark.slow
+def test_a_label_map_and_a_further_test_set(known):
+    answers, further = known / "answers.csv", known / "further.csv"
+    write_reviews(answers, ["no", "no", "yes", "yes"], seed=5)
+    write_reviews(further, ["no", "no", "yes", "yes"], seed=6)
+    report = run_recipe(
+        recipe(
+            known,
+            output_dir=str(known / "mapped"),
+            data={"path": str(answers), "labels": ["yes", "no"], "test": 60, "validation": 40},
+            distill={"num_train_epochs": 6, "learning_rate": 1.0e-2, "disable_tqdm": True},
+            teacher={"model": str(known / "polarity"), "label_map": {"bad": "no", "good": "yes"}, "calibrate": True},
+            compare={
+                "resamples": 50,
+                "controls": ["teacher_hard_labels"],
+                "test_sets": {"more": {"path": str(further)}},
+            },
+        )
+    )
+    assert report is not None
+    assert report.models["teacher"]["quality"]["accuracy"]["value"] > 0.8
+    assert report.fidelity["agreement"] > 0.5
+    carried = json.loads((known / "mapped" / ".work" / "initial" / "carried.json").read_text())
+    assert not any("classifier" in name or "head" in name for name in carried)  # the teacher's classes stand otherwise
+    assert set(report.test_sets) == {"more"}
+    assert set(report.test_sets["more"]) >= {"teacher", "student", "baseline", "examples"}
+
+
+@pytest.mark.slow
+def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
+    write_teacher(tmp_path / "teacher")
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+    settings = {
+        "teacher__cross_fit": 2,
+        "teacher__calibrate": True,
+        "data__labelled": 150,
+        "data__augment": {"texts": 80, "mask": 0.1, "replace": 0.3},
+    }
+    run_recipe(recipe(tmp_path, **settings), only="distill")
+    out = tmp_path / "out"
+    for name in ("fold-0", "fold-1", "others"):
+        assert (out / "cache" / name / "provenance.json").is_file()
+    kept = json.loads((out / ".work" / "augmented.json").read_text())
+    assert len(kept["texts"]) == len(set(kept["texts"])) == len(kept["sources"]) == 80
+    of_labelled = sum(source < 150 for source in kept["sources"])  # these are in their old text's fold
+    parts = [json.loads((out / "cache" / name / "provenance.json").read_text()) for name in ("fold-0", "fold-1")]
+    assert sum(part["rows"]["number"] for part in parts) == 150 + of_labelled > 150
+    # Each share's logits are divided by the temperature of its own teachers.
+    run = LabellingRun(recipe(tmp_path, **settings))
+    rows = run.taught_rows()
+    assert set(run.temperatures) == {(0,), (1,), (0, 1)}
+    assert len(set(run.temperatures.values())) == 3
+    for numbers, name in {(0,): "fold-0", (1,): "fold-1", (0, 1): "others"}.items():
+        shard = datasets.Dataset.from_file(str(out / "cache" / name / "shard-00000.arrow"))
+        place = {hashed: number for number, hashed in enumerate(row_hashes(rows, READ))}
+        heard = rows.select([place[hashed] for hashed in shard["row_hash"]])["teacher_logits"]
+        assert np.allclose(np.array(heard) * run.temperatures[numbers], shard["teacher_logits"], atol=1e-5)
+    steps = (out / ".work" / "steps.json").read_text()
+    run_recipe(recipe(tmp_path, **settings), only="distill")
+    assert (out / ".work" / "steps.json").read_text() == steps  # nothing is made twice
+    report = run_recipe(recipe(tmp_path, **settings))
+    assert report is not None
+    assert report.run["rows"]["augmented texts"] == 80
+    assert report.run["rows"]["words replaced"] > 80
+    assert "; 80 augmented texts" in (out / "student" / "README.md").read_text(encoding="utf-8")
+    assert (
+        report.models["student"]["quality"]["accuracy"]["value"]
+        > report.controls["majority_class"]["accuracy"]["value"]
+    )
+
+
+def test_texts_are_made_anew_for_another_teacher_or_another_model_that_fills_masks(tmp_path):
+    for name in ("teacher", "other", "filler"):
+        write_teacher(tmp_path / name)
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+
+    def fingerprint(teacher):
+        filled = {"texts": 80, "masked_language_model": str(tmp_path / "filler")}
+        settings = {"teacher__model": str(tmp_path / teacher), "data__augment": filled}
+        return LabellingRun(recipe(tmp_path, **settings)).fingerprints["augment"]
+
+    first = fingerprint("teacher")
+    assert fingerprint("teacher") == first
+    assert fingerprint("other") != first
+    (tmp_path / "filler" / "config.json").write_text("{}")
+    assert fingerprint("teacher") != first
+
+
+def test_a_cache_of_another_recipe_is_not_emptied_silently(tmp_path, capsys):
+    write_teacher(tmp_path / "teacher")
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    (LabellingRun(recipe(tmp_path)).marked("cache", "cache") / "shard").write_text("paid for")
+    LabellingRun(recipe(tmp_path)).marked("cache", "cache")
+    assert "made again" not in capsys.readouterr().err
+    assert (tmp_path / "out" / "cache" / "shard").exists()
+    LabellingRun(recipe(tmp_path, seed=1)).marked("cache", "cache")
+    assert "cache: of another recipe or other data; it is made again." in capsys.readouterr().err
+    assert not (tmp_path / "out" / "cache" / "shard").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher__cross_fit": 1}, r"teacher\.cross_fit: expected two or more"),
+        ({"teacher": {"model": "x", "cross_fit": 2}}, r"teacher\.cross_fit: expected two or more"),
+        ({"teacher__label_map": {"a": "b"}}, "has its classes already"),
+        ({"data__augment": {"texts": 5}, "data__text": ["a", "b"]}, "not of pairs or tagged sentences"),
+        ({"compare__test_sets": {"a": {"pth": "b"}}}, r"compare\.test_sets: unknown key 'pth'\. Did you mean path"),
+        ({"compare__more_seeds": [0, 1]}, r"compare\.more_seeds: expected seeds other than 0, each once"),
+        ({"compare__by": ["label"]}, r"compare\.by: label is the text or its label"),
+        ({"compare__metrics": ["calibration_error"]}, "calibration_error cannot stand first"),
+        ({"compare__metrics": ["accuracy", "teacher_kl"]}, "teacher_kl cannot stand here"),
+        ({"compare__controls": ["crf_tagger"]}, "no crf_tagger here; there are majority_class"),
+    ],
+)
+def test_what_does_not_fit(tmp_path, changes, message):
+    write_teacher(tmp_path / "teacher")
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+    with pytest.raises(ValueError, match=message):
+        run_recipe(recipe(tmp_path, **changes))

@@ -1,0 +1,96 @@
+"""The share of labelled rows, however a step is cut."""
+
+import numpy as np
+import pytest
+
+from hf_distill import DistillationTrainer
+from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
+from tests.conftest import collate, tiny_bert, tiny_rows
+from tests.training.test_trainer import arguments, assert_same, trained, weights
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9, 1.0])
+def test_any_window_has_the_share(fraction):
+    labelled = np.arange(200) % 20 == 0
+    rows = list(LabelledFractionSampler(labelled, fraction, seed=3))
+    assert len(rows) == 200
+    for size in (8, 16, 50):
+        for start in range(0, 200 - size, 7):
+            assert abs(labelled[rows[start : start + size]].sum() - fraction * size) <= 1
+
+
+def test_every_row_before_any_again_and_another_order_each_epoch():
+    labelled = np.arange(60) < 20
+    sampler = LabelledFractionSampler(labelled, 0.5)
+    first = list(sampler)
+    assert sorted(row for row in first if row >= 20) != sorted(range(20, 60))  # 30 of 40
+    assert len({row for row in first if row >= 20}) == 30
+    assert sorted([row for row in first if row < 20][:20]) == list(range(20))
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+
+
+def test_rows_with_a_label():
+    rows = tiny_rows(12, unlabelled=5)
+    assert labelled_rows(rows).tolist() == [label != -100 for label in rows["labels"]]
+    tags = rows.remove_columns("labels").add_column("labels", [[-100, number % 3 - 100] for number in range(12)])
+    assert labelled_rows(tags).tolist() == [number % 3 > 0 for number in range(12)]
+
+
+def test_what_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="of 4 rows 0 have one"):
+        LabelledFractionSampler(np.zeros(4, dtype=bool), 0.5)
+    with pytest.raises(ValueError, match="needs a data set of known length with a column `labels`"):
+        labelled_rows(tiny_rows(4).remove_columns("labels"))
+    with pytest.raises(ValueError, match="decides on the order of the rows, and so does train_sampling_strategy"):
+        trained(
+            tmp_path,
+            tiny_bert(num_labels=3),
+            tiny_rows(16, unlabelled=8),
+            labelled_fraction=0.5,
+            train_sampling_strategy="group_by_length",
+            trainer_arguments={"teacher_model": tiny_bert(num_labels=3)},
+        )
+
+
+def test_the_cut_changes_nothing_and_a_resume_goes_on(tmp_path):
+    made = []
+    for batch, accumulation in ((8, 1), (2, 4)):
+        trainer = trained(
+            tmp_path,
+            tiny_bert(num_labels=3).double(),
+            tiny_rows(32, unlabelled=28),
+            batch=batch,
+            accumulation=accumulation,
+            labelled_fraction=0.25,
+            save_strategy="steps",
+            save_steps=6,
+            trainer_arguments={"teacher_model": tiny_bert(seed=1, num_labels=3).double()},
+        )
+        made.append(weights(trainer))
+    assert_same(*made, 1e-9)
+    resumed = DistillationTrainer(
+        tiny_bert(num_labels=3).double(),
+        trainer.args,
+        teacher_model=tiny_bert(seed=1, num_labels=3).double(),
+        train_dataset=tiny_rows(32, unlabelled=28),
+        data_collator=collate,
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert_same(made[1], weights(resumed))
+
+
+@pytest.mark.parametrize(("unlabelled", "warned"), [(28, True), (8, False), (0, False)])
+def test_few_labels_are_warned_of(tmp_path, monkeypatch, unlabelled, warned):
+    said = []
+    monkeypatch.setattr("hf_distill.training.trainer.logger.warning", said.append)
+    trainer = DistillationTrainer(
+        tiny_bert(num_labels=3),
+        arguments(tmp_path),
+        teacher_model=tiny_bert(num_labels=3),
+        train_dataset=tiny_rows(32, unlabelled=unlabelled),
+        data_collator=collate,
+    )
+    trainer.get_train_dataloader()
+    assert any("carries the whole loss on the labels" in message for message in said) is warned
