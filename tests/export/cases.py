@@ -1,5 +1,7 @@
 """Models to export, and texts of uneven lengths."""
 
+import numpy as np
+import onnxruntime
 import torch
 from transformers import (
     BertForTokenClassification,
@@ -53,6 +55,7 @@ MODELS = {
     "distilbert": tiny_distilbert,
     "roberta": tiny_roberta,
 }
+SEGMENTS = ("bert", "bert tagger")
 
 
 def texts(batch: int, length: int, side: str, pad: int = 0) -> dict[str, torch.Tensor]:
@@ -62,3 +65,8 @@ def texts(batch: int, length: int, side: str, pad: int = 0) -> dict[str, torch.T
     mask = mask.flip(1) if side == "left" else mask
     ids = torch.randint(3, VOCABULARY, (batch, length)).masked_fill(mask == 0, pad)
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def run(file, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})[0]

@@ -1,30 +1,16 @@
 """The written files, run with onnxruntime, against the models they came from."""
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 from transformers import AutoTokenizer, BertTokenizer
 
-from hf_distill import (
-    LSTMStudentConfig,
-    LSTMStudentForCausalLM,
-    LSTMStudentForSequenceClassification,
-    LSTMStudentModel,
-    TeacherEnsemble,
-)
-from hf_distill.export import graphs, onnx
+from hf_distill import LSTMStudentConfig, LSTMStudentForSequenceClassification
+from hf_distill.export import onnx
 from hf_distill.export.onnx import export_onnx
 from tests.conftest import tiny_bert
-from tests.export.cases import MODELS, VOCABULARY, config, texts
-
-SEGMENTS = ("bert", "bert tagger")
-
-
-def run(file, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})[0]
+from tests.export.cases import MODELS, SEGMENTS, VOCABULARY, config, run, texts
 
 
 def contents(folder) -> list[str]:
@@ -43,18 +29,6 @@ def test_logits_are_the_models_for_any_batch_and_padding(name, tmp_path):
         with torch.no_grad():
             expected = model(**inputs).logits
         np.testing.assert_allclose(run(file, inputs), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_inputs_and_axes(name, tmp_path):
-    session = onnxruntime.InferenceSession(str(export_onnx(MODELS[name](), tmp_path, int8=False)["model"]))
-    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (name in SEGMENTS)
-    assert [(put.name, put.shape, put.type) for put in session.get_inputs()] == [
-        (put, ["batch", "length"], "tensor(int64)") for put in names
-    ]
-    (logits,) = session.get_outputs()
-    assert logits.name == "logits"
-    assert logits.shape[:-1] == (["batch", "length"] if "tagger" in name else ["batch"])
 
 
 def test_holes_in_the_mask_and_rows_without_tokens(tmp_path):
@@ -133,17 +107,6 @@ def test_the_model_is_left_as_it_was(tmp_path):
     np.testing.assert_allclose(run(files["model"], inputs), expected, atol=1e-5)
 
 
-def test_a_patched_forward_is_not_exported(tmp_path):
-    """As accelerate leaves it behind after training in mixed precision."""
-    model = MODELS["lstm"]().eval()
-    original = model.forward
-    inputs = texts(3, 5, "right")
-    with torch.no_grad():
-        expected = model(**inputs).logits
-    model.forward = lambda *args, **kwargs: original(*args, **kwargs)
-    np.testing.assert_allclose(run(export_onnx(model, tmp_path)["model"], inputs), expected, atol=1e-5)
-
-
 def test_adapters_are_merged(tmp_path):
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(tiny_bert(), peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
@@ -219,37 +182,3 @@ def test_an_unknown_opset(tmp_path):
     with pytest.raises(ValueError, match=r"could not write model\.onnx with opset 99"):
         export_onnx(MODELS["lstm"](), tmp_path, opset=99)
     assert contents(tmp_path) == []
-
-
-class Quantized(LSTMStudentForSequenceClassification):
-    is_quantized = True
-
-
-class Spread(LSTMStudentForSequenceClassification):
-    hf_device_map = {"lstm": 0, "classifier": "cpu"}  # noqa: RUF012
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (
-            lambda: LSTMStudentForCausalLM(config()),
-            "no ONNX export for LSTMStudentForCausalLM: expected a model for seq",
-        ),
-        (lambda: LSTMStudentModel(config()), "LSTMStudentModel has no head"),
-        (lambda: nn.Linear(2, 2), "Expected a transformers model, got Linear"),
-        (lambda: TeacherEnsemble([tiny_bert()]), "got TeacherEnsemble. Of an ensemble, export the members"),
-        (lambda: Quantized(config()), "is quantised.*without quantization_config"),
-        (lambda: Spread(config()), "spread over several devices.*without device_map"),
-    ],
-)
-def test_what_cannot_be_exported_is_refused_at_once(model, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        export_onnx(model(), tmp_path / "student")
-    assert not (tmp_path / "student").exists()
-
-
-def test_models_beyond_the_file_format_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(graphs, "LARGEST", 1000)
-    with pytest.raises(ValueError, match="GB of float32 weights"):
-        export_onnx(MODELS["lstm"](), tmp_path / "student")
