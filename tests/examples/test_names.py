@@ -1,4 +1,4 @@
-"""Whatever the documentation, the examples, the notebooks, the benchmarks and the cards import of hf_distill is there."""
+"""Whatever docs, examples, notebooks, benchmarks and cards import of hf_distill is there."""
 
 import ast
 import importlib
