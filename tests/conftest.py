@@ -33,8 +33,8 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     sums: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
-            if part := dict(getattr(report, "user_properties", ())).get("part"):
-                sums[part] += report.duration
+            if isinstance(report, pytest.TestReport):
+                sums[dict(report.user_properties)["part"]] += report.duration
     workers = getattr(config.option, "numprocesses", None) or 1
     limits = {part: f" of {60 * workers * minutes}" for part, minutes in PARTS.items()}
     told = ", ".join(f"{part} {seconds:.0f}{limits.get(part, '')}" for part, seconds in sorted(sums.items()))
