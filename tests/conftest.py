@@ -18,7 +18,7 @@ from hf_distill.evaluation import generation_speed, speed
 datasets.disable_progress_bars()
 
 # The parts of `make test-long` and the minutes that each may take with two workers, 15 in all.
-PARTS = {"notebooks": 2, "long": 1, "faults": 5, "processes": 3, "served": 2, "cheapest": 2}
+PARTS = {"notebooks": 1.5, "long": 1.5, "faults": 5, "processes": 3, "served": 2, "cheapest": 2}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,7 +36,7 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
             if isinstance(report, pytest.TestReport):
                 sums[dict(report.user_properties)["part"]] += report.duration
     workers = getattr(config.option, "numprocesses", None) or 1
-    limits = {part: f" of {60 * workers * minutes}" for part, minutes in PARTS.items()}
+    limits = {part: f" of {60 * workers * minutes:.0f}" for part, minutes in PARTS.items()}
     told = ", ".join(f"{part} {seconds:.0f}{limits.get(part, '')}" for part, seconds in sorted(sums.items()))
     terminalreporter.write_line(f"seconds of tests by part: {told or 'none'}")
 

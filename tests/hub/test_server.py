@@ -38,7 +38,6 @@ from hf_distill.hub.push import push
 from hf_distill.matching.hidden_states import HiddenStateMatching
 from tests.hub_server import Hub
 
-pytestmark = pytest.mark.slow
 
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
 WORDS = "fine great lovely awful bad dull food it place room service staff was".split()
@@ -215,7 +214,7 @@ def client(hub, tmp_path_factory):
             patch.setenv(name, value)
         patch.setenv("OMP_NUM_THREADS", "1")
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield lambda function, *words, **settings: pool.submit(function, *words, **settings).result(timeout=200)
+            yield lambda function, *words, **settings: pool.submit(function, *words, **settings).result(timeout=800)
 
 
 @pytest.fixture
@@ -256,7 +255,7 @@ def load_elsewhere(hub: Hub, home: Path, *published: tuple[str, str]) -> list[An
         text=True,
         cwd=home,
         env={**os.environ, **hub.environment(home), "OMP_NUM_THREADS": "1"},
-        timeout=200,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -122,7 +122,7 @@ def report(folder):
     return run_recipe(recipe(folder))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_teacher_is_adapted_and_the_student_learns_its_replies(report, folder):
     bits = {name: model["quality"]["bits_per_byte"]["value"] for name, model in report.models.items()}
     assert bits["teacher"] < bits["untuned_teacher"], bits
@@ -140,7 +140,7 @@ def test_the_teacher_is_adapted_and_the_student_learns_its_replies(report, folde
     assert "the same next token on" in card
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_student_replies_where_the_package_is_missing(report, folder):
     code = (
         "import sys; sys.modules['hf_distill'] = None\n"
@@ -164,7 +164,7 @@ def test_the_student_replies_where_the_package_is_missing(report, folder):
     assert json.loads(done.stdout) == reply.tolist() and len(reply)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_vocabulary_of_its_own(report, folder):
     """Through the universal logit distance, from the teacher as it was trained above."""
     made = run_recipe(
@@ -211,7 +211,7 @@ def test_the_temperature_of_models_that_write_is_one_by_default(folder):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_shallow_transformer(report, folder):
     made = run_recipe(
         Recipe.load(
@@ -240,7 +240,7 @@ UNTUNED = ["--teacher.fine_tune=null", "--teacher.lora=null", "--distill.max_ste
 UNTUNED += ["--compare.detailed_costs=false"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plain_texts_need_no_chat_template(tmp_path):
     write_teacher(tmp_path / "teacher-start")
     (tmp_path / "teacher-start" / "chat_template.jinja").unlink()
@@ -316,7 +316,7 @@ def test_a_student_stops_where_its_teacher_does(folder, tmp_path, changes):
     assert set(student.generation_config.eos_token_id) == set(own.convert_tokens_to_ids(["</s>", "<|end|>"]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [[], ["--student.kind=transformer", "--student.config={num_hidden_layers: 2}"]])
 def test_a_teacher_whose_table_is_padded(folder, tmp_path, changes):
     """To a round number of rows, as many on the Hub are; here the padding is more likely than any token."""

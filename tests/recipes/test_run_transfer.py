@@ -58,7 +58,7 @@ def known(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_teacher_of_another_task_through_its_inner_states(known):
     settings = {
         "output_dir": str(known / "states"),
@@ -91,7 +91,7 @@ def test_a_teacher_of_another_task_through_its_inner_states(known):
     assert (known / "states" / "student" / "README.md").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_label_map_and_a_further_test_set(known):
     answers, further = known / "answers.csv", known / "further.csv"
     write_reviews(answers, ["no", "no", "yes", "yes"], seed=5)
@@ -119,7 +119,7 @@ def test_a_label_map_and_a_further_test_set(known):
     assert set(report.test_sets["more"]) >= {"teacher", "student", "baseline", "examples"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
     write_teacher(tmp_path / "teacher")
     write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])

@@ -123,7 +123,7 @@ def report(folder):
     return run_recipe(recipe(folder))  # as another process would, after one that was killed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_student_learns_from_what_the_teacher_writes(report, folder):
     quality = {name: model["quality"]["chrf"]["value"] for name, model in report.models.items()}
     assert quality["teacher"] > 40 and quality["student"] > 0.7 * quality["teacher"], quality
@@ -147,7 +147,7 @@ def test_the_student_learns_from_what_the_teacher_writes(report, folder):
     assert set(report.run["curves"]) == {"student", "baseline"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_student_writes_where_the_package_is_missing(report, folder):
     code = (
         "import sys; sys.modules['hf_distill'] = None\n"
@@ -164,7 +164,7 @@ def test_the_student_writes_where_the_package_is_missing(report, folder):
     assert said and set(said) <= set(WORDS.values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_shallow_decoder_from_the_teachers_words(report, folder):
     """The trained teacher as it is; the student keeps its encoder and one layer of its decoder."""
     made = run_recipe(
@@ -193,7 +193,7 @@ def test_a_shallow_decoder_from_the_teachers_words(report, folder):
     assert made.ratios["quality_kept"] > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tokenizer_of_marian_models_on_the_hub(folder, tmp_path):
     """Two sentencepiece models over one vocabulary, and a slow tokenizer."""
     with (folder / "pairs.csv").open(newline="") as file:

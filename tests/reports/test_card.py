@@ -555,13 +555,13 @@ print(json.dumps(found))
             text=True,
             cwd=work,
             env={**os.environ, **hub.environment(work / "home"), "OMP_NUM_THREADS": "1"},
-            timeout=200,
+            timeout=800,
         )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_the_cards_tell_to_run_runs_elsewhere(report, tmp_path):
     single = save(tmp_path / "single", lstm(LSTMStudentForSequenceClassification))
     tags = save(tmp_path / "tags", lstm(LSTMStudentForTokenClassification))

@@ -187,13 +187,13 @@ def served(tmp_path_factory):
         yield f"http://127.0.0.1:{port}"
     finally:
         app.terminate()
-        app.communicate(timeout=30)
+        app.communicate(timeout=300)
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_the_running_app_answers_programs(served):
-    asked = httpx2.post(f"{served}/gradio_api/call/ask", json={"data": ["lovely food"]}, timeout=60)
-    told = httpx2.get(f"{served}/gradio_api/call/ask/{asked.json()['event_id']}", timeout=60).text
+    asked = httpx2.post(f"{served}/gradio_api/call/ask", json={"data": ["lovely food"]}, timeout=300)
+    told = httpx2.get(f"{served}/gradio_api/call/ask/{asked.json()['event_id']}", timeout=300).text
     assert "event: complete" in told
     shown = json.loads(told.rpartition("data: ")[2])[:2]
     for label, model in zip(shown, (tiny_bert(**named()), lstm().eval()), strict=True):
@@ -201,7 +201,7 @@ def test_the_running_app_answers_programs(served):
         assert found == pytest.approx(probabilities(model, "lovely food"), abs=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_a_browser_shows_both_answers(served, tmp_path):
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
@@ -209,11 +209,11 @@ def test_a_browser_shows_both_answers(served, tmp_path):
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": 1100, "height": 900})
-        page.goto(served, timeout=60_000)
+        page.goto(served, timeout=300_000)
         page.get_by_role("button", name="lovely food").click()
-        expect(page.get_by_label("Review", exact=True)).to_have_value("lovely food", timeout=60_000)
+        expect(page.get_by_label("Review", exact=True)).to_have_value("lovely food", timeout=300_000)
         page.get_by_role("button", name="Ask both").click()
-        page.get_by_text("The student took").wait_for(timeout=60_000)
+        page.get_by_text("The student took").wait_for(timeout=300_000)
         text = page.inner_text("body")
         page.screenshot(path=tmp_path / "space.png", full_page=True)
         chromium.close()

@@ -140,14 +140,14 @@ def test_tokenizers_of_sentencepiece_get_their_package(run):
     assert set(needed) <= set((ROOT / "constraints.txt").read_text().splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_app_is_published_in_one_commit(run, tmp_path):
     with Hub() as hub:
         words = ["space", str(run), "--push", "me/app"]
         # A process of its own: a client reads its environment when it imports huggingface_hub.
         called = [sys.executable, "-m", "hf_distill", *words]
         environment = {**os.environ, **hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(called, capture_output=True, text=True, env=environment, timeout=200)
+        done = subprocess.run(called, capture_output=True, text=True, env=environment, timeout=800)
         assert done.returncode == 0, done.stderr
         (commit,) = hub.commits("me/app", "space")
         assert done.stdout.splitlines()[-1].endswith(f"/spaces/me/app/commit/{commit.oid}")
