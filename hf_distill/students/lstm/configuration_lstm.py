@@ -22,6 +22,8 @@ class LSTMStudentConfig(PreTrainedConfig):
         initializer_range: standard deviation of randomly initialised embeddings and linear layers.
         tie_word_embeddings: whether a language-model head shares its weights with the token embeddings.
         pad_token_id: the token whose embedding is and stays zero. None: no such token.
+        bos_token_id: the first token of a text, for `generate`.
+        eos_token_id: the end of a generated text, one id or several; required by the translation head.
         decoder_start_token_id: the first input token of the decoder; required by the translation head only.
     Raises:
         ValueError: a size is not a positive integer, dropout or a token id is out of range, or pooling is unknown.
