@@ -399,7 +399,7 @@ def test_what_a_model_cannot_generate(caplog):
         GeneratingTeacher(translator(), tokenizer, system="w1")
     with pytest.raises(ValueError, match="leave out num_return_sequences"):
         GeneratingTeacher(model, tokenizer, num_return_sequences=2)
-    with pytest.raises(ValueError, match="must be plain values"):
+    with pytest.raises(ValueError, match="must be plain JSON values"):
         GeneratingTeacher(model, tokenizer, max_new_tokens=8, stopping_criteria=[object()])
     room = 40 - 8 - 2  # the roles take two
     teacher = GeneratingTeacher(model, tokenizer, max_new_tokens=8)
@@ -411,7 +411,7 @@ def test_what_a_model_cannot_generate(caplog):
     caplog.clear()
     written = GeneratingTeacher(model, tokenizer, max_new_tokens=8, eos_token_id=None)(TEXTS)
     assert all(len(answer.split()) <= 8 for answer in written)
-    assert "7 of 7 answers are max_new_tokens=8 tokens long and may be cut" in caplog.text
+    assert "7 of 7 answers are max_new_tokens=8 tokens long and may be truncated" in caplog.text
 
 
 # A server
@@ -449,8 +449,8 @@ def test_requests_in_flight_are_bounded(server):
 @pytest.mark.parametrize(
     ("faults", "error", "message"),
     [
-        ([500] * 3, ConnectionError, "did not answer 'w9': .*planted 500.* ask again later"),
-        ([400], ValueError, "did not answer 'w9': .*planted 400.* mend the request"),
+        ([500] * 3, ConnectionError, "did not answer 'w9': .*planted 500.* try again later"),
+        ([400], ValueError, "did not answer 'w9': .*planted 400.* correct the request"),
     ],
 )
 def test_what_fails_for_good_loses_no_other_answer(server, tmp_path, faults, error, message):
@@ -469,7 +469,7 @@ def test_what_fails_for_good_loses_no_other_answer(server, tmp_path, faults, err
 
 def test_after_a_failure_no_more_is_sent(server):
     server.faults = {TEXTS[2]: [400]}
-    with pytest.raises(ValueError, match="mend the request"):
+    with pytest.raises(ValueError, match="correct the request"):
         ask(served(server, requests_in_flight=1), TEXTS)
     assert [request["messages"][-1]["content"] for request in server.requests] == TEXTS[:3]
 
@@ -489,9 +489,9 @@ def test_a_served_teacher_is_known_by_its_model_and_options_wherever_it_is(serve
 def test_strange_answers_of_a_server(server, caplog):
     server.content, server.finish = lambda text: None, "length"
     assert ask(served(server), ["a", "b"]) == ["", ""]
-    assert "2 of 2 answers are empty" in caplog.text and "2 of 2 answers were cut by the server" in caplog.text
+    assert "2 of 2 answers are empty" in caplog.text and "2 of 2 answers were truncated by the server" in caplog.text
     server.faults = {"a": [{"detail": "hello"}]}
-    with pytest.raises(ConnectionError, match=r"with a chat completion but with .* mostly ends in /v1"):
+    with pytest.raises(ConnectionError, match=r"with a chat completion but with .* usually ends in /v1"):
         ask(served(server), ["a"])
 
 
