@@ -136,7 +136,7 @@ def test_a_notebook_is_kept_with_the_outputs_of_a_real_run(name):
 
 
 def test_an_address_makes_the_badges_open_the_notebooks(tmp_path):
-    for name in ("setup.cfg", "mkdocs.yml", "CITATION.cff"):
+    for name in ("setup.cfg", "mkdocs.yml", "CITATION.cff", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "address.py", tmp_path / "docs")
@@ -162,6 +162,16 @@ def test_an_address_makes_the_badges_open_the_notebooks(tmp_path):
         citation = yaml.safe_load((tmp_path / "CITATION.cff").read_text())
         assert metadata["metadata"]["url"] == citation["repository-code"] == url
         assert (tmp_path / "mkdocs.yml").read_text().count(f"repo_url: {url}\n") == 1
+        readme, name = (tmp_path / "README.md").read_text(), url.removeprefix("https://github.com/")
+        assert f"\npip install git+{url}\n" in readme
+        links = re.findall(r"(!?)\[[^]]*\]\((.*?)\)", readme)
+        assert all(link.startswith("https://") for _, link in links)
+        for prefix, mark in ((f"{url}/blob/main/", ""), (f"https://raw.githubusercontent.com/{name}/main/", "!")):
+            files = [link.removeprefix(prefix) for found, link in links if found == mark and link.startswith(prefix)]
+            assert files and all((ROOT / file).exists() for file in files)
+            assert not any("/main/" in file for file in files)
+        others = {link.split("/main/")[0] for _, link in links if "/main/" in link}
+        assert others == {f"{url}/blob", f"https://raw.githubusercontent.com/{name}"}
         for name in NAMES:
             book = nbformat.read(tmp_path / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
             [link] = re.findall(r"badge\.svg\)\]\((.*?)\)", book.cells[0].source)

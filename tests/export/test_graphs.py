@@ -53,7 +53,7 @@ class Spread(LSTMStudentForSequenceClassification):
         ),
         (lambda: LSTMStudentModel(config()), "LSTMStudentModel has no head"),
         (lambda: nn.Linear(2, 2), "Expected a transformers model, got Linear"),
-        (lambda: TeacherEnsemble([tiny_bert()]), "got TeacherEnsemble. Of an ensemble, export the members"),
+        (lambda: TeacherEnsemble([tiny_bert()]), "got TeacherEnsemble. Export the members of an ensemble"),
         (lambda: Quantized(config()), "is quantised.*without quantization_config"),
         (lambda: Spread(config()), "spread over several devices.*without device_map"),
     ],

@@ -57,5 +57,5 @@ def test_int8_translations(tmp_path):
 
 def test_a_folder_without_a_translator(tmp_path):
     export_onnx(MODELS["lstm"](), tmp_path)
-    with pytest.raises(ValueError, match=r"Expected .*encoder_model_quantized\.onnx, which is not there"):
+    with pytest.raises(ValueError, match=r"Expected .*encoder_model_quantized\.onnx, which does not exist"):
         GreedyTranslator(tmp_path, quantized=True)

@@ -159,7 +159,7 @@ def test_the_penalty_is_autograd_s():
     condition = torch.randn(5, 3, dtype=torch.float64)
     (slope,) = torch.autograd.grad(critic(inputs, condition).sum(), inputs, create_graph=True)
     expected = slope.square().sum(-1)
-    found = critic.steepness(inputs.detach(), condition)
+    found = critic.squared_gradient_norm(inputs.detach(), condition)
     torch.testing.assert_close(found, expected)
     parameters = [critic.inner.weight, critic.inner.bias, critic.outer.weight]
     torch.testing.assert_close(

@@ -98,8 +98,8 @@ def test_the_teacher_gets_no_gradient(kind, granularity):
     matching(student, teacher, 0.5).values.sum().backward()
     given = [*teacher.hidden, *(teacher.attentions or ()), teacher.logits]
     assert all(tensor.grad is None for tensor in given)
-    heard = student.attentions if kind == "attention" else student.hidden[1:]
-    assert all(tensor.grad.abs().max() > 0 for tensor in heard)
+    inputs = student.attentions if kind == "attention" else student.hidden[1:]
+    assert all(tensor.grad.abs().max() > 0 for tensor in inputs)
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_word_pooling_by_hand():
     student = States((ours,), torch.ones(1, 5).bool(), word_starts=torch.tensor([[-100, 1, 0, 1, -100]]))
     teacher = States((theirs,), torch.ones(1, 7).bool(), word_starts=torch.tensor([[-100, 1, 1, 0, 0, 1, -100]]))
     matching = built(HiddenStateMatching({0: 0}, granularity="word"), student, teacher)
-    meeting, views = matching._meet(student, teacher, 0.0)
+    alignment, views = matching._align(student, teacher, 0.0)
     pooled, teacher_pooled = next(views)
-    assert pooled[meeting.keep].tolist() == teacher_pooled[meeting.keep].tolist() == [[2.0, 4.0], [5.0, 0.0]]
+    assert pooled[alignment.keep].tolist() == teacher_pooled[alignment.keep].tolist() == [[2.0, 4.0], [5.0, 0.0]]
     assert matching(student, teacher, 0.0).values.tolist() == [0.0, 0.0]
     assert matching.counted(student.mask, student.word_starts, teacher.mask, teacher.word_starts).tolist() == [2]
 
@@ -185,8 +185,8 @@ def test_pieces_before_the_first_word_belong_to_none():
     starts = torch.tensor([[0, 0, 1, 0]])
     made = States((hidden,), torch.ones(1, 4).bool(), word_starts=starts)
     matching = built(HiddenStateMatching({0: 0}, granularity="word"), made, made)
-    meeting, views = matching._meet(made, made, 0.0)
-    torch.testing.assert_close(next(views)[0][meeting.keep], hidden[:, 2:].mean(1))
+    alignment, views = matching._align(made, made, 0.0)
+    torch.testing.assert_close(next(views)[0][alignment.keep], hidden[:, 2:].mean(1))
 
 
 @pytest.mark.parametrize("granularity", ["word", "sequence"])
@@ -298,7 +298,7 @@ def test_layers_must_be_a_map(layers):
         (lambda: HiddenStateMatching({0: 0}, granularity="piece"), "one of 'token', 'word', 'sequence'; got 'piece'"),
         (lambda: HiddenStateMatching({0: 0}, loss="mae"), "loss must be 'mse' or 'cosine', got 'mae'"),
         (lambda: AttentionMatching({1: 1}, granularity="word"), "must be \"token\", got 'word'.*use RelationMatching"),
-        (lambda: RelationMatching({0: 0}, granularity="sequence"), "one vector, whose only relation"),
+        (lambda: RelationMatching({0: 0}, granularity="sequence"), "a single vector; its only relation"),
         (lambda: RelationMatching({0: 0}, heads=0), "heads must be at least 1, got 0"),
         (lambda: VariationalMatching({0: 0}, latent_size=0), "latent_size must be at least 1, or None.*got 0"),
         (lambda: AdversarialMatching({0: 0}, hidden_size=0), "hidden_size must be at least 1"),
@@ -335,7 +335,9 @@ def test_token_granularity_needs_the_same_tokens(kind):
         "attention": "Use one tokenizer for both, or a matching of hidden states",
         "relation": 'Use granularity="word", and pad',
     }[kind]
-    message = 'granularity="token" compares position by position, but student and teacher read other tokens.*' + remedy
+    message = (
+        'granularity="token" compares position by position, but student and teacher have different tokens.*' + remedy
+    )
     shorter = replace(teacher, mask=teacher.mask & (torch.arange(6) < 4))
     for other in (padded(teacher, 2), shorter):
         with pytest.raises(ValueError, match=message):

@@ -23,7 +23,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill.space.app import Panel, ask, timed, verdict
+from hf_distill.space.app import Panel, ask, summarize, timed
 from hf_distill.space.build import write_space
 from tests.conftest import tiny_bert
 from tests.space.conftest import NAMES, finished_run, lstm, named, save, tokenizer
@@ -39,34 +39,34 @@ def probabilities(model, *texts):
 def test_both_models_answer_with_their_probabilities(run):
     space = write_space(run)
     settings = json.loads((space / "space.json").read_text())
-    readers = [Panel(model, settings["task"], space) for model in settings["models"]]
-    teacher, student, *facts, closing = ask(readers, "lovely food it was")
+    panels = [Panel(model, settings["task"], space) for model in settings["models"]]
+    teacher, student, *facts, closing = ask(panels, "lovely food it was")
     for shown, model in ((teacher, tiny_bert(**named())), (student, lstm().eval())):
         assert shown == pytest.approx(probabilities(model, "lovely food it was"), abs=1e-6)
     assert all(re.fullmatch(r"\*\*\d+\.\d\d ms\*\* for 4 tokens, [\d,]+ parameters", fact) for fact in facts)
-    assert ("Both say" in closing) == (max(teacher, key=teacher.get) == max(student, key=student.get))
+    assert ("Both predict" in closing) == (max(teacher, key=teacher.get) == max(student, key=student.get))
     with pytest.raises(Exception, match="Type a text first"):
-        ask(readers, "  ")
+        ask(panels, "  ")
 
 
-def reader(model, task, folder, reads=None):
+def panel(model, task, folder, reads=None):
     save(model, folder)
     (reads or tokenizer()).save_pretrained(folder)
     return Panel({"name": "Student", "path": folder.name, "trusted": True}, task, folder.parent)
 
 
-def said(made, *texts):
+def shown_output(made, *texts):
     encoded = made.tokenize(*texts)
     return made.shown(encoded, made.run(encoded), *texts)
 
 
 def test_multi_label_regression_and_pairs(tmp_path):
     model = tiny_bert(**named(problem_type="multi_label_classification"))
-    shown = said(reader(model, "text-classification", tmp_path / "multi"), "lovely food")
+    shown = shown_output(panel(model, "text-classification", tmp_path / "multi"), "lovely food")
     logits = model(**tokenizer()("lovely food", return_tensors="pt", return_token_type_ids=False)).logits[0]
     assert list(shown.values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-6)
     model = tiny_bert(num_labels=1)
-    shown = said(reader(model, "text-classification", tmp_path / "value"), "lovely", "food")
+    shown = shown_output(panel(model, "text-classification", tmp_path / "value"), "lovely", "food")
     logits = model(**tokenizer()("lovely", "food", return_tensors="pt")).logits[0]
     assert shown == f"{logits.item():.3f}"
 
@@ -77,7 +77,7 @@ def test_tags_are_those_of_each_words_first_piece(tmp_path):
         vocab_size=20, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, initializer_range=0.5, **named()
     )
     model = BertForTokenClassification(config)
-    rows = said(reader(model, "token-classification", tmp_path / "tags"), "lovely food was bad")
+    rows = shown_output(panel(model, "token-classification", tmp_path / "tags"), "lovely food was bad")
     logits = model(**tokenizer()("lovely food was bad", return_tensors="pt", return_token_type_ids=False)).logits[0]
     best = logits.softmax(-1).max(-1)
     tags = [NAMES[number] for number in best.indices.tolist()]
@@ -91,8 +91,8 @@ def test_words_are_shown_as_they_stand_in_the_text(tmp_path):
     reads = tokenizer()
     reads.backend_tokenizer.normalizer = normalizers.Lowercase()
     config = BertConfig(vocab_size=20, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, **named())
-    rows = said(
-        reader(BertForTokenClassification(config), "token-classification", tmp_path / "tags", reads), "Lovely soup"
+    rows = shown_output(
+        panel(BertForTokenClassification(config), "token-classification", tmp_path / "tags", reads), "Lovely soup"
     )
     assert [row[0] for row in rows] == ["Lovely", "soup"]
 
@@ -104,16 +104,16 @@ def test_a_model_that_chats_reads_what_a_user_says(tmp_path):
         "{% if add_generation_prompt %}staff{% endif %}"
     )
     config = GPT2Config(vocab_size=20, n_positions=80, n_embd=8, n_layer=1, n_head=2, pad_token_id=0, eos_token_id=0)
-    made = reader(GPT2LMHeadModel(config), "text-generation", tmp_path / "lm", reads)
+    made = panel(GPT2LMHeadModel(config), "text-generation", tmp_path / "lm", reads)
     assert made.tokenizer.decode(made.tokenize("lovely food")["input_ids"][0]) == "[UNK] lovely food staff"
-    assert isinstance(said(made, "lovely food"), str)
+    assert isinstance(shown_output(made, "lovely food"), str)
 
 
 def test_what_models_write_is_shown(tmp_path):
     set_seed(0)
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 0}
     config = GPT2Config(vocab_size=20, n_positions=80, n_embd=8, n_layer=1, n_head=2, **tokens)
-    made = reader(GPT2LMHeadModel(config), "text-generation", tmp_path / "lm")
+    made = panel(GPT2LMHeadModel(config), "text-generation", tmp_path / "lm")
     encoded = made.tokenize("lovely food")
     written = made.model.generate(encoded["input_ids"], max_new_tokens=64, do_sample=False)[0, 2:]
     assert made.shown(encoded, made.run(encoded)) == made.tokenizer.decode(written, skip_special_tokens=True)
@@ -130,7 +130,7 @@ def test_what_models_write_is_shown(tmp_path):
         decoder_start_token_id=0,
         **tokens,
     )
-    made = reader(BartForConditionalGeneration(config), "translation", tmp_path / "mt")
+    made = panel(BartForConditionalGeneration(config), "translation", tmp_path / "mt")
     encoded = made.tokenize("lovely food")
     written = made.model.generate(encoded["input_ids"], max_new_tokens=64, do_sample=False)[0]
     assert made.shown(encoded, made.run(encoded)) == made.tokenizer.decode(written, skip_special_tokens=True)
@@ -153,10 +153,10 @@ def test_models_are_timed_in_turns():
     assert len(answers) == len(milliseconds) == 2
 
 
-def test_the_verdict_says_who_was_faster():
+def test_the_summary_names_the_faster_model():
     answers = [{"good": 0.9, "bad": 0.1}, {"good": 0.2, "bad": 0.8}]
-    assert verdict(answers, [8.0, 0.5]) == "They differ: **good** and **bad**. The student took 16.0 times less time."
-    assert verdict(["a text", "another"], [1.0, 2.0]) == "The student took 2.0 times as long."
+    assert summarize(answers, [8.0, 0.5]) == "They differ: **good** and **bad**. The student is 16.0 times as fast."
+    assert summarize(["a text", "another"], [1.0, 2.0]) == "The student took 2.0 times as long."
 
 
 @pytest.fixture(scope="module")
@@ -177,13 +177,13 @@ def served(tmp_path_factory):
         text=True,
     )
     try:
-        heard = []
+        lines = []
         for line in app.stdout:
-            heard.append(line)
+            lines.append(line)
             if "Running on local URL" in line:
                 break
         else:
-            pytest.fail("".join(heard))
+            pytest.fail("".join(lines))
         yield f"http://127.0.0.1:{port}"
     finally:
         app.terminate()
@@ -212,7 +212,7 @@ def test_a_browser_shows_both_answers(served, tmp_path):
         page.goto(served, timeout=300_000)
         page.get_by_role("button", name="lovely food").click()
         expect(page.get_by_label("Review", exact=True)).to_have_value("lovely food", timeout=300_000)
-        page.get_by_role("button", name="Ask both").click()
+        page.get_by_role("button", name="Run both").click()
         page.get_by_text("The student took").wait_for(timeout=300_000)
         text = page.inner_text("body")
         page.screenshot(path=tmp_path / "space.png", full_page=True)

@@ -55,7 +55,7 @@ def test_labels_come_from_the_teacher():
         ({"id2label": {0: "bad", 1: "good", 2: "ugly"}}, r"got \['bad', 'good', 'ugly'\]"),
         ({"id2label": {0: "no", 1: "yes"}}, r"got \['no', 'yes'\]"),
         ({"problem_type": "regression"}, "problem_type 'multi_label_classification', got 'regression'"),
-        ({"vocab_size": 60}, "teacher's vocabulary of 50, got a student's of 60"),
+        ({"vocab_size": 60}, "teacher's vocabulary size of 50, got 60 for the student"),
         ({"embedding_size": 25}, "Expected embedding_size of at most 24"),
     ],
 )

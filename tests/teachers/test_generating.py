@@ -133,7 +133,7 @@ def test_what_a_model_cannot_generate(caplog):
         GeneratingTeacher(translator(), tokenizer, system="w1")
     with pytest.raises(ValueError, match="leave out num_return_sequences"):
         GeneratingTeacher(model, tokenizer, num_return_sequences=2)
-    with pytest.raises(ValueError, match="must be plain values"):
+    with pytest.raises(ValueError, match="must be plain JSON values"):
         GeneratingTeacher(model, tokenizer, max_new_tokens=8, stopping_criteria=[object()])
     room = 40 - 8 - 2  # the roles take two
     teacher = GeneratingTeacher(model, tokenizer, max_new_tokens=8)
@@ -145,4 +145,4 @@ def test_what_a_model_cannot_generate(caplog):
     caplog.clear()
     written = GeneratingTeacher(model, tokenizer, max_new_tokens=8, eos_token_id=None)(TEXTS)
     assert all(len(answer.split()) <= 8 for answer in written)
-    assert "7 of 7 answers are max_new_tokens=8 tokens long and may be cut" in caplog.text
+    assert "7 of 7 answers are max_new_tokens=8 tokens long and may be truncated" in caplog.text

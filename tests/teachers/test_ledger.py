@@ -74,7 +74,7 @@ def test_two_that_share_a_ledger_ask_once(tmp_path):
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
     threads[0].start()
-    assert inside.wait(timeout=300)
+    assert inside.wait(timeout=800)
     threads[1].start()
     for thread in threads:
         thread.join()

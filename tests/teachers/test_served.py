@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
             faults = server.faults.get(text, [])
             fault = faults.pop(0) if faults else None
         if server.meet is not None:
-            server.meet.wait(timeout=300)
+            server.meet.wait(timeout=800)
         time.sleep(server.delay)
         with server.lock:
             server.active -= 1
@@ -134,8 +134,8 @@ def test_requests_in_flight_are_bounded(server):
 @pytest.mark.parametrize(
     ("faults", "error", "message"),
     [
-        ([500] * 3, ConnectionError, "did not answer 'w9': .*planted 500.* ask again later"),
-        ([400], ValueError, "did not answer 'w9': .*planted 400.* mend the request"),
+        ([500] * 3, ConnectionError, "did not answer 'w9': .*planted 500.* try again later"),
+        ([400], ValueError, "did not answer 'w9': .*planted 400.* correct the request"),
     ],
 )
 def test_what_fails_for_good_loses_no_other_answer(server, tmp_path, faults, error, message):
@@ -154,7 +154,7 @@ def test_what_fails_for_good_loses_no_other_answer(server, tmp_path, faults, err
 
 def test_after_a_failure_no_more_is_sent(server):
     server.faults = {TEXTS[2]: [400]}
-    with pytest.raises(ValueError, match="mend the request"):
+    with pytest.raises(ValueError, match="correct the request"):
         ask(served(server, requests_in_flight=1), TEXTS)
     assert [request["messages"][-1]["content"] for request in server.requests] == TEXTS[:3]
 
@@ -174,9 +174,9 @@ def test_a_served_teacher_is_known_by_its_model_and_options_wherever_it_is(serve
 def test_strange_answers_of_a_server(server, caplog):
     server.content, server.finish = lambda text: None, "length"
     assert ask(served(server), ["a", "b"]) == ["", ""]
-    assert "2 of 2 answers are empty" in caplog.text and "2 of 2 answers were cut by the server" in caplog.text
+    assert "2 of 2 answers are empty" in caplog.text and "2 of 2 answers were truncated by the server" in caplog.text
     server.faults = {"a": [{"detail": "hello"}]}
-    with pytest.raises(ConnectionError, match=r"with a chat completion but with .* mostly ends in /v1"):
+    with pytest.raises(ConnectionError, match=r"with a chat completion but with .* usually ends in /v1"):
         ask(served(server), ["a"])
 
 

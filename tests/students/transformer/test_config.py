@@ -12,8 +12,8 @@ from hf_distill.students.transformer.config import TransformerStudentConfig
         ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive integer"),
         ({"num_hidden_layers": (1, 2, 3)}, "num_hidden_layers must be a positive integer"),
         ({"layers": "middle"}, 'layers must be "uniform"'),
-        ({"layers": [2, 1]}, "in rising order"),
-        ({"layers": []}, "in rising order"),
+        ({"layers": [2, 1]}, "in ascending order"),
+        ({"layers": []}, "in ascending order"),
         ({"layers": [0, 1], "num_hidden_layers": 3}, "layers lists 2 of the teacher's layers"),
     ],
 )
