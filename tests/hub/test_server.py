@@ -38,7 +38,6 @@ from hf_distill.hub.push import push
 from hf_distill.matching.hidden_states import HiddenStateMatching
 from tests.hub_server import Hub
 
-
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
 WORDS = "fine great lovely awful bad dull food it place room service staff was".split()
 CODE = {"configuration_lstm.py", "modeling_lstm.py"}
