@@ -29,7 +29,11 @@ def main(words: Sequence[str] | None = None) -> int:
     run_words.add_argument(
         "--only",
         metavar="STEP",
-        help="stop after this step: teacher, cache, initialize, distill, controls, seeds, export or compare",
+        help="stop after this step: teacher, cache, initialize, distill, controls, seeds, export, compare or card",
+    )
+    run_words.add_argument("--dry-run", action="store_true", help="show what would run and why, and run nothing")
+    run_words.add_argument(
+        "--verify", action="store_true", help="compare the content of all files of finished steps with their record"
     )
     push_words = commands.add_parser("push", help="publish a student's folder on the Hub")
     push_words.add_argument(
@@ -80,13 +84,19 @@ def main(words: Sequence[str] | None = None) -> int:
             if arguments.push is not None:
                 sys.stdout.write(f"{push_space(written, arguments.push, private=not arguments.public)}\n")
         else:
+            import rich
             from transformers.utils import logging
 
             from hf_distill.recipes.recipe import Recipe
-            from hf_distill.recipes.run import run_recipe
+            from hf_distill.recipes.run import plan_recipe, run_recipe
 
             logging.set_verbosity_error()
-            run_recipe(Recipe.load(arguments.recipe, overrides), only=arguments.only)
+            recipe = Recipe.load(arguments.recipe, overrides)
+            if arguments.dry_run:
+                planned = plan_recipe(recipe, verify=arguments.verify)
+                rich.print(planned.details())
+                return 1 if planned.refusals else 0
+            run_recipe(recipe, only=arguments.only, verify=arguments.verify)
     except (ValueError, OSError, ImportError) as error:  # OSError: no such file, model or data set, or no network
         sys.stderr.write(f"hf-distill: {error}\n")
         return 1

@@ -14,11 +14,11 @@ FOLDERS = (
     *("matching", "students"),
     *("data", "teachers", "export", "hub"),
     *("soft_targets", "training", "evaluation"),
-    *("reports", "recipes", "space", "cli"),
+    *("reports", "tasks", "recipes", "space", "cli"),
 )
 # Three lines each: names that the cards of published caches import.
 ALIASES = ("provenance",)
-BEING_CUT = ("training.trainer", "recipes.classification", "recipes.generation")
+BEING_CUT = ("training.trainer",)
 UPLOADED = ("configuration_lstm", "modeling_lstm")
 
 MODULES = {

@@ -246,10 +246,8 @@ def test_killed_run_ends_like_the_one_that_was_not(finished, tmp_path):
     (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
     path = recipe(tmp_path, compare={"controls": False, "resamples": 100, "detailed_costs": False})
     process = subprocess.Popen([sys.executable, "-m", "hf_distill", "run", str(path)], stderr=subprocess.PIPE)
-    deadline = time.time() + 200
     while not list((tmp_path / "out" / ".work").glob("student-1/checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.stderr.read()[-3000:]
-        assert time.time() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -321,4 +319,4 @@ def test_folders_of_something_else_are_not_replaced(finished, tmp_path, capsys):
 def test_distill_without_listening_is_refused(finished, capsys):
     path = recipe(finished, distill={"soft_target_weight": 0.0})
     assert main(["run", str(path)]) == 1
-    assert "so the student would not hear its teacher" in capsys.readouterr().err
+    assert "so the student would learn nothing from its teacher" in capsys.readouterr().err

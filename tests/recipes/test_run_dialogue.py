@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_distill import Recipe, run_recipe
 from hf_distill.data.language_modeling import cut_to_fit
-from hf_distill.recipes.generation import WritingRun
+from hf_distill.recipes.steps import Run
 from hf_distill.reports.writer import Writer
 from hf_distill.teachers.generating import as_prompt
 
@@ -264,11 +264,11 @@ def test_what_leaves_no_room_for_a_reply_is_not_replied_to(folder, tmp_path):
         row["messages"][0]["content"] += " q" * (200 if number % 3 else 1)
     (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
     changes = [f"--output_dir={tmp_path / 'out'}", f"--data.path={tmp_path / 'long.jsonl'}"]
-    run = WritingRun(Recipe.load(recipe(folder), [*changes, *UNTUNED]))
-    model, tokenizer = run.load(run.teacher_path)
-    replies = run.reading.prompts(tokenizer)
-    left_out = run.reading.counts["test: first messages without room for 48 more tokens, not replied to"]
-    assert left_out > 0 and len(replies) + left_out == len(run.splits.test)
+    run = Run(Recipe.load(recipe(folder), [*changes, *UNTUNED]))
+    model, tokenizer = run.models.teacher()
+    replies = run.task.prompts(tokenizer)
+    left_out = run.task.counts["test: first messages without room for 48 more tokens, not replied to"]
+    assert left_out > 0 and len(replies) + left_out == len(run.task.splits.test)
     assert len(Writer(model, tokenizer).writes(48)(replies)) == len(replies)
     for row in rows:
         row["messages"][0]["content"] += " q" * 200
@@ -281,13 +281,13 @@ def test_what_either_tokenizer_cuts_off_is_counted_together(folder, tmp_path):
     """The student's own tokens are shorter than the teacher's at one text and longer at another."""
     own = ["--student.vocab_size=300", "--student.max_length=28", "--teacher.max_length=28"]
     changes = [f"--output_dir={tmp_path}/out", "--distill.soft_target_loss=universal_logit_distance", *own, *UNTUNED]
-    run = WritingRun(Recipe.load(recipe(folder), changes))
-    rows = run.splits.train.filter(lambda row: len(row["messages"]) > 1)
-    with_both = run.reading.same_texts(rows, "training")
+    run = Run(Recipe.load(recipe(folder), changes))
+    rows = run.task.splits.train.filter(lambda row: len(row["messages"]) > 1)
+    with_both = run.task.shared_texts(rows, "training")
     replies = [sum(map(len, part["messages"])) // 2 for part in (rows, with_both)]
     assert len(with_both) == len(rows)
-    assert run.reading.counts["training: replies beyond the limit of 28 tokens, cut off"] == replies[0] - replies[1] > 0
-    _, counts = cut_to_fit(rows, run.own_tokenizer(), 28)
+    assert run.task.counts["training: replies beyond the limit of 28 tokens, cut off"] == replies[0] - replies[1] > 0
+    _, counts = cut_to_fit(rows, run.task.student_tokenizer(), 28)
     assert 0 < counts["replies beyond the limit of 28 tokens, cut off"] < replies[0] - replies[1]
 
 
