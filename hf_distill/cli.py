@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
 
     try:
-        # Imported here so that --help answers at once.
+        # Imported here to keep --help fast.
         if arguments.command == "push":
             from hf_distill.hub.cache import check_cache, push_cache
             from hf_distill.hub.push import push, repo_id_of

@@ -219,8 +219,7 @@ def decoupled_kd(
         student_logits: (..., classes), at least three classes, unnormalised.
         teacher_logits: (..., classes); receives no gradient.
         temperature: dimensionless, > 0.
-        labels: (...), integers. Where a label is -100, and everywhere if None, the teacher's most likely class is the
-            target.
+        labels: (...), integers. Where -100, and everywhere if None, the teacher's most likely class is the target.
         target_weight: the paper's alpha, dimensionless, >= 0.
         non_target_weight: the paper's beta, dimensionless, >= 0.
     Returns:
@@ -388,10 +387,9 @@ def top_k_universal_logit_distance(
 ) -> Tensor:
     """L1 distance of k + 1 probabilities, {each of the sorted top k, everything else}, times temperature.
 
-    The teacher's top k keep their exact probabilities. A cache does not hold how the rest is distributed, so its total
-    mass is compared with the total mass outside the student's own top k. The value is at most
-    `universal_logit_distance`, lower by at most 2 × temperature × the smaller of the two remaining masses, and equal to
-    it where the tail is -inf.
+    The teacher's top k keep their exact probabilities. The distribution of the rest is unknown, so its total mass is
+    compared with the mass outside the student's own top k. At most `universal_logit_distance`, lower by at most
+    2 × temperature × the smaller of the two remaining masses, and equal to it where the tail is -inf.
 
     Args:
         student_logits: (..., student vocabulary), unnormalised.
@@ -424,8 +422,7 @@ def top_k_universal_logit_distance(
     student = _scale(student_logits, temperature, dtype)
     student_top, ids = student.topk(min(k, student.shape[-1]), -1)
     student_rest = student.scatter(-1, ids, _RULED_OUT).logsumexp(-1, keepdim=True)
-    # A student vocabulary of fewer than k tokens.
-    student_top = F.pad(student_top, (0, k - student_top.shape[-1]), value=_RULED_OUT)
+    student_top = F.pad(student_top, (0, k - student_top.shape[-1]), value=_RULED_OUT)  # of fewer than k tokens
     teacher_top = _scale(teacher_top_k_logits.detach(), temperature, dtype).sort(-1, descending=True).values
     teacher_rest = _scale(teacher_tail.detach().unsqueeze(-1), 1.0, dtype)
     student = torch.cat([student_top, student_rest], -1).softmax(-1)  # (..., k + 1)
