@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -77,6 +78,58 @@ def is_placed(model: Any) -> bool:
 def forward_arguments(model: nn.Module) -> set[str]:
     """The names that a model's forward takes, read from the class since accelerate patches instances."""
     return set(inspect.signature(type(base_model(model)).forward).parameters) - {"self"}
+
+
+def position_ids(model: Any, attention_mask: Tensor | None) -> Tensor | None:
+    """The positions that a model must be given so that padding on the left changes nothing.
+
+    Models count positions from the start of the padded row, `generate()` alone counts them from the first token. The
+    side of padding is read from the mask.
+
+    Args:
+        model: whose forward reads the mask; adapters or a compiler around it are allowed.
+        attention_mask: (batch, length), 0 at padding; None or another shape: nothing is known of padding.
+    Returns:
+        (batch, length) int, counted from each row's first token. None where no row is padded on the left, or where the
+        model finds its positions itself (from the mask, from the token ids as RoBERTa does, or relative ones).
+    Raises:
+        ValueError: rows are padded on the left, and the model reads absolute positions that it cannot be given.
+    """
+    if attention_mask is None or attention_mask.dim() != 2:
+        return None
+    present = attention_mask != 0
+    start = present.int().argmax(dim=-1, keepdim=True)  # the first token; 0 in a row of padding alone
+    if not start.any():
+        return None
+    base = base_model(model)
+    tables = list(_position_tables(base))
+    if any(_counts_tokens(table) for table in tables):
+        return None
+    if "position_ids" in forward_arguments(model):
+        # Where the numbers start: 0, but 2 in Nystromformer and YOSO.
+        default = next((b for name, b in base.named_buffers() if name.endswith("embeddings.position_ids")), None)
+        first = 0 if default is None else int(default.flatten()[0])
+        places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        return (places - start).clamp(min=0) + first
+    if tables:
+        raise ValueError(
+            f"Rows are padded on the left, and {type(base).__name__} numbers positions from the start of the padded "
+            "row without taking position_ids: its outputs would depend on how much padding a row has. Pad on the "
+            'right (tokenizer.padding_side = "right").'
+        )
+    return None
+
+
+def _position_tables(model: nn.Module) -> Iterator[nn.Module]:
+    """The tables of absolute positions, learned or precomputed, by their names in transformers."""
+    names = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
+    return (table for name, table in model.named_modules() if name.endswith(names))
+
+
+def _counts_tokens(table: nn.Module) -> bool:
+    """Whether positions are counted by the token ids that are not padding, as in RoBERTa, MPNet, ESM and M2M100."""
+    counted = getattr(table, "padding_idx", None) is not None
+    return counted and "position_ids" not in inspect.signature(type(table).forward).parameters  # XGLM has both
 
 
 def input_limits(model: PreTrainedModel) -> tuple[float, float]:
