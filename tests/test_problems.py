@@ -62,7 +62,12 @@ def test_targets_of_two_vocabularies():
     assert translate.unmatched(batch).tolist() == [1, 5, 1, 5]
     said = torch.arange(8.0).view(2, 4, 1)
     assert generate.soft_targets(said, batch, False, generate.soft_target_mask(batch)).flatten().tolist() == [0, 2, 4]
-    assert translate.soft_targets(said, batch, True, translate.soft_target_mask(batch)).flatten().tolist() == [1, 3, 4, 5]
+    assert translate.soft_targets(said, batch, True, translate.soft_target_mask(batch)).flatten().tolist() == [
+        1,
+        3,
+        4,
+        5,
+    ]
 
 
 def test_what_a_decoder_reads_is_its_models_own_rule():
