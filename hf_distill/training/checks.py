@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
 from hf_distill import columns
 from hf_distill.matching.base import Matching
@@ -20,8 +19,6 @@ from hf_distill.teachers.live import LiveTeacher
 from hf_distill.training.arguments import Objective, Weights
 from hf_distill.training.attached_matchings import check_cached_states
 from hf_distill.training.objective import TWO_VOCABULARIES
-
-logger = logging.get_logger(__name__)
 
 OTHER_TOKENS = (
     "The rows hold the teacher's own tokens: with two tokenizers the positions of {} do not line up, and its outputs "
@@ -283,31 +280,34 @@ def check_lengths(named: Mapping[str, Any], collate: Callable[[list[Any]], Mappi
             check_length(batch.get(name, torch.empty(1, 0)).shape[1], places)
 
 
-def warn_of_few_labels(share: float, rows: int, settings: Objective) -> None:
-    """Warn where a step has so few labelled rows that one of them carries much of the loss on the labels.
+def few_labels(share: float, rows: int, settings: Objective) -> str | None:
+    """A warning where a step has so few labelled rows that one of them carries much of the loss on the labels.
 
     Args:
         share: of labelled rows.
         rows: in an optimizer step, all processes together.
         settings: of the objective.
     """
-    if 0 < share * rows < 4 and share < 1 and settings.at(0.5).hard > 0:
-        logger.warning(
-            f"A step of {rows} rows has {share * rows:.1f} labelled ones on average: a lone one carries the whole "
-            "loss on the labels. Raise labelled_fraction, the batch size or the accumulation."
-        )
+    if not 0 < share * rows < 4 or share == 1 or not settings.at(0.5).hard > 0:
+        return None
+    return (
+        f"A step of {rows} rows has {share * rows:.1f} labelled ones on average: a lone one carries the whole "
+        "loss on the labels. Raise labelled_fraction, the batch size or the accumulation."
+    )
 
 
-def warn_of_unmatched(numbers: Tensor) -> None:
-    """Warn once a training of targets of two vocabularies without a counterpart.
+def without_counterpart(numbers: Tensor, loss: str) -> str | None:
+    """A warning of targets of two sequences without a counterpart.
 
     Args:
         numbers: see `Task.unmatched`.
+        loss: the name of the soft target loss.
     """
     beyond, own, teacher_beyond, theirs = numbers.tolist()
-    if beyond + teacher_beyond > 0:
-        logger.warning(
-            f"{beyond / max(1, own):.1%} of the student's targets had no teacher target at the same position, and "
-            f"{teacher_beyond / max(1, theirs):.1%} of the teacher's no target of the student's: "
-            "the k-th target is compared with the k-th, up to the end of the shorter sequence."
-        )
+    if not beyond + teacher_beyond:
+        return None
+    return (
+        f"{beyond / max(1, own):.1%} of the student's targets had no teacher target at the same position, and "
+        f"{teacher_beyond / max(1, theirs):.1%} of the teacher's no target of the student's: {loss} compares the k-th "
+        "target with the k-th, up to the end of the shorter sequence."
+    )

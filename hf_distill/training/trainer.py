@@ -189,10 +189,11 @@ class DistillationTrainer(EvaluatingTrainer):
         checks.check_cached_temperatures(named, settings)
         names = columns.column_names([self.train_dataset])
         checks.check_teacher(settings, self.teacher, names)
-        for dataset in named.values():
+        for dataset in named.values() or [None]:
             known = columns.column_names([dataset])  # without any, the first batch will tell
             with_teacher = self.teacher is not None or any(columns.is_output(name) for name in known)
-            if known and with_teacher and settings.wants_soft_targets and self._comparable:
+            judged = bool(known) or dataset is None
+            if judged and with_teacher and settings.wants_soft_targets and self._comparable:
                 self.alignment.check(known, settings.soft_target_loss)
         checks.check_matchings(self._matching, self.teacher, names)
         checks.check_router(self.model)
@@ -219,16 +220,20 @@ class DistillationTrainer(EvaluatingTrainer):
         if fraction is None:
             labels = columns.column_names([dataset]) & {"label", "labels"}
             if self._distils and not self.task.per_position and labels and has_length(dataset):
-                checks.warn_of_few_labels(float(labelled_rows(dataset).mean()), rows, self.settings)
+                self._warn(checks.few_labels(float(labelled_rows(dataset).mean()), rows, self.settings))
             return super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "random":
             raise ValueError(
                 f"labelled_fraction={fraction} decides on the order of the rows, and so does train_sampling_strategy="
                 f"{self.args.train_sampling_strategy!r}. Leave one of them out."
             )
-        checks.warn_of_few_labels(fraction, rows, self.settings)
+        self._warn(checks.few_labels(fraction, rows, self.settings))
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LabelledFractionSampler(labelled_rows(dataset), fraction, seed)
+
+    def _warn(self, warning: str | None) -> None:
+        if warning is not None:
+            logger.warning(warning)
 
     def get_train_dataloader(self) -> Any:
         """`Trainer`'s; the matchings are made of the first rows, which are not lost to them."""
@@ -246,6 +251,7 @@ class DistillationTrainer(EvaluatingTrainer):
         self._totals: dict[str, Tensor] = {}
         self._steps_in_totals = 0
         self._seen_a_batch = False
+        self._count_was_dropped = False
         self._unmatched = torch.zeros(4, dtype=torch.long, device=self.args.device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -296,9 +302,8 @@ class DistillationTrainer(EvaluatingTrainer):
                 self._attached.detach(self.model)
                 self._attached = None
         if self._distils:
-            unmatched = self._global(self._unmatched)
-            if self.is_world_process_zero():
-                checks.warn_of_unmatched(unmatched)
+            warning = checks.without_counterpart(self._global(self._unmatched), self.settings.soft_target_loss)
+            self._warn(warning if self.is_world_process_zero() else None)
         return output
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
@@ -371,10 +376,12 @@ class DistillationTrainer(EvaluatingTrainer):
         if not self._distils:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if num_items_in_batch is None and self._step_items is not None:
-            logger.warning_once(
-                "compute_loss was called without num_items_in_batch in a training step: an override drops it. The "
-                "counts of the whole step are used anyway; pass num_items_in_batch on to super().compute_loss(...)."
-            )
+            if not self._count_was_dropped:
+                logger.warning(
+                    "compute_loss was called without num_items_in_batch in a training step: an override drops it. The "
+                    "counts of the whole step are used; pass num_items_in_batch on to super().compute_loss(...)."
+                )
+            self._count_was_dropped = True
             num_items_in_batch = self._step_items
         weights = self.settings.at(self._progress)
         counts = self._step_counts([inputs], self.args.device) if num_items_in_batch is None else num_items_in_batch
