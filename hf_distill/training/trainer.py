@@ -17,11 +17,23 @@ from transformers.utils import logging
 
 from hf_distill import columns
 from hf_distill.matching.base import Matching
-from hf_distill.models import decoder_inputs, forward_arguments, problem_type, shared_tokens
+from hf_distill.models import decoder_inputs, forward_arguments, problem_type, tokens_of_one_tokenizer
+from hf_distill.packed_rows import PackedRowsCheck
 from hf_distill.paths import is_hub_id
-from hf_distill.problems import Task, any_tensor, batch_size, check_classes, task_of
+from hf_distill.problems import Task, any_tensor, batch_size, task_of
+from hf_distill.soft_targets.vocabulary import of_shared_tokens
+from hf_distill.teachers.agreement import (
+    adopt_class_names,
+    adopt_problem_type,
+    check_class_names,
+    check_members,
+    check_rows_fit,
+    class_names,
+    tokens_shared_with,
+)
 from hf_distill.teachers.ensemble import TeacherEnsemble
-from hf_distill.teachers.live import LiveTeacher
+from hf_distill.teachers.live import LiveTeacher, load_teacher
+from hf_distill.teachers.shared_weights import check_weights_are_not_shared
 from hf_distill.training.arguments import Objective, Weights
 from hf_distill.training.attached_matchings import NAME, AttachedMatchings, check_cached_states
 from hf_distill.training.checks import OF_VOCABULARIES, TWO_READINGS, WORD_LEVEL
@@ -29,10 +41,9 @@ from hf_distill.training.collator import TeacherColumnsCollator
 from hf_distill.training.objective import Term, hard_term, soft_term
 from hf_distill.training.publishing import PublishingTrainer
 from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
+from hf_distill.training.streams import read_in_processes
 
 logger = logging.get_logger(__name__)
-
-TEACHER_DECODER_INPUTS = columns.PREFIX + "decoder_input_ids"
 
 
 class DistillationTrainer(PublishingTrainer):
@@ -95,7 +106,10 @@ class DistillationTrainer(PublishingTrainer):
         self.model_accepts_loss_kwargs = False
         self.task: Task = task_of(self.model)
         self.teacher: Any = self._load_teacher(teacher_model, teacher_processing_class)
+        self._tokens = tokens_of_one_tokenizer(self.processing_class, teacher_processing_class)
         self._student_arguments = forward_arguments(self.model)
+        self._check_packed_rows = PackedRowsCheck(self.model, "student")
+        read_in_processes(self.accelerator, (self.train_dataset, self.eval_dataset))
         self._matching = tuple(matching)
         self._bridge: AttachedMatchings | None = None  # the matchings, while they are parts of the student
         self._totals: dict[str, Tensor] = {}
@@ -103,6 +117,7 @@ class DistillationTrainer(PublishingTrainer):
         self._evaluated: dict[str, Tensor] = {}
         self._unmet = torch.zeros(4, dtype=torch.long, device=self.args.device)
         self._check_settings()
+        self._meet_teacher()
         pad_id = getattr(getattr(self.teacher, "model", self.model).config, "pad_token_id", None)
         self.data_collator = TeacherColumnsCollator(
             self.data_collator,
@@ -129,9 +144,10 @@ class DistillationTrainer(PublishingTrainer):
                     f"teacher_model={str(teacher)!r} would be cut into pieces by ZeRO-3, since it would be loaded "
                     "after the training arguments were made. Load it yourself before making them, and pass the model."
                 )
-            teacher = self.task.auto_class.from_pretrained(teacher)
+            teacher = load_teacher(teacher, self.task.auto_class)
+        live = LiveTeacher(teacher, self.args.device)
         try:
-            check_classes(self.model.config, teacher.config, self.task)
+            check_members(self.model.config, live, self.task)
         except ValueError:
             names = columns.column_names([self.train_dataset])
             if self.settings.wants_soft_targets and not any(name in names for name in columns.SOFT_TARGETS):
@@ -140,8 +156,34 @@ class DistillationTrainer(PublishingTrainer):
         names = columns.column_names([self.train_dataset, self.eval_dataset])
         if columns.PREFIX + "input_ids" not in names:
             tokenizers = (self.processing_class, teacher_processing_class)
-            self._shared_tokens = shared_tokens(self.model.config, teacher.config, *tokenizers)
-        return LiveTeacher(teacher, self.args.device)
+            self._shared_tokens = live.tokens = tokens_shared_with(self.model.config, live, *tokenizers)
+        return live
+
+    def _meet_teacher(self) -> None:
+        """Check that both models and the rows agree, and let the student's config take what the others know."""
+        self._complete_config()
+        if self.teacher is None:
+            return
+        for member in self.teacher.members:
+            check_weights_are_not_shared(self.model, member)
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        for dataset in (self.train_dataset, *evaluated.values()):
+            cached = any(name in columns.SOFT_TARGETS for name in columns.column_names([dataset]))
+            if self._matching or (self.settings.wants_soft_targets and not cached):
+                check_rows_fit(dataset, self.teacher)
+
+    def _complete_config(self) -> None:
+        members = [] if self.teacher is None else self.teacher.members
+        for dataset in (self.train_dataset, self.eval_dataset):
+            names = class_names(dataset, self.task)
+            if names is None:
+                continue
+            check_class_names(names, self.model.config, "the student")
+            for member in members if self._comparable else ():
+                check_class_names(names, member.config, "the teacher")
+            adopt_class_names(self.model.config, names)
+        if self.teacher is not None and self._comparable and self.settings.wants_soft_targets:
+            adopt_problem_type(self.model.config, self.teacher, self.task)
 
     def _check_settings(self) -> None:
         self.settings.check()
@@ -213,7 +255,7 @@ class DistillationTrainer(PublishingTrainer):
             )
         self._warn_of_few_labels(fraction)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LabelledFractionSampler(labelled_rows(dataset), fraction, seed)
+        return LabelledFractionSampler(labelled_rows(dataset), fraction, seed, lambda: int(self.state.epoch or 0))
 
     def _warn_of_few_labels(self, share: float) -> None:
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -277,6 +319,8 @@ class DistillationTrainer(PublishingTrainer):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Put the matchings into the student, before it is wrapped and before its optimizer is made."""
+        if self._distils:
+            self._complete_config()  # of a student that `model_init` made anew, too
         if self._distils and self._matching:
             if self._bridge is None:
                 self._attach_bridge()
@@ -364,37 +408,34 @@ class DistillationTrainer(PublishingTrainer):
     ) -> tuple[dict[str, Term], Tensor]:
         """The terms that this batch has something to say on, and the student's logits."""
         bridge = None if evaluating else self._bridge
-        said = self._ask_teacher(inputs, bridge) if weights.soft > 0 or bridge is not None else {}
+        problem = self._problem_type(self.task.labels(inputs))
+        said = self._ask_teacher(inputs, bridge, problem) if weights.soft > 0 or bridge is not None else {}
         if columns.TEMPERATURE in inputs and (evaluating or not isinstance(self.train_dataset, datasets.Dataset)):
             self._check_temperature(inputs[columns.TEMPERATURE], weights)
+        self._check_packed_rows(self._student_inputs(inputs))
         outputs = model(**self._student_inputs(inputs), **({} if bridge is None else bridge.needs))
         logits = outputs["logits"]
-        problem = self._problem_type(self.task.labels(inputs))
         terms: dict[str, Term] = {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and weights.hard > 0):
             hard = hard_term(self.task, logits, inputs, problem, self.args.label_smoothing_factor)
         if hard is not None:
             terms["hard"] = hard
         if weights.soft > 0:
-            # Rows of a vocabulary table that only pad it stand for no token, and the other table may lack them.
-            same = slice(self._shared_tokens) if self.task.per_position else slice(None)
-            said = {name: value[..., same] if name == columns.LOGITS else value for name, value in said.items()}
-            terms["soft"] = soft_term(self.task, logits[..., same], inputs, said, problem, self.settings, weights)
+            same = self._shared_tokens
+            if self.task.writes and self.settings.soft_target_loss != "universal_logit_distance":
+                said, same = of_shared_tokens(said, logits.shape[-1], self._tokens)
+            terms["soft"] = soft_term(self.task, logits[..., :same], inputs, said, problem, self.settings, weights)
         for name, items in outputs.get(NAME, {}).items():
             terms[name] = Term(items["values"], items["rows"], items["logged"])
         return terms, logits
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """`Trainer`'s, and what a decoder reads: both models make it of labels, which neither is given."""
+        """`Trainer`'s, and what the student's decoder reads: it is made of labels, which the student is not given."""
         inputs = super()._prepare_inputs(inputs)
         labels = inputs.get("labels")
-        if self._distils and self.task.name == "translation" and labels is not None:
-            if inputs.get("decoder_input_ids") is None:
-                inputs["decoder_input_ids"] = decoder_inputs(self.model, labels)
-            if self.teacher is not None and TEACHER_DECODER_INPUTS not in inputs:
-                # Its own even of the same labels, since a decoder may start with another token than the student's.
-                of_teacher = inputs.get(columns.TEACHER_LABELS, labels)
-                inputs[TEACHER_DECODER_INPUTS] = decoder_inputs(self.teacher.members[0], of_teacher)
+        writes = self._distils and self.task.name == "translation"
+        if writes and labels is not None and inputs.get("decoder_input_ids") is None:
+            inputs["decoder_input_ids"] = decoder_inputs(self.model, labels)
         return inputs
 
     def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -428,7 +469,9 @@ class DistillationTrainer(PublishingTrainer):
             config.problem_type = problem  # as the models do when they see labels: the published config needs it
         return problem
 
-    def _ask_teacher(self, inputs: Mapping[str, Any], bridge: AttachedMatchings | None) -> dict[str, Tensor]:
+    def _ask_teacher(
+        self, inputs: Mapping[str, Any], bridge: AttachedMatchings | None, problem: str
+    ) -> dict[str, Tensor]:
         """The soft targets: the cached columns where the batch has some, else what the live teacher says now."""
         said = {name: inputs[name] for name in columns.SOFT_TARGETS if name in inputs}
         if self.settings.wants_soft_targets:
@@ -437,7 +480,7 @@ class DistillationTrainer(PublishingTrainer):
             bridge.teach(inputs, bridge.remembered(inputs), self._teacher_reads(inputs), self._progress)
         if self.teacher is not None and (not said or bridge is not None):
             with self.accelerator.autocast():
-                answer = self.teacher(inputs, **({} if bridge is None else bridge.needs))
+                answer = self.teacher(inputs, problem, **({} if bridge is None else bridge.needs))
             if bridge is not None:
                 bridge.teach(inputs, answer, self.teacher.inputs_from(inputs), self._progress)
             said = said or {columns.LOGITS: answer["logits"].to(any_tensor(inputs).device)}
