@@ -56,11 +56,11 @@ class PackedRowsCheck:
         """Raise where a batch has packed rows and the model would mix them.
 
         Args:
-            batch: what the model reads, on its device.
+            batch: with all that was collated, what the model does not read too.
         Raises:
             ValueError: the outputs of a row depend on the row before it.
         """
-        if self._passed or not PACKING.union({"position_ids"}) & batch.keys():
+        if self._passed or not PACKING.union({"position_ids"}) & set(batch):
             return
         mask = batch.get("attention_mask")
         if isinstance(mask, Tensor) and mask.dim() > 2:  # says itself what may be read from where
@@ -110,8 +110,13 @@ class PackedRowsCheck:
     def _logits(self, inputs: dict[str, Any], start: int) -> Tensor:
         """The logits of the one row: (positions, classes) from a position on, or (classes,) of one output a row."""
         device = device_of(self.model, inputs["input_ids"].device)
-        here = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
-        uncached = dict.fromkeys({"use_cache"} & forward_arguments(self.model), False)
+        arguments = forward_arguments(self.model)
+        here = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+            if name in arguments
+        }
+        uncached = dict.fromkeys({"use_cache"} & arguments, False)
         with evaluating(self.model), torch.no_grad():
             logits = self.model(**here, **uncached)["logits"]
         return logits[0, start:] if logits.dim() > 2 else logits[0]

@@ -34,7 +34,7 @@ def check_label_map(
     unreached = [name for name in student_classes if name not in label_map.values()]
     if unreached:
         raise ValueError(
-            f"teacher.label_map: no class of the teacher stands for the student's {', '.join(map(repr, unreached))}, so "
+            f"teacher.label_map: no class of the teacher is mapped to the student's {', '.join(map(repr, unreached))}: "
             "its soft targets would teach that they never occur. Learn from its inner states alone (a matching, with "
             "soft_target_weight: 0), or choose a teacher that knows them."
         )

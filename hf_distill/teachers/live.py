@@ -78,9 +78,12 @@ class LiveTeacher:
 
     def inputs_from(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the teacher reads of a batch: its own inputs where it has some, else the student's, never labels."""
-        own = columns.teacher_inputs(batch)
-        inputs = own if "input_ids" in own else {**batch, **own}
+        inputs = self._source(batch)
         return {name: value for name, value in inputs.items() if name in self.arguments and name != "labels"}
+
+    def _source(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        own = columns.teacher_inputs(batch)
+        return own if "input_ids" in own else {**batch, **own}
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -101,8 +104,10 @@ class LiveTeacher:
         Raises:
             ValueError: rows that the teacher cannot read, or not as they are meant: too long ones, packed ones.
         """
-        inputs = self.inputs_from(batch)
+        source, inputs = self._source(batch), self.inputs_from(batch)
         labels = None if DECODER_INPUTS in batch else batch.get(columns.TEACHER_LABELS, batch.get("labels"))
+        for member in self._members:
+            member.check_packed_rows(source)
         outputs = [member(inputs, labels, kwargs) for member in self._members]
         if not isinstance(self.model, TeacherEnsemble):
             return outputs[0]
@@ -150,7 +155,6 @@ class _Member:
         return output if order is None else moved_back(output, order, self.encoder_decoder)
 
     def _check(self, inputs: Mapping[str, Any]) -> None:
-        self.check_packed_rows(inputs)
         ids, places = inputs.get("input_ids"), self.limits[0]
         if ids is None:
             return

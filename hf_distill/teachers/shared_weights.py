@@ -34,8 +34,8 @@ def check_weights_are_not_shared(student: nn.Module, teacher: nn.Module) -> None
             f"The teacher computes with weights that the student trains: {', '.join(used[:3])}"
             f"{', ...' if len(used) > 3 else ''} ({len(used)} in all). It would change with the student, and the soft "
             "loss would teach nothing (0 at every step where both are the same model). get_peft_model changes the "
-            "model that it is given in place. Pass a copy (copy.deepcopy before anything is added, or load the teacher once "
-            "more); freeze what both share (requires_grad_(False)); or, for adapters of a student, pass "
+            "model that it is given in place. Pass a copy (copy.deepcopy before anything is added, or load the teacher "
+            "once more); freeze what both share (requires_grad_(False)); or, for adapters of a student, pass "
             "hf_distill.teachers.WithoutAdapter(student), which switches them off while the teacher is called."
         )
 

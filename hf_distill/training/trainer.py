@@ -412,7 +412,7 @@ class DistillationTrainer(PublishingTrainer):
         said = self._ask_teacher(inputs, bridge, problem) if weights.soft > 0 or bridge is not None else {}
         if columns.TEMPERATURE in inputs and (evaluating or not isinstance(self.train_dataset, datasets.Dataset)):
             self._check_temperature(inputs[columns.TEMPERATURE], weights)
-        self._check_packed_rows(self._student_inputs(inputs))
+        self._check_packed_rows(inputs)
         outputs = model(**self._student_inputs(inputs), **({} if bridge is None else bridge.needs))
         logits = outputs["logits"]
         terms: dict[str, Term] = {}
