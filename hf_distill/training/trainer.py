@@ -41,7 +41,7 @@ from hf_distill.training.collator import TeacherColumnsCollator
 from hf_distill.training.objective import Term, hard_term, soft_term
 from hf_distill.training.publishing import PublishingTrainer
 from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
-from hf_distill.training.streams import read_in_processes
+from hf_distill.training.streams import counted, note_rows_of_last_batch, read_in_processes
 
 logger = logging.get_logger(__name__)
 
@@ -537,6 +537,17 @@ class DistillationTrainer(PublishingTrainer):
 
     # Evaluation
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """`Trainer`'s, where streams that several processes read have no row twice."""
+        if not self._distils:
+            return super().get_eval_dataloader(eval_dataset)
+        named: Any = self.eval_dataset
+        dataset = (
+            named[eval_dataset] if isinstance(eval_dataset, str) else (named if eval_dataset is None else eval_dataset)
+        )
+        made = counted(dataset, self.accelerator, self.args.dataloader_num_workers)
+        return super().get_eval_dataloader(eval_dataset if made is dataset else made)
+
     def evaluation_loop(
         self,
         dataloader: Any,
@@ -589,6 +600,7 @@ class DistillationTrainer(PublishingTrainer):
                 "A batch without labels gives the decoder nothing to read: set predict_with_generate=True to let the "
                 "student write, or add labels."
             )
+        note_rows_of_last_batch(self.accelerator)
         loss = None
         for name in ("soft", "hard"):
             if name not in terms:

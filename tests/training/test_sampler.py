@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
 
 from hf_distill import DistillationTrainer
 from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
@@ -94,3 +97,26 @@ def test_few_labels_are_warned_of(tmp_path, monkeypatch, unlabelled, warned):
     )
     trainer.get_train_dataloader()
     assert any("carries the whole loss on the labels" in message for message in said) is warned
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_resume_in_the_middle_of_an_epoch_of_two_processes_draws_the_same_rows(process):
+    """Accelerate's skipped batches hide the sampler from `set_epoch`."""
+    epoch = 0
+
+    def loader():
+        sampler = LabelledFractionSampler(np.arange(24) % 3 > 0, 0.5, epoch=lambda: epoch)
+        return prepare_data_loader(
+            DataLoader(list(range(24)), batch_size=4, sampler=sampler), num_processes=2, process_index=process
+        )
+
+    def batches(of):
+        of.set_epoch(epoch)
+        return [batch.tolist() for batch in of]
+
+    unbroken = loader()
+    first = batches(unbroken)
+    epoch = 1
+    second = batches(unbroken)
+    assert first != second
+    assert batches(skip_first_batches(loader(), 1)) == second[1:]
