@@ -6,8 +6,6 @@ from transformers import (
     BertConfig,
     BertForTokenClassification,
     DataCollatorWithFlattening,
-    RobertaConfig,
-    RobertaForCausalLM,
     set_seed,
 )
 
@@ -64,11 +62,6 @@ def encoder():
     return BertForTokenClassification(BertConfig(**SMALL, initializer_range=0.5))
 
 
-def other_positions():
-    set_seed(0)  # its positions start at 2
-    return RobertaForCausalLM(RobertaConfig(**SMALL, is_decoder=True, pad_token_id=1, initializer_range=0.5))
-
-
 def recurrent():
     return LSTMStudentForCausalLM(LSTMStudentConfig(vocab_size=50, pad_token_id=0))
 
@@ -79,7 +72,7 @@ def recurrent():
         (recurrent, {}, "the student, a LSTMStudentForCausalLM, .* its forward takes no position_ids. Use a collator"),
         (recurrent, {"return_flash_attn_kwargs": True}, "takes no position_ids"),
         (encoder, {}, "the outputs of a row change with the tokens of the row before it"),
-        (other_positions, {}, "whose position_ids start at 0 has other outputs than the same row alone"),
+        (tiny_gpt2, {"position_ids_start": 2}, "position_ids start at 2 has other outputs than the same row alone"),
         # Its attention here reads neither.
         (tiny_llama, {"return_position_ids": False, "return_flash_attn_kwargs": True}, "change with the tokens of"),
     ],
@@ -87,10 +80,6 @@ def recurrent():
 def test_models_that_mix_rows_are_refused(model, options, problem):
     with pytest.raises(ValueError, match=problem):
         PackedRowsCheck(model(), "student")(packed(**options))
-
-
-def test_positions_that_start_where_the_model_starts_them():
-    PackedRowsCheck(other_positions(), "teacher")(packed(position_ids_start=2))
 
 
 def test_a_mask_of_tokens_switches_the_detection_off():

@@ -131,7 +131,7 @@ def test_cached_and_live_agree_on_any_side(tmp_path, model, side):
 
 
 def test_a_classifier_that_cannot_tell_padding_is_refused():
-    rows = torch.tensor(padded(pad=3)["input_ids"])
+    rows = padded(pad=3)["input_ids"]
     teacher = live(tiny_llama(model_class=LlamaForSequenceClassification, pad_token_id=None))
     with pytest.raises(ValueError, match=r"its config has no pad_token_id. Set teacher.config.pad_token_id"):
         teacher(padded())
@@ -194,11 +194,16 @@ class Anything(Named):
 @pytest.mark.parametrize(
     "wrap", [lambda model: torch.compile(model, backend="eager"), nn.DataParallel, Named, lambda model: model]
 )
-def test_a_wrapped_teacher_is_as_the_model_inside(tmp_path, wrap):
+def test_a_wrapped_teacher_is_as_the_model_inside(wrap):
     model = tiny_bert(seed=1, num_labels=3, type_vocab_size=2)
     batch = padded("left", pad=3) | {"token_type_ids": torch.zeros(3, 5, dtype=torch.long)}
     teacher = live(wrap(model))
     assert torch.allclose(teacher(batch)["logits"], live(model)(batch)["logits"], atol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, Named])
+def test_a_wrapped_teacher_trains(tmp_path, wrap):
+    model = tiny_bert(seed=1, num_labels=3)
     arguments = DistillationArguments(
         str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True
     )
