@@ -18,7 +18,7 @@ FOLDERS = (
 )
 # Three lines each: names that the cards of published caches import.
 ALIASES = ("provenance",)
-BEING_CUT = ("training.trainer", "recipes.classification", "recipes.generation")
+BEING_CUT = ("recipes.classification", "recipes.generation")
 UPLOADED = ("configuration_lstm", "modeling_lstm")
 
 MODULES = {

@@ -36,7 +36,8 @@ from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.teachers.ask import ask
 from hf_distill.teachers.generating import GeneratingTeacher
 from hf_distill.training.arguments import DistillationArguments, Seq2SeqDistillationArguments
-from hf_distill.training.trainer import DistillationTrainer, Seq2SeqDistillationTrainer
+from hf_distill.training.seq2seq import Seq2SeqDistillationTrainer
+from hf_distill.training.trainer import DistillationTrainer
 
 NO_TARGET = "rows without a target"
 UNIVERSAL = "universal_logit_distance"

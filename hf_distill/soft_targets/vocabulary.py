@@ -39,8 +39,10 @@ def of_shared_tokens(
     if not (ids >= size).any():
         return found, None
     _known(tokens, f"at least {int(ids.max()) + 1} rows", size)
-    kept = found[columns.TOP_K_LOGITS].masked_fill(beyond, -torch.inf)
-    return found | {columns.TOP_K_LOGITS: kept, columns.TOP_K_IDS: ids.masked_fill(beyond, 0)}, None
+    # Those that stand for tokens first; there are no more of them than tokens.
+    first = beyond.int().argsort(dim=-1, stable=True)[..., :limit]
+    kept = found[columns.TOP_K_LOGITS].masked_fill(beyond, -torch.inf).gather(-1, first)
+    return found | {columns.TOP_K_LOGITS: kept, columns.TOP_K_IDS: ids.masked_fill(beyond, 0).gather(-1, first)}, None
 
 
 def _known(tokens: int | None, theirs: str, size: int) -> int:

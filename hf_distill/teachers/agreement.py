@@ -1,15 +1,10 @@
-"""Whether a teacher, a student and their rows agree on classes, tokens and lengths, before anything is trained."""
+"""Whether a teacher, a student and their rows agree on classes and problems, before anything is trained."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import datasets
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from hf_distill import columns
-from hf_distill.models import shared_tokens
 from hf_distill.problems import Task, check_classes, has_default_names, known_problem
 from hf_distill.teachers.live import LiveTeacher
 
@@ -29,21 +24,6 @@ def check_members(student: Any, teacher: LiveTeacher, task: Task) -> None:
         check_classes(student, member.config, task, ("the student", name))
 
 
-def tokens_shared_with(student: Any, teacher: LiveTeacher, tokenizer: Any, teacher_tokenizer: Any) -> int | None:
-    """`models.shared_tokens` of every member of a teacher: the least number, None where all tables are equally long.
-
-    Args:
-        student: config.
-        teacher: a model or an ensemble, which reads the student's tokens.
-        tokenizer: the student's, if known.
-        teacher_tokenizer: the teacher's, if known.
-    Raises:
-        ValueError: the tokens of a member differ from the student's, or may differ.
-    """
-    numbers = [shared_tokens(student, member.config, tokenizer, teacher_tokenizer) for member in teacher.members]
-    return min((number for number in numbers if number is not None), default=None)
-
-
 def adopt_problem_type(student: Any, teacher: LiveTeacher, task: Task) -> None:
     """Give a student without a problem type that of its teacher, so that rows without labels are read right.
 
@@ -58,6 +38,27 @@ def adopt_problem_type(student: Any, teacher: LiveTeacher, task: Task) -> None:
     student.problem_type = next((problem for problem in known if problem is not None), None)
 
 
+def complete_config(student: Any, teacher: LiveTeacher | None, task: Task, rows: Iterable[Any]) -> None:
+    """Check the classes' names in data sets, and let a student's config take what it lacks.
+
+    Args:
+        student: config, changed in place: its problem type, from the teacher, and the names of its classes, from the
+            data sets.
+        teacher: whose outputs are soft targets; None where there are none.
+        task: of both.
+        rows: data sets of training and evaluation.
+    Raises:
+        ValueError: a data set has the classes of the student or the teacher under other numbers.
+    """
+    for names in filter(None, (class_names(dataset, task) for dataset in rows)):
+        check_class_names(names, student, "the student")
+        for member in () if teacher is None else teacher.members:
+            check_class_names(names, member.config, "the teacher")
+        adopt_class_names(student, names)
+    if teacher is not None:
+        adopt_problem_type(student, teacher, task)
+
+
 # Names of classes
 
 
@@ -65,11 +66,9 @@ def class_names(dataset: Any, task: Task) -> list[str] | None:
     """The names that a data set's own label column has for its classes (`datasets.ClassLabel`), if it has some.
 
     Args:
-        dataset: any; a dictionary of data sets has the names of the first with some.
+        dataset: any.
         task: of the rows.
     """
-    if isinstance(dataset, Mapping):
-        return next((names for each in dataset.values() if (names := class_names(each, task))), None)
     features = getattr(dataset, "features", None) or {}
     feature = next((features[name] for name in ("labels", "label") if name in features), None)
     if task.name == "token-classification":
@@ -114,54 +113,3 @@ def adopt_class_names(student: Any, names: list[str]) -> None:
     if has_default_names(student) and len(names) == student.num_labels:
         student.id2label = dict(enumerate(names))
         student.label2id = {name: number for number, name in enumerate(names)}
-
-
-# Rows
-
-
-def check_rows_fit(dataset: Any, teacher: LiveTeacher) -> None:
-    """Raise for rows that are longer than the teacher has places for, or have tokens that it does not know.
-
-    Args:
-        dataset: a `datasets.Dataset` of tokenized rows; others are judged batch by batch.
-        teacher: that will read them.
-    Raises:
-        ValueError: the first such row.
-    """
-    if isinstance(dataset, Mapping):
-        for each in dataset.values():
-            check_rows_fit(each, teacher)
-    if not isinstance(dataset, datasets.Dataset):
-        return
-    own = columns.PREFIX + "input_ids"
-    name = own if own in dataset.column_names else "input_ids"
-    places, words = teacher.limits
-    for start, ids in _lists(dataset, name):
-        lengths = np.asarray(pc.list_value_length(ids))
-        if (lengths > places).any():
-            row = int((lengths > places).argmax())
-            raise ValueError(
-                f"{name}: row {start + row} has {lengths[row]} tokens, and the teacher has places for {places}. Cut "
-                f"the rows when they are tokenized (max_length={places}), or leave them out."
-            )
-        greatest = pc.max(pc.list_flatten(ids)).as_py()
-        if greatest is not None and greatest >= words:
-            raise ValueError(
-                f"{name}: the rows have the token {greatest}, and the teacher knows {words}: they were tokenized for "
-                f"another model. Tokenize them with the teacher's own tokenizer, as {own} where the student has "
-                "another one."
-            )
-
-
-def _lists(dataset: datasets.Dataset, name: str) -> Iterator[tuple[int, pa.ChunkedArray]]:
-    """The parts of a column of lists of whole numbers, each after the number of its first row; none of others."""
-    if name not in dataset.column_names:
-        return
-    start = 0
-    for part in dataset.select_columns([name]).with_format("arrow").iter(1000):
-        column = part.column(name)
-        kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-        if not any(kind(column.type) for kind in kinds) or not pa.types.is_integer(column.type.value_type):
-            return
-        yield start, column
-        start += len(part)

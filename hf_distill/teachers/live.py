@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_distill import columns
 from hf_distill.models import (
@@ -20,7 +21,7 @@ from hf_distill.models import (
     is_placed,
     problem_type,
 )
-from hf_distill.packed_rows import PackedRowsCheck, row_starts
+from hf_distill.packed_rows import PackedRowsCheck
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.padding import expected_order, moved, moved_back
 
@@ -37,8 +38,13 @@ def load_teacher(name: str | Path, auto_class: Any, **options: Any) -> Any:
         auto_class: an `AutoModelFor...` class of the task.
         options: of `from_pretrained`.
     Raises:
-        ValueError: the checkpoint lacks weights of the model, a head for instance, which would be random numbers.
+        ValueError: under ZeRO-3; or the checkpoint lacks weights, of a head for instance, which would be random.
     """
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"teacher_model={str(name)!r} would be cut into pieces by ZeRO-3, since it would be loaded "
+            "after the training arguments were made. Load it yourself before making them, and pass the model."
+        )
     model, found = auto_class.from_pretrained(name, output_loading_info=True, **options)
     made = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if made:
@@ -86,6 +92,11 @@ class LiveTeacher:
         return own if "input_ids" in own else {**batch, **own}
 
     @property
+    def configs(self) -> list[Any]:
+        """Those of all members."""
+        return [member.config for member in self.members]
+
+    @property
     def limits(self) -> tuple[float, float]:
         """How many tokens and how many different ones all members can read; see `models.input_limits`."""
         places, words = zip(*(member.limits for member in self._members), strict=True)
@@ -102,7 +113,7 @@ class LiveTeacher:
                 look at it.
             kwargs: more arguments of the forward, `output_hidden_states` for instance.
         Raises:
-            ValueError: rows that the teacher cannot read, or not as they are meant: too long ones, packed ones.
+            ValueError: packed rows that the teacher would mix, or padding that it cannot tell from tokens.
         """
         source, inputs = self._source(batch), self.inputs_from(batch)
         labels = None if DECODER_INPUTS in batch else batch.get(columns.TEACHER_LABELS, batch.get("labels"))
@@ -155,15 +166,8 @@ class _Member:
         return output if order is None else moved_back(output, order, self.encoder_decoder)
 
     def _check(self, inputs: Mapping[str, Any]) -> None:
-        ids, places = inputs.get("input_ids"), self.limits[0]
-        if ids is None:
-            return
-        if ids.shape[-1] > places and (inputs.get("position_ids") is None or row_starts(inputs) is None):
-            raise ValueError(
-                f"A batch has rows of {ids.shape[-1]} tokens, and the teacher has places for {places}. Cut the rows "
-                f"when they are tokenized (max_length={places}), and pad no batch beyond it."
-            )
-        if self.reads_last_token and len(ids) > 1:
+        ids = inputs.get("input_ids")
+        if self.reads_last_token and ids is not None and len(ids) > 1:
             self._check_padding(ids, inputs.get("attention_mask"))
 
     def _check_padding(self, ids: Tensor, mask: Tensor | None) -> None:

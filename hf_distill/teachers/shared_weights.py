@@ -1,5 +1,6 @@
 """Whether a student would train the weights that its teacher computes with."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.func import functional_call
 from hf_distill.models import base_model, device_of, evaluating, forward_arguments, unwrapped
 
 
-def check_weights_are_not_shared(student: nn.Module, teacher: nn.Module) -> None:
+def check_weights_are_not_shared(student: nn.Module, teachers: Iterable[nn.Module]) -> None:
     """Raise where the teacher's forward uses a parameter that the student trains.
 
     Frozen weights may be shared, and so may a model whose adapters are switched off for the teacher: whether a shared
@@ -17,18 +18,12 @@ def check_weights_are_not_shared(student: nn.Module, teacher: nn.Module) -> None
 
     Args:
         student: with `requires_grad` set as it will be trained.
-        teacher: one model.
+        teachers: a model, or the members of an ensemble.
     Raises:
         ValueError: the teacher would change with the student.
     """
     trained = {_storage(parameter) for parameter in student.parameters() if parameter.requires_grad} - {0}
-    teacher = unwrapped(teacher)
-    shared = {
-        name: parameter
-        for name, parameter in teacher.named_parameters(remove_duplicate=False)
-        if _storage(parameter) in trained
-    }
-    used = _used(teacher, shared) if shared else []
+    used = [name for teacher in teachers for name in _used(unwrapped(teacher), trained)]
     if used:
         raise ValueError(
             f"The teacher computes with weights that the student trains: {', '.join(used[:3])}"
@@ -45,9 +40,15 @@ def _storage(parameter: Tensor) -> int:
     return 0 if parameter.numel() == 0 or parameter.is_meta else parameter.untyped_storage().data_ptr()
 
 
-def _used(teacher: Any, shared: dict[str, nn.Parameter]) -> list[str]:
-    """The names of those parameters that the outputs of a forward depend on."""
-    leaves = {name: parameter.detach().clone().requires_grad_() for name, parameter in shared.items()}
+def _used(teacher: Any, storages: set[int]) -> list[str]:
+    """The names of the parameters in some storages that the outputs of a forward depend on."""
+    leaves = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in teacher.named_parameters(remove_duplicate=False)
+        if _storage(parameter) in storages
+    }
+    if not leaves:
+        return []
     end = getattr(base_model(teacher).config.get_text_config(), "eos_token_id", None)
     ids = torch.tensor(
         [[0, end[0] if isinstance(end, list) else end or 0]], device=device_of(teacher, torch.device("cpu"))

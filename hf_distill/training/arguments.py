@@ -98,6 +98,11 @@ class Objective:
         """Whether the soft targets weigh anything at any time."""
         return self.soft_target_weight > 0 or (self.soft_target_weight_end or 0) > 0
 
+    @property
+    def wants_labels(self) -> bool:
+        """Whether the labels weigh anything at any time."""
+        return self.hard_label_weight > 0 or (self.hard_label_weight_end or 0) > 0
+
 
 @dataclass(frozen=True)
 class Weights:

@@ -517,7 +517,7 @@ PUSHED = """
             model(0), arguments, train_dataset=rows, data_collator=default_data_collator
         )
         trainer.train()
-        return torch.tensor([entry["loss_soft"] for entry in trainer.state.log_history if "loss_soft" in entry])
+        return torch.tensor([entry["soft_loss"] for entry in trainer.state.log_history if "soft_loss" in entry])
 
     ids = torch.randint(0, 50, (12, 7)).tolist()
     rows = datasets.Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 7] * 12, "labels": ids})

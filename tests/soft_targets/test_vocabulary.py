@@ -63,7 +63,7 @@ def soft(folder, dataset, teacher=None, tokenizers=(None, None), vocabulary=50):
         teacher_processing_class=tokenizers[1],
     )
     # Trainer would save a tokenizer, and this one is none.
-    trainer._tokens = None if None in tokenizers else tokenizers[0].tokens
+    trainer.alignment.tokenizers = tokenizers
     trainer.train()
     return next(value for name, value in trainer.state.log_history[0].items() if "soft" in name)
 

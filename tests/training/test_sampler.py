@@ -86,8 +86,8 @@ def test_the_cut_changes_nothing_and_a_resume_goes_on(tmp_path):
 
 @pytest.mark.parametrize(("unlabelled", "warned"), [(28, True), (8, False), (0, False)])
 def test_few_labels_are_warned_of(tmp_path, monkeypatch, unlabelled, warned):
-    said = []
-    monkeypatch.setattr("hf_distill.training.trainer.logger.warning", said.append)
+    warnings = []
+    monkeypatch.setattr("hf_distill.training.checks.logger.warning", warnings.append)
     trainer = DistillationTrainer(
         tiny_bert(num_labels=3),
         arguments(tmp_path),
@@ -96,7 +96,7 @@ def test_few_labels_are_warned_of(tmp_path, monkeypatch, unlabelled, warned):
         data_collator=collate,
     )
     trainer.get_train_dataloader()
-    assert any("carries the whole loss on the labels" in message for message in said) is warned
+    assert any("carries the whole loss on the labels" in message for message in warnings) is warned
 
 
 @pytest.mark.parametrize("process", [0, 1])

@@ -1,0 +1,50 @@
+"""The first rows of a data set before the training, without losing any of them."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset
+
+
+def first_rows(dataset: Any, number: int) -> tuple[list[Any], Any]:
+    """The first rows, and the data set that still begins with them.
+
+    A stream that can be read only once would lose the rows that were looked at; it is found by reading its beginning a
+    second time.
+
+    Args:
+        dataset: with rows by number, or a stream.
+        number: of rows, at most.
+    Returns:
+        The rows, and the data set itself or, for a stream that does not begin anew, one that yields all of its rows.
+    """
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        return [dataset[index] for index in range(min(number, len(dataset)))], dataset
+    rows = list(itertools.islice(iter(dataset), number))
+    if not rows:
+        return rows, dataset
+    again = iter(dataset)
+    second = list(itertools.islice(again, 1))
+    if second and _same(second[0], rows[0]):
+        return rows, dataset
+    return rows, _Continued(dataset, [*rows, *second], again)
+
+
+def _same(row: Any, other: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(other, dict):
+        return row is other
+    return row.keys() == other.keys() and all(np.array_equal(row[name], other[name]) for name in row)
+
+
+class _Continued(IterableDataset):
+    """A stream that was begun: the rows that were read, then the rest. Later readings are the stream's own affair."""
+
+    def __init__(self, dataset: Any, rows: list[Any], rest: Iterator[Any]) -> None:
+        self.dataset = dataset
+        self._begun: Iterator[Any] | None = itertools.chain(rows, rest)
+
+    def __iter__(self) -> Iterator[Any]:
+        begun, self._begun = self._begun, None
+        return iter(self.dataset) if begun is None else begun
