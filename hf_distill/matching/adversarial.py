@@ -30,7 +30,7 @@ class AdversarialMatching(Matching):
         weight: of the student's part; the discriminators' own gradient does not depend on it, unless it is 0.
         granularity: "token", "word" or "sequence"; logits a position are averaged as the states are. With a vocabulary
             of logits the discriminators' first layer is large.
-        name: what it is logged as, `loss_<name>`; None: "adversarial". The sum of both parts, in nats, weight apart.
+        name: what it is logged as, `<name>_loss`; None: "adversarial". The sum of both parts, in nats, weight apart.
         hidden_size: of the two-layer discriminators.
         learning_rate: of the discriminators; None: the trainer's.
         mse_weight: λ, >= 0.

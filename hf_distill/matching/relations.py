@@ -20,7 +20,7 @@ class RelationMatching(Matching):
         layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token" or "word".
-        name: what it is logged as, `loss_<name>`; None: "relation". In nats.
+        name: what it is logged as, `<name>_loss`; None: "relation". In nats.
         heads: into how many parts both models' states are split; divides all the widths. Many heads are better than
             few: in a wide part each position relates to hardly any other than itself.
     Raises:

@@ -155,26 +155,6 @@ class Alignment:
         return {name: value[..., :shared] for name, value in targets.items()}, shared
 
 
-def check_best_metric(name: str | None) -> None:
-    """Raise where the best checkpoint would be chosen by a name that an evaluation no longer has.
-
-    Args:
-        name: `metric_for_best_model`.
-    Raises:
-        ValueError: a name of version 0.1.0.
-    """
-    new = None
-    if name is not None and name.endswith("loss_soft"):
-        new = name.removesuffix("loss_soft") + "soft_loss"
-    elif name is not None and name.endswith("loss_hard"):
-        new = name.removesuffix("loss_hard") + "loss"
-    if new is not None:
-        raise ValueError(
-            f"metric_for_best_model={name!r} is called {new!r} now: Trainer takes the greatest value for the best "
-            'where a name does not end in "loss", so that the worst checkpoint was kept. Write the new name.'
-        )
-
-
 def check_teacher(settings: Objective, teacher: LiveTeacher | None, train_columns: set[str]) -> None:
     """Raise where soft targets are wanted and there are none.
 

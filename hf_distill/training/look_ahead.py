@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 
 def first_rows(dataset: Any, number: int) -> tuple[list[Any], Any]:
@@ -22,14 +22,14 @@ def first_rows(dataset: Any, number: int) -> tuple[list[Any], Any]:
     """
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         return [dataset[index] for index in range(min(number, len(dataset)))], dataset
-    rows = list(itertools.islice(iter(dataset), number))
-    if not rows:
-        return rows, dataset
+    begun = iter(dataset)
+    rows = list(itertools.islice(begun, number))
     again = iter(dataset)
-    second = list(itertools.islice(again, 1))
-    if second and _same(second[0], rows[0]):
+    second = list(itertools.islice(again, len(rows)))
+    if again is not begun and len(second) == len(rows) and all(map(_same, second, rows)):
         return rows, dataset
-    return rows, _Continued(dataset, [*rows, *second], again)
+    # The first iterator is kept: closing it may close the source that both read.
+    return rows, _Continued(dataset, [*rows, *second], again if second else begun, begun)
 
 
 def _same(row: Any, other: Any) -> bool:
@@ -39,12 +39,22 @@ def _same(row: Any, other: Any) -> bool:
 
 
 class _Continued(IterableDataset):
-    """A stream that was begun: the rows that were read, then the rest. Later readings are the stream's own affair."""
+    """A stream that was begun: the rows that were read, then the rest. Later readings begin as the stream itself does.
 
-    def __init__(self, dataset: Any, rows: list[Any], rest: Iterator[Any]) -> None:
+    Args:
+        dataset: the stream.
+        rows: that were read of it.
+        rest: reads on after them.
+        kept: other iterators of the stream that must not be closed before.
+    """
+
+    def __init__(self, dataset: Any, rows: list[Any], rest: Iterator[Any], *kept: Iterator[Any]) -> None:
         self.dataset = dataset
+        self.column_names = getattr(dataset, "column_names", None)
         self._begun: Iterator[Any] | None = itertools.chain(rows, rest)
+        self._kept = kept
 
     def __iter__(self) -> Iterator[Any]:
         begun, self._begun = self._begun, None
-        return iter(self.dataset) if begun is None else begun
+        # A worker process takes its own share of a stream, which was begun without any.
+        return iter(self.dataset) if begun is None or get_worker_info() is not None else begun

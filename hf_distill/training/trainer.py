@@ -22,7 +22,7 @@ from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher, load_teacher
 from hf_distill.teachers.shared_weights import check_weights_are_not_shared
 from hf_distill.training import checks
-from hf_distill.training.arguments import Objective, Weights
+from hf_distill.training.arguments import Objective, Weights, check_best_metric
 from hf_distill.training.attached_matchings import NAME, AttachedMatchings
 from hf_distill.training.batch import Batch, add_decoder_inputs
 from hf_distill.training.checkpoints import last_whole_checkpoint
@@ -192,7 +192,7 @@ class DistillationTrainer(EvaluatingTrainer):
     def _check_settings(self) -> None:
         settings, named = self.settings, self._named_datasets
         settings.check()
-        checks.check_best_metric(self.args.metric_for_best_model)
+        check_best_metric(self.args.metric_for_best_model)
         checks.check_cached_temperatures(named, settings)
         names = columns.column_names([self.train_dataset])
         checks.check_teacher(settings, self.teacher, names)
