@@ -284,35 +284,64 @@ def batch_size(inputs: Mapping[str, Any]) -> int:
     return any_tensor(inputs).shape[0]
 
 
-def check_classes(student: Any, teacher: Any, task: Task) -> None:
-    """Raise where a student and its teacher have other classes.
+def check_classes(
+    student: Any, teacher: Any, task: Task, names: tuple[str, str] = ("the student", "the teacher")
+) -> None:
+    """Raise where a student and its teacher have other classes, or another kind of problem.
 
     Args:
         student: config.
         teacher: config.
         task: of both.
+        names: of both, for the error.
     Raises:
-        ValueError: another number of classes, or the same classes under other numbers.
+        ValueError: another number of classes, the same classes under other numbers, or another problem type.
     """
     if task.name not in ("text-classification", "token-classification"):
         return
+    one, other = names[0].capitalize(), names[1]
     if student.num_labels != teacher.num_labels:
         raise ValueError(
-            f"The student has {student.num_labels} classes {_classes(student)} and the teacher {teacher.num_labels} "
-            f"{_classes(teacher)}. Soft targets need the same classes: give the student the teacher's num_labels and "
-            "id2label."
+            f"{one} has {student.num_labels} classes {_classes(student)} and {other} {teacher.num_labels} "
+            f"{_classes(teacher)}. Soft targets need the same classes: give both the same num_labels and id2label, the "
+            "teacher's."
         )
-    named = [config for config in (student, teacher) if not _is_default(config)]
+    named = [config for config in (student, teacher) if not has_default_names(config)]
     if len(named) == 2 and dict(student.id2label) != dict(teacher.id2label):
         raise ValueError(
-            f"The student's classes are {_classes(student)} and the teacher's {_classes(teacher)}: the same number, "
-            "another order or other names. Give the student the teacher's id2label and number the labels by it."
+            f"{one}'s classes are {_classes(student)} and {other}'s {_classes(teacher)}: the same number, "
+            "another order or other names. Give both the teacher's id2label and number the labels by it."
         )
+    if task.name == "token-classification":
+        return
+    problems = [known_problem(config) for config in (student, teacher)]
+    if None not in problems and problems[0] != problems[1]:
+        raise ValueError(
+            f"{one}'s problem type is {problems[0]} and {other}'s {problems[1]} (config.problem_type; one class "
+            "without a problem_type is a regression): the outputs of one would be read as something else by the other. "
+            "Set config.problem_type of both to what the teacher was trained for."
+        )
+
+
+def known_problem(config: Any) -> str | None:
+    """The problem type as far as a config alone tells it; see `models.problem_type`.
+
+    Raises:
+        ValueError: a single choice among one class.
+    """
+    if config.problem_type == "single_label_classification" and config.num_labels == 1:
+        raise ValueError(
+            "config.problem_type is single_label_classification and num_labels is 1: a softmax over one class is "
+            "constant, so there is nothing to learn. Set problem_type to multi_label_classification (one sigmoid) or "
+            "regression, or give the model two classes."
+        )
+    return config.problem_type or ("regression" if config.num_labels == 1 else None)
 
 
 def _classes(config: Any) -> list[str]:
     return [config.id2label[number] for number in sorted(config.id2label)]
 
 
-def _is_default(config: Any) -> bool:
+def has_default_names(config: Any) -> bool:
+    """Whether classes have the names that transformers gives where none are given: LABEL_0, LABEL_1, ..."""
     return all(name == f"LABEL_{number}" for number, name in config.id2label.items())

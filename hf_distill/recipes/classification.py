@@ -37,7 +37,14 @@ from hf_distill.recipes.training import collator, training_arguments, validation
 from hf_distill.recipes.workspace import contents_of, hashed
 from hf_distill.reports.classification import compare
 from hf_distill.soft_targets.calibration import adjusted, calibration_temperature
-from hf_distill.soft_targets.cross_fit import Share, ask_teachers, cross_fit_shares, folds_of, inherited_folds, speaker
+from hf_distill.soft_targets.cross_fit import (
+    Share,
+    as_one_teacher,
+    ask_teachers,
+    cross_fit_shares,
+    folds_of,
+    inherited_folds,
+)
 from hf_distill.soft_targets.label_map import check_label_map
 from hf_distill.students.from_teacher import student_from_teacher
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
@@ -584,7 +591,7 @@ class LabellingRun(Steps):
         """At which the doubt of the teacher, or of the teachers of these folds together, fits the validation labels."""
         if numbers in self.temperatures:
             return self.temperatures[numbers]
-        teacher = speaker(self.fold_teachers(numbers)) if numbers else self.teacher()[0]
+        teacher = as_one_teacher(self.fold_teachers(numbers)) if numbers else self.teacher()[0]
         rows = self.with_live_logits(self.read(self.splits.validation), teacher)
         if self.recipe.teacher.label_map:
             rows, _ = adjusted(rows, 1.0, self.recipe.teacher.label_map, self.teacher_classes, self.classes)

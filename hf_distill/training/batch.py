@@ -11,8 +11,6 @@ from hf_distill.models import decoder_inputs, position_ids
 from hf_distill.problems import Task, batch_size
 from hf_distill.teachers.live import LiveTeacher
 
-TEACHER_DECODER_INPUTS = columns.PREFIX + "decoder_input_ids"
-
 
 class Batch:
     """What the objective needs of a collated batch; each part is derived when it is first asked for.
@@ -82,7 +80,9 @@ class Batch:
     @property
     def teacher_length(self) -> int:
         """How many positions the live teacher has to have for this batch, its decoder's included."""
-        read = [self.teacher_inputs.get(name) for name in ("input_ids", "decoder_input_ids")]
+        read = [self.teacher_inputs.get("input_ids")]
+        if self.task.in_decoder:
+            read.append(self.inputs.get(columns.TEACHER_LABELS, self.inputs.get("labels")))
         return max((value.shape[1] for value in read if isinstance(value, Tensor) and value.dim() == 2), default=0)
 
     @property
@@ -91,21 +91,16 @@ class Batch:
         return self.task.in_decoder and self.inputs.get("labels") is None
 
 
-def add_decoder_inputs(inputs: dict[str, Any], student: Any, teacher: LiveTeacher | None) -> dict[str, Any]:
-    """What the decoders read, which both models would make of labels, and neither is given those.
+def add_decoder_inputs(inputs: dict[str, Any], student: Any) -> dict[str, Any]:
+    """What the student's decoder reads, which it would make of labels, and is not given those.
 
     Args:
         inputs: a collated batch of an encoder-decoder model.
         student: the model.
-        teacher: None where its outputs are cached.
     """
     labels = inputs.get("labels")
     if labels is None:
         return inputs
     if inputs.get("decoder_input_ids") is None:
         inputs["decoder_input_ids"] = decoder_inputs(student, labels)
-    if teacher is not None and TEACHER_DECODER_INPUTS not in inputs:
-        # Its own even of the same labels, since a decoder may start with another token than the student's.
-        of_teacher = inputs.get(columns.TEACHER_LABELS, labels)
-        inputs[TEACHER_DECODER_INPUTS] = decoder_inputs(teacher.members[0], of_teacher)
     return inputs

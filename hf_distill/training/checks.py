@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hf_distill import columns
 from hf_distill.matching.base import Matching
-from hf_distill.models import shared_tokens
+from hf_distill.models import shared_tokens, tokens_of_one_tokenizer
 from hf_distill.problems import Task
+from hf_distill.soft_targets.vocabulary import of_shared_tokens
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.training.arguments import Objective, Weights
 from hf_distill.training.attached_matchings import check_cached_states
@@ -49,14 +50,14 @@ class Alignment:
     Args:
         task: of both.
         student: config.
-        teacher: config; None where its outputs are cached.
+        teachers: configs of the teacher's members; none where its outputs are cached.
         tokenizers: the student's and the teacher's, None where unknown.
     """
 
-    def __init__(self, task: Task, student: Any, teacher: Any, tokenizers: tuple[Any, Any]) -> None:
+    def __init__(self, task: Task, student: Any, teachers: Sequence[Any], tokenizers: tuple[Any, Any]) -> None:
         self.task = task
         self.student = student
-        self.teacher = teacher
+        self.teachers = teachers
         self.tokenizers = tokenizers
         self._shared: list[int | None] = []
 
@@ -67,7 +68,8 @@ class Alignment:
             ValueError: their tokens differ, or may differ.
         """
         if not self._shared:
-            self._shared.append(shared_tokens(self.student, self.teacher, *self.tokenizers))
+            numbers = [shared_tokens(self.student, teacher, *self.tokenizers) for teacher in self.teachers]
+            self._shared.append(min((number for number in numbers if number is not None), default=None))
         return self._shared[0]
 
     def check(self, names: Container[str], loss: str) -> None:
@@ -96,7 +98,7 @@ class Alignment:
             misplaced = self.task.writes and own and not (cached and self.task.in_decoder)
         if misplaced:
             raise self._other_tokens()
-        if self.teacher is not None and not own and not cached:
+        if self.teachers and not own and not cached:
             self.shared_tokens()
 
     def _other_tokens(self) -> ValueError:
@@ -104,9 +106,8 @@ class Alignment:
 
     def _check_one_vocabulary(self) -> None:
         """Raise unless both sides are known to have one vocabulary, as with a longer prompt for the teacher."""
-        if self.teacher is None:
-            known = None not in self.tokenizers and self.tokenizers[0].get_vocab() == self.tokenizers[1].get_vocab()
-            if not known:
+        if not self.teachers:
+            if tokens_of_one_tokenizer(*self.tokenizers) is None:
                 raise self._other_tokens()
             return
         try:
@@ -122,21 +123,33 @@ class Alignment:
             return False
         return True
 
-    def common(self, inputs: Mapping[str, Any], loss: str) -> slice:
-        """The classes that student and teacher are compared on.
+    def common(
+        self, soft_targets: Mapping[str, Tensor], size: int, inputs: Mapping[str, Any], loss: str
+    ) -> tuple[dict[str, Tensor], int | None]:
+        """The soft targets of the classes that student and teacher are compared on.
 
         Rows of a vocabulary table that only pad it stand for no token, and the other table may lack them.
 
         Args:
+            soft_targets: cached columns, or the live teacher's logits.
+            size: of the student's table.
             inputs: the batch.
             loss: the name of the soft target loss.
+        Returns:
+            The targets, and how many of the student's logits are compared with them; None: all.
+        Raises:
+            ValueError: cached targets over a table of another size, and nothing tells which tokens both have.
         """
-        own = columns.PREFIX + "input_ids" in inputs
-        if not self.task.writes or self.teacher is None or (own and loss == TWO_VOCABULARIES):
-            return slice(None)
+        targets = dict(soft_targets)
+        own, cached = columns.PREFIX + "input_ids" in inputs, any(name in inputs for name in columns.SOFT_TARGETS)
+        if not self.task.writes or (loss == TWO_VOCABULARIES and (own or cached)):
+            return targets, None
+        if cached:
+            return of_shared_tokens(targets, size, tokens_of_one_tokenizer(*self.tokenizers))
         if own and columns.TEACHER_LABELS not in inputs:
-            return slice(None)
-        return slice(self.shared_tokens())
+            return targets, None
+        shared = self.shared_tokens()
+        return {name: value[..., :shared] for name, value in targets.items()}, shared
 
 
 def check_teacher(settings: Objective, teacher: LiveTeacher | None, train_columns: set[str]) -> None:

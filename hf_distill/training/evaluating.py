@@ -13,6 +13,7 @@ from hf_distill.training.batch import Batch
 from hf_distill.training.checks import Alignment
 from hf_distill.training.objective import Term
 from hf_distill.training.publishing import PublishingTrainer
+from hf_distill.training.streams import counted, note_rows_of_last_batch
 
 
 class EvaluatingTrainer(PublishingTrainer):
@@ -37,6 +38,16 @@ class EvaluatingTrainer(PublishingTrainer):
         self, model: nn.Module, batch: Batch, weights: Weights, evaluating: bool = False
     ) -> tuple[dict[str, Term], Any]:
         raise NotImplementedError
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """`Trainer`'s, where streams that several processes read have no row twice."""
+        if not self._distils:
+            return super().get_eval_dataloader(eval_dataset)
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]  # type: ignore[index]
+        made = counted(dataset, self.accelerator, self.args.dataloader_num_workers)
+        return super().get_eval_dataloader(eval_dataset if made is dataset else made)
 
     def evaluation_loop(
         self,
@@ -86,6 +97,7 @@ class EvaluatingTrainer(PublishingTrainer):
                 "A batch without labels gives the decoder nothing to read: set predict_with_generate=True to let the "
                 "student write, or add labels."
             )
+        note_rows_of_last_batch(self.accelerator)
         loss = None
         for name in ("soft", "hard"):
             if name not in terms:

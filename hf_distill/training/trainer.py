@@ -8,17 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import ModelOutput, logging
 
 from hf_distill import columns
 from hf_distill.matching.base import Matching
-from hf_distill.models import forward_arguments, input_limits
+from hf_distill.models import forward_arguments
+from hf_distill.packed_rows import PackedRowsCheck, row_starts
 from hf_distill.paths import is_hub_id
-from hf_distill.problems import Task, any_tensor, check_classes, task_of
+from hf_distill.problems import Task, any_tensor, task_of
+from hf_distill.teachers.agreement import check_members, complete_config
 from hf_distill.teachers.ensemble import TeacherEnsemble
-from hf_distill.teachers.live import LiveTeacher
+from hf_distill.teachers.live import LiveTeacher, load_teacher
+from hf_distill.teachers.shared_weights import check_weights_are_not_shared
 from hf_distill.training import checks
 from hf_distill.training.arguments import Objective, Weights, check_best_metric
 from hf_distill.training.attached_matchings import NAME, AttachedMatchings
@@ -29,6 +31,7 @@ from hf_distill.training.evaluating import EvaluatingTrainer
 from hf_distill.training.look_ahead import first_rows
 from hf_distill.training.objective import Term, hard_term, soft_term
 from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
+from hf_distill.training.streams import read_in_processes
 
 logger = logging.get_logger(__name__)
 
@@ -130,6 +133,8 @@ class DistillationTrainer(EvaluatingTrainer):
         self.task: Task = task_of(self.model)
         self.teacher: Any = self._load_teacher(teacher_model, teacher_processing_class)
         self._student_arguments = forward_arguments(self.model)
+        self._check_packed_rows = PackedRowsCheck(self.model, "student")
+        read_in_processes(self.accelerator, (train_dataset, eval_dataset))
         self._matching = tuple(matching)
         self._attached: AttachedMatchings | None = None  # the matchings, while they are parts of the student
         self._built: tuple[Any, AttachedMatchings] | None = None  # a student and the matchings made for it
@@ -137,6 +142,7 @@ class DistillationTrainer(EvaluatingTrainer):
         self._step_items: Any = None  # what the step in progress counts, while a training step is made
         self._reset_totals()
         self._check_settings()
+        self._complete_config()
         pad_id = getattr(getattr(self.teacher, "model", self.model).config, "pad_token_id", None)
         self.data_collator = TeacherColumnsCollator(
             self.data_collator,
@@ -160,27 +166,28 @@ class DistillationTrainer(EvaluatingTrainer):
         tokenizers = (self.processing_class, teacher_processing_class)
         self._comparable = True  # whether both have the same classes
         self._places = float("inf")
-        self.alignment = checks.Alignment(self.task, self.model.config, None, tokenizers)
+        self.alignment = checks.Alignment(self.task, self.model.config, (), tokenizers)
         if teacher is None:
             return None
         if isinstance(teacher, str | Path):
-            if is_deepspeed_zero3_enabled():
-                raise ValueError(
-                    f"teacher_model={str(teacher)!r} would be cut into pieces by ZeRO-3, since it would be loaded "
-                    "after the training arguments were made. Load it yourself before making them, and pass the model."
-                )
-            teacher = self.task.auto_class.from_pretrained(teacher)
+            teacher = load_teacher(teacher, self.task.auto_class)
+        teacher = LiveTeacher(teacher, self.args.device)
         try:
-            check_classes(self.model.config, teacher.config, self.task)
+            check_members(self.model.config, teacher, self.task)
         except ValueError:
             names = columns.column_names([self.train_dataset])
             if self.settings.wants_soft_targets and not any(name in names for name in columns.SOFT_TARGETS):
                 raise
             self._comparable = False
-        self.alignment = checks.Alignment(self.task, self.model.config, teacher.config, tokenizers)
-        live = LiveTeacher(teacher, self.args.device)
-        self._places = min(input_limits(member)[0] for member in live.members)
-        return live
+        check_weights_are_not_shared(self.model, teacher.members)
+        self.alignment = checks.Alignment(self.task, self.model.config, teacher.configs, tokenizers)
+        self._places = teacher.limits[0]
+        return teacher
+
+    def _complete_config(self) -> None:
+        """Let the student's config take the problem type and the names of classes that teacher and rows have."""
+        teacher = self.teacher if self._comparable and self.settings.wants_soft_targets else None
+        complete_config(self.model.config, teacher, self.task, self._named_datasets.values())
 
     def _check_settings(self) -> None:
         settings, named = self.settings, self._named_datasets
@@ -229,7 +236,7 @@ class DistillationTrainer(EvaluatingTrainer):
             )
         self._warn(checks.few_labels(fraction, rows, self.settings))
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LabelledFractionSampler(labelled_rows(dataset), fraction, seed)
+        return LabelledFractionSampler(labelled_rows(dataset), fraction, seed, lambda: int(self.state.epoch or 0))
 
     def _warn(self, warning: str | None) -> None:
         if warning is not None:
@@ -310,6 +317,7 @@ class DistillationTrainer(EvaluatingTrainer):
         """Put the matchings into the student, before it is wrapped and before its optimizer is made."""
         if self._distils:
             self._reset_totals()
+            self._complete_config()  # of a student that `model_init` made anew, too
             checks.check_lengths(
                 self._named_datasets, self._get_collator_with_removed_columns(self.data_collator), self._places
             )
@@ -421,35 +429,34 @@ class DistillationTrainer(EvaluatingTrainer):
     ) -> tuple[dict[str, Term], Any]:
         """The terms that have items in this batch, and the student's output."""
         attached = None if evaluating else self._attached
-        soft_targets = self._ask_teacher(batch, attached) if weights.soft > 0 or attached is not None else {}
+        problem = self.task.problem_type(self.model.config, batch.labels)
+        soft_targets = self._ask_teacher(batch, attached, problem) if weights.soft > 0 or attached is not None else {}
         if columns.TEMPERATURE in batch.inputs:
             checks.check_temperature(batch.inputs[columns.TEMPERATURE], weights)
+        self._check_packed_rows(batch.inputs)
         outputs = model(**batch.student_inputs, **({} if attached is None else attached.outputs_needed))
         logits = outputs["logits"]
-        problem = self.task.problem_type(self.model.config, batch.labels)
         terms: dict[str, Term] = {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and weights.hard > 0):
             hard = hard_term(batch, logits, problem, self.args.label_smoothing_factor)
         if hard is not None:
             terms["hard"] = hard
         if weights.soft > 0:
-            same = self.alignment.common(batch.inputs, self.settings.soft_target_loss)
-            soft_targets = {
-                name: value[..., same] if name == columns.LOGITS else value for name, value in soft_targets.items()
-            }
-            terms["soft"] = soft_term(batch, logits[..., same], soft_targets, problem, self.settings, weights)
+            loss = self.settings.soft_target_loss
+            soft_targets, same = self.alignment.common(soft_targets, logits.shape[-1], batch.inputs, loss)
+            terms["soft"] = soft_term(batch, logits[..., :same], soft_targets, problem, self.settings, weights)
         for name, items in outputs.get(NAME, {}).items():
             terms[name] = Term(items["values"], items["rows"], items["logged"])
         return terms, outputs
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """`Trainer`'s, and what a decoder reads: both models make it of labels, which neither is given."""
+        """`Trainer`'s, and what the student's decoder reads: it is made of labels, which the student is not given."""
         inputs = super()._prepare_inputs(inputs)
         if self._distils and self.task.in_decoder:
-            inputs = add_decoder_inputs(inputs, self.model, self.teacher)
+            inputs = add_decoder_inputs(inputs, self.model)
         return inputs
 
-    def _ask_teacher(self, batch: Batch, attached: AttachedMatchings | None) -> dict[str, Tensor]:
+    def _ask_teacher(self, batch: Batch, attached: AttachedMatchings | None, problem: str) -> dict[str, Tensor]:
         """The soft targets: the cached columns where the batch has some, else the live teacher's logits."""
         soft_targets = dict(batch.cached)
         if self.settings.wants_soft_targets:
@@ -458,10 +465,11 @@ class DistillationTrainer(EvaluatingTrainer):
             attached.set_target(batch, attached.cached_output(batch), self._progress)
         if self.teacher is not None and (not soft_targets or attached is not None):
             if not batch.has_own_tokens:
-                self.alignment.shared_tokens()  # raises where it would read them in another vocabulary
-            checks.check_length(batch.teacher_length, self._places)
+                self.teacher.tokens = self.alignment.shared_tokens()  # raises for another vocabulary
+            if row_starts(batch.teacher_inputs) is None:  # packed rows are shorter than the batch
+                checks.check_length(batch.teacher_length, self._places)
             with self.accelerator.autocast():
-                output = self.teacher(batch.inputs, **({} if attached is None else attached.outputs_needed))
+                output = self.teacher(batch.inputs, problem, **({} if attached is None else attached.outputs_needed))
             if attached is not None:
                 attached.set_target(batch, output, self._progress)
             soft_targets = soft_targets or {columns.LOGITS: output["logits"].to(any_tensor(batch.inputs).device)}

@@ -665,7 +665,7 @@ def test_a_row_without_text(tmp_path, of):
     rows = tiny_rows(3).map(
         lambda row, number: {"input_ids": [] if number == 1 else row["input_ids"]}, with_indices=True
     )
-    with pytest.raises(ValueError, match=r"Row 1 (of the stream )?has no tokens: there is nothing to ask the teacher"):
+    with pytest.raises(ValueError, match=r"Row 1 (of the stream )?has no tokens: the teacher has nothing to read"):
         cached(of(rows), tiny_bert(num_labels=3), tmp_path)
 
 

@@ -149,7 +149,7 @@ def test_placed_teachers_are_never_moved(tmp_path, monkeypatch, mark):
 
 
 def test_teacher_by_name_is_refused_under_zero_3(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_distill.training.trainer.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("hf_distill.teachers.live.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match=r"would be cut into pieces by ZeRO-3.*pass the model"):
         taught(tmp_path, tiny_bert(num_labels=3), "user/teacher")
 
