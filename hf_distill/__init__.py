@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from hf_distill.students.transformer.config import TransformerStudentConfig
     from hf_distill.teachers.ensemble import TeacherEnsemble
     from hf_distill.training.arguments import DistillationArguments, Seq2SeqDistillationArguments
-    from hf_distill.training.trainer import DistillationTrainer, Seq2SeqDistillationTrainer
+    from hf_distill.training.seq2seq import Seq2SeqDistillationTrainer
+    from hf_distill.training.trainer import DistillationTrainer
 
 __version__ = "0.1.0"
 
@@ -61,7 +62,7 @@ _MODULES = {
     "DistillationArguments": "hf_distill.training.arguments",
     "Seq2SeqDistillationArguments": "hf_distill.training.arguments",
     "DistillationTrainer": "hf_distill.training.trainer",
-    "Seq2SeqDistillationTrainer": "hf_distill.training.trainer",
+    "Seq2SeqDistillationTrainer": "hf_distill.training.seq2seq",
 }
 _SUBMODULES = ("losses", "metrics")
 __all__ = [

@@ -24,7 +24,7 @@ IGNORED = -100  # in labels and word starts: special tokens, padding and whateve
 
 
 def is_output(name: str) -> bool:
-    """Whether a column holds something that a teacher said."""
+    """Whether a column holds outputs of a teacher."""
     return name.removesuffix(SCALE) in SOFT_TARGETS or name == TEMPERATURE or name.startswith(HIDDEN)
 
 
@@ -46,6 +46,23 @@ def teacher_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_in_training(names: Iterable[str], of_tokens: bool) -> set[str]:
+    """The teacher's columns that a training reads beside the inputs of its models.
+
+    Args:
+        names: of the data sets; a streamed one may not know its columns beforehand.
+        of_tokens: whether the targets are tokens.
+    """
+    names = set(names)
+    read = {*SOFT_TARGETS, TEMPERATURE, WORD_STARTS, TEACHER_WORD_STARTS, *(name for name in names if is_output(name))}
+    read |= {name + SCALE for name in SOFT_TARGETS}
+    if of_tokens:
+        read.add(TEACHER_LABELS)
+    if any(name.startswith(HIDDEN) for name in names):  # of the positions that the teacher read
+        read |= {name for name in names if name.startswith(PREFIX)}
+    return read
+
+
 def words_read(row: Mapping[str, Any]) -> int:
     """How many words of a row the teacher reads: those that start in `teacher_word_starts`, else in `word_starts`, else
     the labelled positions.
@@ -61,8 +78,8 @@ def words_read(row: Mapping[str, Any]) -> int:
             return sum(int(mark) == 1 for mark in row[name])
     if "labels" not in row:
         raise ValueError(
-            f"Nothing says where words start: expected {TEACHER_WORD_STARTS}, {WORD_STARTS} (1 a word's first piece, 0 "
-            f"further pieces, -100 special tokens) or labels, got {sorted(row)}."
+            f"No column marks where words start: expected {TEACHER_WORD_STARTS}, {WORD_STARTS} (1 a word's first "
+            f"piece, 0 further pieces, -100 special tokens) or labels, got {sorted(row)}."
         )
     return sum(int(label) != IGNORED for label in row["labels"])
 

@@ -7,13 +7,66 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+# What collators that pack rows give to attention kernels, and transformers' models take as further keywords.
+PACKING = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"})
+
+
+def unwrapped(model: Any) -> Any:
+    """A model without a compiler's wrapper (`torch.compile`) or data parallelism's around it."""
+    while True:
+        if "_orig_mod" in getattr(model, "_modules", {}):
+            model = model._orig_mod
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
 
 def base_model(model: Any) -> Any:
-    """A model without its PEFT adapters around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    """A model without PEFT adapters, and without a compiler's wrapper or data parallelism's around it."""
+    model = unwrapped(model)
+    return unwrapped(model.get_base_model()) if hasattr(model, "get_base_model") else model
+
+
+def callable_model(model: Any) -> Any:
+    """A teacher as it will be called: compiled where it is compiled, without data parallelism around it.
+
+    Args:
+        model: a `PreTrainedModel`, or a module of your own with a `config` around one.
+    Raises:
+        TypeError: something that cannot be called with the inputs of a batch.
+    """
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    expected = (
+        "expected a PreTrainedModel (AutoModelFor....from_pretrained), or a module of your own with a `config` and a "
+        "forward that names its inputs and returns an output with `logits`"
+    )
+    if not isinstance(model, nn.Module) or getattr(model, "config", None) is None:
+        raise TypeError(f"The teacher is a {type(model).__name__} without a config: {expected}. Pass the model inside.")
+    arguments = forward_arguments(model)
+    if not arguments & {"input_ids", "inputs_embeds", getattr(base_model(model), "main_input_name", "input_ids")}:
+        raise TypeError(
+            f"The forward of the teacher, a {type(model).__name__}, takes {', '.join(sorted(arguments)) or 'nothing'}, "
+            f"which does not say which columns it reads: {expected}. Name input_ids, attention_mask and what else it "
+            "reads as parameters of forward, or pass the model inside."
+        )
+    return model
+
+
+def device_of(model: Any, otherwise: torch.device) -> torch.device:
+    """Where a model's weights are.
+
+    Args:
+        model: any module.
+        otherwise: the answer for a module without weights of its own.
+    """
+    device = getattr(model, "device", None)
+    return device if device is not None else next((each.device for each in model.parameters()), otherwise)
 
 
 def decoder_inputs(model: Any, labels: Tensor) -> Tensor:
@@ -75,28 +128,95 @@ def is_placed(model: Any) -> bool:
 
 
 def forward_arguments(model: nn.Module) -> set[str]:
-    """The names that a model's forward takes, read from the class since accelerate patches instances."""
-    return set(inspect.signature(type(base_model(model)).forward).parameters) - {"self"}
+    """The names that a model's forward takes, read from the class since accelerate patches instances.
+
+    Models of transformers that take further keywords hand those of packed rows (`PACKING`) to their attention.
+    """
+    base = base_model(model)
+    parameters = inspect.signature(type(base).forward).parameters
+    further = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return (set(parameters) - {"self"}) | (PACKING if further and isinstance(base, PreTrainedModel) else set())
 
 
-def input_limits(model: PreTrainedModel) -> tuple[float, float]:
+def position_ids(model: Any, attention_mask: Tensor | None) -> Tensor | None:
+    """The positions that a model must be given so that padding on the left changes nothing.
+
+    Models count positions from the start of the padded row, `generate()` alone counts them from the first token. The
+    side of padding is read from the mask.
+
+    Args:
+        model: whose forward reads the mask; adapters or a compiler around it are allowed.
+        attention_mask: (batch, length), 0 at padding; None or another shape: nothing is known of padding.
+    Returns:
+        (batch, length) int, counted from each row's first token. None where no row is padded on the left, or where the
+        model finds its positions itself (from the mask, from the token ids as RoBERTa does, or relative ones).
+    Raises:
+        ValueError: rows are padded on the left, and the model reads absolute positions that it cannot be given.
+    """
+    if attention_mask is None or attention_mask.dim() != 2:
+        return None
+    present = attention_mask != 0
+    start = present.int().argmax(dim=-1, keepdim=True)  # the first token; 0 in a row of padding alone
+    if not start.any():
+        return None
+    base = base_model(model)
+    tables = list(_position_tables(base))
+    if any(_counts_tokens(table) for table in tables):
+        return None
+    if "position_ids" in forward_arguments(model):
+        # Where the numbers start: 0, but 2 in Nystromformer and YOSO.
+        default = next((b for name, b in base.named_buffers() if name.endswith("embeddings.position_ids")), None)
+        first = 0 if default is None else int(default.flatten()[0])
+        places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        return (places - start).clamp(min=0) + first
+    if tables:
+        raise ValueError(
+            f"Rows are padded on the left, and {type(base).__name__} numbers positions from the start of the padded "
+            "row without taking position_ids: its outputs would depend on how much padding a row has. Pad on the "
+            'right (tokenizer.padding_side = "right").'
+        )
+    return None
+
+
+def _position_tables(model: nn.Module) -> Iterator[nn.Module]:
+    """The tables of absolute positions, learned or precomputed, by their names in transformers."""
+    names = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
+    return (table for name, table in model.named_modules() if name.endswith(names))
+
+
+def _counts_tokens(table: nn.Module) -> bool:
+    """Whether positions are counted by the token ids that are not padding, as in RoBERTa, MPNet, ESM and M2M100."""
+    counted = getattr(table, "padding_idx", None) is not None
+    return counted and "position_ids" not in inspect.signature(type(table).forward).parameters  # XGLM has both
+
+
+def input_limits(model: Any) -> tuple[float, float]:
     """How many tokens a model has places for, and how many different ones it knows; infinite where nothing says so.
 
     Args:
-        model: the tables of learnt or precomputed positions are found by their names, `position_embeddings` for
+        model: the tables of learned or precomputed positions are found by their names, `position_embeddings` for
             instance; rotary and relative positions have no end.
     """
     places = [
         # A table's first rows may be kept for padding.
         table.num_embeddings - getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
-        for name, table in model.named_modules()
-        if isinstance(table, nn.Embedding) and name.endswith(("position_embeddings", "embed_positions", "wpe"))
+        for table in _position_tables(model)
+        if isinstance(table, nn.Embedding)
     ]
+    base = base_model(model)
     try:
-        words = model.get_input_embeddings()
+        words = base.get_input_embeddings() if isinstance(base, PreTrainedModel) else None
     except NotImplementedError:  # of a model that reads bytes, for instance
         words = None
     return min(places, default=math.inf), words.num_embeddings if isinstance(words, nn.Embedding) else math.inf
+
+
+def tokens_of_one_tokenizer(tokenizer: Any, teacher_tokenizer: Any) -> int | None:
+    """How many token ids a tokenizer uses, if student and teacher are known to have the same one; else None."""
+    if tokenizer is None or teacher_tokenizer is None:
+        return None
+    vocabulary = tokenizer.get_vocab()
+    return max(vocabulary.values()) + 1 if vocabulary == teacher_tokenizer.get_vocab() else None
 
 
 def shared_tokens(student: Any, teacher: Any, tokenizer: Any, teacher_tokenizer: Any) -> int | None:

@@ -46,7 +46,7 @@ def test_taught_items():
         [False, True, False],
         [True, True, False],
     ]
-    with pytest.raises(ValueError, match="does not say which positions the teacher should be heard at"):
+    with pytest.raises(ValueError, match="does not say which positions have a soft target"):
         tag.soft_target_mask({"input_ids": ids})
 
 
@@ -58,11 +58,16 @@ def test_targets_of_two_vocabularies():
     }
     generate, translate = TASKS["text-generation"], TASKS["translation"]
     assert generate.soft_target_mask(batch).tolist() == [[True, True, False, False], [False, True, False, False]]
-    assert generate.unmet(batch).tolist() == [1, 4, 1, 4]
-    assert translate.unmet(batch).tolist() == [1, 5, 1, 5]
+    assert generate.unmatched(batch).tolist() == [1, 4, 1, 4]
+    assert translate.unmatched(batch).tolist() == [1, 5, 1, 5]
     said = torch.arange(8.0).view(2, 4, 1)
-    assert generate.answers(said, batch, cached=False).flatten().tolist() == [0, 2, 4]
-    assert translate.answers(said, batch, cached=True).flatten().tolist() == [1, 3, 4, 5]
+    assert generate.soft_targets(said, batch, False, generate.soft_target_mask(batch)).flatten().tolist() == [0, 2, 4]
+    assert translate.soft_targets(said, batch, True, translate.soft_target_mask(batch)).flatten().tolist() == [
+        1,
+        3,
+        4,
+        5,
+    ]
 
 
 def test_what_a_decoder_reads_is_its_models_own_rule():

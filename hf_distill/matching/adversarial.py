@@ -31,7 +31,7 @@ class AdversarialMatching(Matching):
         weight: of the student's part. The discriminators' gradient does not depend on it, unless it is 0.
         granularity: "token", "word" or "sequence"; logits per position are averaged like the states. With logits over a
             vocabulary the discriminators' first layer is large.
-        name: logged as `loss_<name>`; None: "adversarial". The sum of both parts, in nats, without the weight.
+        name: logged as `<name>_loss`; None: "adversarial". The sum of both parts, in nats, without the weight.
         hidden_size: of the two-layer discriminators.
         learning_rate: of the discriminators; None: the trainer's.
         mse_weight: λ, >= 0.

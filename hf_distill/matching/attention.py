@@ -19,7 +19,7 @@ class AttentionMatching(Matching):
         layers: student layer to teacher layer, from 1; negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token" alone, with one tokenizer for both models.
-        name: logged as `loss_<name>`; None: "attention". In nats.
+        name: logged as `<name>_loss`; None: "attention". In nats.
     Raises:
         ValueError: as `Matching`, another granularity, or (from `build`) a model without attentions.
     Source:

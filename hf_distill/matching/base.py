@@ -73,7 +73,7 @@ class Matching(nn.Module):
         layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token", "word" or "sequence".
-        name: logged as `loss_<name>`; None: the kind of matching.
+        name: logged as `<name>_loss`; None: the kind of matching.
     Raises:
         ValueError: no layers, layers that are not whole numbers, a negative weight, an unknown granularity.
     """

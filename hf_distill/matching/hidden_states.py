@@ -19,7 +19,7 @@ class HiddenStateMatching(Matching):
         layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token", "word" or "sequence".
-        name: logged as `loss_<name>`; None: "hidden_state".
+        name: logged as `<name>_loss`; None: "hidden_state".
         loss: "mse", the mean over dimensions, 0 to 4; or "cosine", 0 to 2. Both dimensionless.
     Raises:
         ValueError: as `Matching`, or an unknown loss.

@@ -21,7 +21,7 @@ class RelationMatching(Matching):
         layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token" or "word".
-        name: logged as `loss_<name>`; None: "relation". In nats.
+        name: logged as `<name>_loss`; None: "relation". In nats.
         heads: number of parts that both models' states are split into; must divide all widths. Prefer many heads: in a
             wide part, almost all of a position's softmax is on itself.
     Raises:

@@ -34,7 +34,7 @@ class VariationalMatching(Matching):
         layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token", "word" or "sequence".
-        name: logged as `loss_<name>`; None: "variational". In nats per dimension of the teacher, without the constant
+        name: logged as `<name>_loss`; None: "variational". In nats per dimension of the teacher, without the constant
             ½ log 2π; may be negative.
         latent_size: dimensions of z; None: no latent.
     Raises:

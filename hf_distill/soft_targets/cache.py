@@ -20,7 +20,6 @@ from transformers.utils import logging
 
 from hf_distill import columns
 from hf_distill.data.augmentation import FreshTexts
-from hf_distill.models import input_limits
 from hf_distill.problems import TASKS, marks
 from hf_distill.soft_targets.checks import (
     ROW_HASH,
@@ -35,7 +34,7 @@ from hf_distill.soft_targets.layout import Layout, Values, table
 from hf_distill.soft_targets.provenance import check, provenance, row_hashes, rows_record, write
 from hf_distill.soft_targets.shards import Processes, Windows, is_complete, numbered, stored_hashes
 from hf_distill.teachers.ensemble import TeacherEnsemble
-from hf_distill.teachers.live import LiveTeacher
+from hf_distill.teachers.live import LiveTeacher, load_teacher
 
 logger = logging.get_logger(__name__)
 # What is sorted by length together, and held in memory together: so many batches, or fewer if their answers are larger.
@@ -60,12 +59,12 @@ def cache_teacher_outputs(
     bf16: bool = False,
     device: str | torch.device | None = None,
 ) -> datasets.Dataset:
-    """Ask a teacher once about every row, and keep its answers beside the rows.
+    """Compute a teacher's outputs once for every row, and keep them beside the rows.
 
-    Rows are sorted by length, up to 64 batches at a time, so little padding is computed: as many as have answers of 128
-    MB, and one at least. A shard is written under another
-    name and renamed when it is whole: a killed pass loses at most the shard it was writing, and the next call goes on
-    from there. Under `accelerate launch` the processes share the shards; each gets the whole result.
+    Rows are sorted by length, up to 64 batches at a time and 128 MB of outputs, so that little padding is computed. A
+    shard is written under another name and renamed when it is whole: a killed pass loses at most the shard it was
+    writing, and the next call goes on from there. Under `accelerate launch` the processes share the shards; each gets
+    the whole result.
 
     `teacher_logits` (or the top-k columns) hold one row an example for classification; one a word for tagging (where
     `teacher_word_starts` is 1, else `word_starts`, else at the labelled positions); one a target position for
@@ -85,8 +84,9 @@ def cache_teacher_outputs(
         hidden_layers: whose states are kept at every position, as `teacher_hidden_<layer>`; 0 is the embeddings. A
             translation's are those of the decoder.
         data_collator: makes the teacher's batches; it may pad and nothing else. None: padded on the right with the
-            teacher's pad id, or 0 if it has none, and masked.
-        teacher_processing_class: the teacher's tokenizer, whose hash is kept and compared.
+            teacher's pad id, or 0 if it has none, and masked. Models that expect padding on the left get it there.
+        teacher_processing_class: the teacher's tokenizer, whose hash is kept and compared, and whose token ids are the
+            rows of its table that stand for tokens.
         batch_size: rows a forward.
         shard_size: rows a file.
         bf16: whether the teacher computes in bfloat16; for hardware that is fast at it.
@@ -105,12 +105,12 @@ def cache_teacher_outputs(
         dataset = dataset.stream()
     names, dataset = input_columns(dataset)
     check_columns(names, task, layout)
-    crew = Processes.assembled(device)
+    processes = Processes.assembled(device)
     loaded: Any = teacher_model
     if isinstance(teacher_model, str | Path):
-        loaded = TASKS[task].auto_class.from_pretrained(teacher_model)
-    teacher = LiveTeacher(loaded, crew.device)
-    classes = check_teacher(teacher, task, layout)
+        loaded = load_teacher(teacher_model, TASKS[task].auto_class)
+    teacher = LiveTeacher(loaded, processes.device)
+    classes = check_teacher(teacher, task, layout, teacher_processing_class)
 
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
@@ -126,11 +126,13 @@ def cache_teacher_outputs(
         "shard_size": shard_size,
         "keeps_rows": isinstance(dataset, datasets.IterableDataset),
     }
+    if teacher.tokens is not None:
+        options["tokens"] = teacher.tokens
     origin = provenance(teacher, teacher_processing_class, options, read)
     pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
     collate = data_collator or functools.partial(pad, pad_id=pad_id)
-    ask = TeacherPass(teacher, task, layout, collate, batch_size, bf16)
-    work = _CachePass(output_dir, crew, ask, read, shard_size, origin, classes)
+    teacher_pass = TeacherPass(teacher, task, layout, collate, batch_size, bf16)
+    work = _CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
     return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
 
 
@@ -142,16 +144,15 @@ class _CachePass:
     """One pass over the rows: which shards are there, and the others written."""
 
     folder: Path
-    crew: Processes
-    ask: "TeacherPass"
+    processes: Processes
+    teacher_pass: TeacherPass
     read: list[str]
     shard_size: int
     origin: dict[str, Any]
     classes: int
 
     def __post_init__(self) -> None:
-        limits = [input_limits(member) for member in self.ask.teacher.members]
-        self.places, self.words = map(min, zip(*limits, strict=True))
+        self.places, self.words = self.teacher_pass.teacher.limits
 
     def over_rows(self, dataset: datasets.Dataset) -> datasets.Dataset:
         hashes = row_hashes(dataset, self.read)
@@ -165,14 +166,17 @@ class _CachePass:
             return self._reordered(dataset, hashes, paths)
         lacking = [n for n, path in enumerate(paths) if not self._is_whole(path, hashes[starts[n] : ends[n]])]
         self._check_room(sum(int(sizes[starts[n] : ends[n]].sum()) for n in lacking))  # all processes share the disk
-        self.crew.wait()  # all have looked before any of them writes, so that all share out the same list
-        missing = lacking[self.crew.number :: self.crew.size]
-        own = [*missing, *(n for n in range(self.crew.number, len(starts), self.crew.size) if n not in lacking)]
+        self.processes.wait()  # all have looked before any of them writes, so that all share out the same list
+        missing = lacking[self.processes.number :: self.processes.size]
+        own = [
+            *missing,
+            *(n for n in range(self.processes.number, len(starts), self.processes.size) if n not in lacking),
+        ]
         mine = sum(ends[n] - starts[n] for n in own)
         todo = sum(ends[n] - starts[n] for n in missing)
         with self._progress(mine, mine - todo) as progress:
             for number in missing:
-                window = self.ask.batch_size * WINDOW
+                window = self.teacher_pass.batch_size * WINDOW
                 parts = (
                     (start, dataset.select(range(start, min(start + window, ends[number]))))
                     for start in range(starts[number], ends[number], window)
@@ -183,7 +187,7 @@ class _CachePass:
                     for table in self._tables(start, part, sizes[start : start + len(part)], progress, keep_rows=False)
                 )
                 self._write_shard(number, tables)
-        self.crew.wait()
+        self.processes.wait()
         cached = self._load(paths)
         if not np.array_equal(stored_hashes(cached), hashes):
             raise ValueError(f"{self.folder} holds outputs for other rows, though it says otherwise. Delete it.")
@@ -191,7 +195,7 @@ class _CachePass:
 
     def over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
         self._enter(self.origin)
-        window = min(self.ask.batch_size * WINDOW, self.shard_size)
+        window = min(self.teacher_pass.batch_size * WINDOW, self.shard_size)
         source = Windows(dataset, window)
         found: list[np.ndarray] = []
         with self._progress(None, 0) as progress:
@@ -200,7 +204,7 @@ class _CachePass:
                 path = self._path(number)
                 parts = source.take(self.shard_size)
                 hashed = (numbered(found, part, row_hashes(part, self.read)) for part in parts)
-                if number % self.crew.size != self.crew.number:
+                if number % self.processes.size != self.processes.number:
                     for _ in hashed:
                         pass
                 elif self._is_whole(path, None):
@@ -213,27 +217,27 @@ class _CachePass:
                     )
                     self._write_shard(number, tables)
                 number += 1
-        self.crew.wait()
+        self.processes.wait()
         self._enter({**self.origin, "rows": rows_record(np.concatenate(found))}, finished=True)
         return self._load([self._path(n) for n in range(number)]).remove_columns(ROW_HASH)
 
     def _sizes(self, dataset: datasets.Dataset, first: int = 0) -> np.ndarray:
         """The bytes that the answers to each row take: (rows,). `first` is the number of the first row."""
-        heard = marks(dataset.column_names, self.ask.task)
+        marked = marks(dataset.column_names, self.teacher_pass.task)
         ids = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in dataset.column_names else "input_ids"
         items, positions = np.ones((2, len(dataset)), dtype=np.int64)
         start = 0
-        wanted = [name for name in {ids, heard} if name is not None]
+        wanted = [name for name in {ids, marked} if name is not None]
         for part in dataset.select_columns(wanted).with_format("arrow").iter(1000):
             lengths = np.asarray(pa.compute.list_value_length(part.column(ids)))
-            of = lengths if heard is None else np.asarray(pa.compute.list_value_length(part.column(heard)))
-            written = of if self.ask.task == "translation" else lengths
+            of = lengths if marked is None else np.asarray(pa.compute.list_value_length(part.column(marked)))
+            written = of if self.teacher_pass.task == "translation" else lengths
             self._check_readable(first + start, lengths, np.maximum(lengths, written), part.column(ids))
-            if TASKS[self.ask.task].per_position:
+            if TASKS[self.teacher_pass.task].per_position:
                 items[start : start + len(part)] = of
             positions[start : start + len(part)] = written
             start += len(part)
-        layout, config = self.ask.layout, self.ask.teacher.model.config.get_text_config()
+        layout, config = self.teacher_pass.layout, self.teacher_pass.teacher.model.config.get_text_config()
         width = config.hidden_size if layout.hidden_layers else 0
         return items * layout.bytes_per_item(self.classes) + positions * layout.bytes_per_position(width)
 
@@ -241,7 +245,7 @@ class _CachePass:
         """Raise a ValueError for rows that the teacher cannot read: their tokens, and the longest of all they hold."""
         if (lengths == 0).any():
             empty = first + int((lengths == 0).nonzero()[0][0])
-            raise ValueError(f"Row {empty} has no tokens: there is nothing to ask the teacher. Remove such rows.")
+            raise ValueError(f"Row {empty} has no tokens: the teacher has nothing to read. Remove such rows.")
         if (longest > self.places).any():
             raise ValueError(
                 f"Row {first + int(longest.argmax())} has {longest.max()} tokens, and the teacher has places for "
@@ -257,7 +261,7 @@ class _CachePass:
 
     def _enter(self, now: dict[str, Any], finished: bool = False) -> dict[str, Any]:
         """The record of the folder, which is written where there is none."""
-        with self.crew.first_alone() as first:
+        with self.processes.first_alone() as first:
             before = check(self.folder, now)
             if first and (before is None or (finished and "rows" not in before)):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +272,7 @@ class _CachePass:
         return self.folder / f"shard-{number:05d}.arrow"
 
     def _is_whole(self, path: Path, hashes: np.ndarray | None) -> bool:
-        """Whether a shard is there with all its rows; one that was cut short is said."""
+        """Whether a shard is there with all its rows; a shard that was cut short is logged."""
         if not path.exists():
             return False
         try:
@@ -285,7 +289,7 @@ class _CachePass:
         return whole
 
     def _reordered(self, dataset: datasets.Dataset, hashes: np.ndarray, paths: list[Path]) -> datasets.Dataset:
-        """The rows with their answers, from a finished cache that holds them in another order."""
+        """The rows with their outputs, from a finished cache that holds them in another order."""
         whole = [self._is_whole(path, None) for path in paths]
         if not all(whole):
             raise ValueError(
@@ -331,21 +335,23 @@ class _CachePass:
 
     @contextmanager
     def _progress(self, total: int | None, done: int) -> Iterator[tqdm]:
-        with tqdm(total=total, initial=done, desc="Teacher", unit=" rows", disable=self.crew.number > 0) as progress:
+        with tqdm(
+            total=total, initial=done, desc="Teacher", unit=" rows", disable=self.processes.number > 0
+        ) as progress:
             yield progress
 
     def _tables(
         self, first: int, rows: datasets.Dataset, sizes: np.ndarray, progress: tqdm, keep_rows: bool
     ) -> Iterator[pa.Table]:
         """The answers to some rows that follow each other, as many at a time as may be held in memory; see `_sizes`."""
-        a_batch = self.ask.batch_size * int(sizes.max())
-        size = max(1, WINDOW_BYTES // max(1, a_batch)) * self.ask.batch_size
+        a_batch = self.teacher_pass.batch_size * int(sizes.max())
+        size = max(1, WINDOW_BYTES // max(1, a_batch)) * self.teacher_pass.batch_size
         for start in range(0, len(rows), size):
             part = rows.select(range(start, min(start + size, len(rows))))
             yield self._table(first + start, part, progress, keep_rows)
 
     def _table(self, first: int, rows: datasets.Dataset, progress: tqdm, keep_rows: bool) -> pa.Table:
-        found = self.ask(rows, first, progress)
+        found = self.teacher_pass(rows, first, progress)
         found[ROW_HASH] = Values(row_hashes(rows, self.read), None)
         return table(found, rows.data.table if keep_rows else None, rows.features if keep_rows else {})
 

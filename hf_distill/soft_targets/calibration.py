@@ -16,20 +16,20 @@ TEMPERATURES = (0.05, 20.0)
 
 
 def calibration_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature at which a model's doubt fits its mistakes: the one with the least cross-entropy.
+    """The temperature with the least cross-entropy on labels: confidence then matches accuracy.
 
     Args:
         logits: (items, classes), of rows that the model did not learn from.
         labels: (items,) class numbers; -100 is not counted.
     Returns:
-        Above 1 for a model that is too sure of itself; between 0.05 and 20.
+        Above 1 for an overconfident model; between 0.05 and 20.
     Raises:
         ValueError: no label.
     Source:
         Guo et al. 2017, arXiv:1706.04599, section 4.2.
 
-    >>> sure = np.array([[4.0, 0.0]] * 4)  # 98 % sure, and right three times of four
-    >>> round(calibration_temperature(sure, np.array([0, 0, 0, 1])), 2)
+    >>> confident = np.array([[4.0, 0.0]] * 4)  # 98 % confident, 75 % correct
+    >>> round(calibration_temperature(confident, np.array([0, 0, 0, 1])), 2)
     3.64
     """
     counted = labels != IGNORE_INDEX
@@ -38,8 +38,8 @@ def calibration_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     logits, labels = logits[counted].astype(np.float64), labels[counted]
 
     def cross_entropy(log_temperature: float) -> float:
-        said = log_softmax(logits / np.exp(log_temperature), axis=-1)
-        return float(-said[np.arange(len(labels)), labels].mean())
+        log_probabilities = log_softmax(logits / np.exp(log_temperature), axis=-1)
+        return float(-log_probabilities[np.arange(len(labels)), labels].mean())
 
     found = minimize_scalar(cross_entropy, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
     return float(np.exp(found.x))

@@ -52,17 +52,17 @@ def input_columns(dataset: Any) -> tuple[list[str], Any]:
             return list(first), dataset
     elif len(dataset) > 0:
         return dataset.column_names, dataset
-    raise ValueError("The data set has no rows: there is nothing to ask the teacher.")
+    raise ValueError("The data set has no rows: the teacher has nothing to read.")
 
 
 def check_columns(names: list[str], task: str, layout: Layout) -> None:
-    # Another pass's logits would be heard instead of these, or beside them.
+    # Another pass's logits would be used instead of these, or beside them.
     others = [name for name in names if columns.is_output(name) and not name.startswith(columns.HIDDEN)]
     there = list(dict.fromkeys([*others, *(name for name in [*layout.names, ROW_HASH] if name in names)]))
     if there:
         raise ValueError(f"The data set has a column {', '.join(there)} already: remove or rename it.")
     if "input_ids" not in names:
-        raise ValueError(f"Expected tokenised rows with input_ids, got the columns {names}.")
+        raise ValueError(f"Expected tokenized rows with input_ids, got the columns {names}.")
     if marks(names, task) is None and task in ("token-classification", "translation"):
         what = "one row a word" if task == "token-classification" else "one row a target position"
         raise ValueError(
@@ -72,22 +72,42 @@ def check_columns(names: list[str], task: str, layout: Layout) -> None:
 
 
 def names_read(names: list[str], task: str) -> list[str]:
-    """The columns that the teacher's answers depend on."""
+    """The columns that the teacher's outputs depend on."""
     own = [
         name
         for name in names
         if name.startswith(columns.PREFIX) and not columns.is_output(name) and name != columns.TEACHER_WORD_STARTS
     ]
     read = own or [name for name in names if name in ("input_ids", "token_type_ids", "attention_mask")]
-    heard = marks(names, task)
-    return sorted({*read, *([] if heard is None else [heard])})
+    marked = marks(names, task)
+    return sorted({*read, *([] if marked is None else [marked])})
 
 
-def check_teacher(teacher: LiveTeacher, task: str, layout: Layout) -> int:
-    """The number of classes."""
-    config = teacher.model.config.get_text_config()
+def check_teacher(teacher: LiveTeacher, task: str, layout: Layout, tokenizer: Any) -> int:
+    """The number of classes that are kept; `teacher.tokens` is set where rows of its table stand for no token.
+
+    Args:
+        teacher: of the cache.
+        task: a name in `problems.TASKS`.
+        layout: of the cache.
+        tokenizer: the teacher's, if known.
+    Raises:
+        ValueError: more of the top k than classes; members of an ensemble with tables of several sizes and no
+            tokenizer, or states of an ensemble.
+    """
+    sizes = [member.config.get_text_config().vocab_size for member in teacher.members]
+    tokens = None if tokenizer is None else max(tokenizer.get_vocab().values()) + 1
+    if len(set(sizes)) > 1 and (tokens is None or tokens > min(sizes)):
+        raise ValueError(
+            f"The members of the ensemble know {sizes} tokens, and all of them would read the same token ids. If one "
+            "tokenizer made their vocabularies, pass it as teacher_processing_class; else cache each member by itself."
+        )
+    config = teacher.members[0].config.get_text_config()
     language = task in ("translation", "text-generation")
-    classes: int = config.vocab_size if language else config.num_labels  # type: ignore[assignment]
+    classes: int = config.vocab_size if language else config.num_labels
+    padded = tokens is not None and tokens < max(sizes)
+    if language and padded and (layout.top_k is not None or len(set(sizes)) > 1):
+        teacher.tokens = classes = tokens  # type: ignore[assignment]
     if layout.top_k is not None and layout.top_k > classes:
         raise ValueError(f"top_k={layout.top_k} is more than the teacher's {classes} tokens. Use at most {classes}.")
     if layout.hidden_layers and len(teacher.members) > 1:

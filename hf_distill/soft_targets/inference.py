@@ -1,4 +1,4 @@
-"""A teacher's answers to some rows: batches of one length, the positions that count, and the columns they become."""
+"""A teacher's outputs for some rows: batches of one length, the positions that count, and the columns they become."""
 
 import functools
 import time
@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_distill import columns
-from hf_distill.models import decoder_inputs
 from hf_distill.problems import IGNORE_INDEX, TASKS, marks
 from hf_distill.soft_targets.layout import Layout, Values, in_order
 from hf_distill.teachers.live import LiveTeacher
@@ -55,18 +54,18 @@ class TeacherPass:
         name = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in wanted else "input_ids"
         lengths = np.array([len(ids) for ids in rows[name]])
         order = np.argsort(-lengths, kind="stable")  # longest first: too little memory shows at once
-        answers: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
+        outputs: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
         # One context for all batches: the weights are cast once.
         with torch.autocast(self.teacher.device.type, torch.bfloat16, enabled=self.bf16):
             for start in range(0, len(order), self.batch_size):
                 indices = order[start : start + self.batch_size]
                 read = rows[indices]
                 examples = [dict(zip(read, row, strict=True)) for row in zip(*read.values(), strict=True)]
-                answers.append(self._answer(examples, first + indices))
+                outputs.append(self._outputs(examples, first + indices))
                 self._report(int(lengths[indices].sum()), len(indices), progress)
         found = {}
-        for name in list(answers[0]):
-            arrays, counts = zip(*(answer.pop(name) for answer in answers), strict=True)
+        for name in list(outputs[0]):
+            arrays, counts = zip(*(output.pop(name) for output in outputs), strict=True)
             array = in_order(arrays, counts, order)
             ragged = TASKS[self.task].per_position or name.startswith(columns.HIDDEN)
             of_rows = np.concatenate(counts)[np.argsort(order)] if ragged else None
@@ -82,27 +81,25 @@ class TeacherPass:
         progress.update(rows)
 
     @torch.no_grad()
-    def _answer(self, examples: list[dict[str, Any]], numbers: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def _outputs(self, examples: list[dict[str, Any]], numbers: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """For each column the items of a batch, whose rows have these numbers, and how many each row has."""
         inputs = [self._inputs(example) for example in examples]
         collated: dict[str, Tensor] = self.collate(inputs)
         batch: dict[str, Any] = {name: value.to(self.teacher.device) for name, value in collated.items()}
-        if self.task == "translation":
-            labels = batch.pop("labels")
-            batch["decoder_input_ids"] = decoder_inputs(self.teacher.members[0], labels)
-        extra = {"use_cache": False} if "use_cache" in self.teacher.arguments else {}
-        if self.layout.hidden_layers:
-            extra["output_hidden_states"] = True
-        answer = self.teacher(batch, **extra)
+        label = examples[0].get("labels")
+        if self.task == "text-classification" and label is not None:
+            batch["labels"] = torch.as_tensor(label)  # whose type tells an ensemble what kind of problem it has
+        extra = {"output_hidden_states": True} if self.layout.hidden_layers else {}
+        output = self.teacher(batch, **extra)
         read = "labels" if self.task == "translation" else "input_ids"
-        padded = labels if self.task == "translation" else batch["input_ids"]
-        offsets = [_offset(ids, row[read]) for ids, row in zip(padded, inputs, strict=True)]
+        offsets = [_offset(ids, row[read]) for ids, row in zip(batch[read], inputs, strict=True)]
         everywhere = [np.arange(len(row[read])) for row in inputs]
-        heard = [self._heard(example, where) for example, where in zip(examples, everywhere, strict=True)]
-        found = self._columns(answer["logits"], heard, offsets, numbers, self.layout.logits, finite=False)
+        kept = [self._kept(example, where) for example, where in zip(examples, everywhere, strict=True)]
+        logits = output["logits"][..., : self.teacher.tokens]
+        found = self._columns(logits, kept, offsets, numbers, self.layout.logits, finite=False)
         for layer in self.layout.hidden_layers:
             of = "decoder_hidden_states" if self.task == "translation" else "hidden_states"
-            states = answer[of]
+            states = output[of]
             if layer >= len(states):
                 raise ValueError(f"hidden_layers: the teacher has layers 0 to {len(states) - 1}, got {layer}.")
             compress = functools.partial(self.layout.hidden, layer)
@@ -116,8 +113,8 @@ class TeacherPass:
             inputs["labels"] = example[str(name)]
         return inputs
 
-    def _heard(self, example: dict[str, Any], everywhere: np.ndarray) -> np.ndarray | None:
-        """The positions of a row that are kept; None where it has but one answer."""
+    def _kept(self, example: dict[str, Any], everywhere: np.ndarray) -> np.ndarray | None:
+        """The positions of a row that are kept; None where it has one output a row."""
         if not TASKS[self.task].per_position:
             return None
         if self.task != "token-classification":
@@ -129,20 +126,20 @@ class TeacherPass:
     def _columns(
         self,
         outputs: Tensor,
-        heard: list[Any],
+        kept: list[Any],
         offsets: list[int],
         numbers: np.ndarray,
         compress: Callable[[Tensor], dict[str, np.ndarray]],
         finite: bool,
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The compressed outputs (batch, [length,] width) at the positions that are heard; see `_usable`."""
-        if heard[0] is None:
-            counts = np.ones(len(heard), dtype=np.int64)
-            chosen: Iterable[tuple[np.ndarray, Tensor]] = [(np.arange(len(heard)), outputs)]
+        """The compressed outputs (batch, [length,] width) at the positions that are kept; see `_usable`."""
+        if kept[0] is None:
+            counts = np.ones(len(kept), dtype=np.int64)
+            chosen: Iterable[tuple[np.ndarray, Tensor]] = [(np.arange(len(kept)), outputs)]
         else:
-            counts = np.array([len(where) for where in heard])
-            rows = torch.from_numpy(np.repeat(np.arange(len(heard)), counts))
-            places = torch.from_numpy(np.concatenate([o + w for o, w in zip(offsets, heard, strict=True)]))
+            counts = np.array([len(where) for where in kept])
+            rows = torch.from_numpy(np.repeat(np.arange(len(kept)), counts))
+            places = torch.from_numpy(np.concatenate([o + w for o, w in zip(offsets, kept, strict=True)]))
             size = max(1, PIECE // outputs.shape[-1])
             at = list(zip(rows.split(size), places.split(size), strict=True))
             chosen = ((row.numpy(), outputs[row.to(outputs.device), place.to(outputs.device)]) for row, place in at)
@@ -172,7 +169,7 @@ def _offset(padded: Tensor, row: list[int]) -> int:
         if values[offset : offset + len(row)] == list(row):
             return offset
     raise ValueError(
-        "The data_collator changed the rows that the teacher reads: shuffled, packed, cut or masked. Its answers would "
+        "The data_collator changed the rows that the teacher reads: shuffled, packed, cut or masked. Its outputs would "
         "stand beside other tokens. Use one that only pads."
     )
 

@@ -9,14 +9,14 @@ from scipy.special import logsumexp
 def check_label_map(
     label_map: Mapping[str, str | None], teacher_classes: Sequence[str], student_classes: Sequence[str]
 ) -> None:
-    """Raise unless every class of the teacher is mapped and every class of the student is spoken of.
+    """Raise unless every class of the teacher is mapped and every class of the student is mapped to.
 
     Args:
         label_map: teacher's class to the student's; None: left out, its probability shared by the others.
         teacher_classes: in order.
         student_classes: in order.
     Raises:
-        ValueError: a class that one of the two does not have, or one that is left without a word.
+        ValueError: a class that one of the two does not have, or one that the map leaves out.
     """
     foreign = [name for name in label_map if name not in teacher_classes]
     unknown = [name for name in label_map.values() if name is not None and name not in student_classes]
@@ -25,16 +25,16 @@ def check_label_map(
             f"teacher.label_map: the teacher's classes are {list(teacher_classes)} and the student's "
             f"{list(student_classes)}; there is no {', '.join(map(repr, [*foreign, *unknown]))}."
         )
-    forgotten = [name for name in teacher_classes if name not in label_map]
-    if forgotten:
+    unmapped = [name for name in teacher_classes if name not in label_map]
+    if unmapped:
         raise ValueError(
-            f"teacher.label_map: it says nothing of the teacher's {', '.join(map(repr, forgotten))}. Map each to a "
+            f"teacher.label_map: the teacher's {', '.join(map(repr, unmapped))} is not mapped. Map each to a "
             "class of the student, or to null to leave it out."
         )
-    silent = [name for name in student_classes if name not in label_map.values()]
-    if silent:
+    unreached = [name for name in student_classes if name not in label_map.values()]
+    if unreached:
         raise ValueError(
-            f"teacher.label_map: no class of the teacher stands for the student's {', '.join(map(repr, silent))}, so "
+            f"teacher.label_map: no class of the teacher is mapped to the student's {', '.join(map(repr, unreached))}: "
             "its soft targets would teach that they never occur. Learn from its inner states alone (a matching, with "
             "soft_target_weight: 0), or choose a teacher that knows them."
         )

@@ -32,7 +32,8 @@ class Processes:
             # Without an accelerator it would take each process for the only one.
             state = accelerate.PartialState(cpu=not torch.accelerator.is_available())
             return cls(state.process_index, state.num_processes, torch.device(device or state.device))
-        return cls(0, 1, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return cls(0, 1, torch.device(device or accelerator or "cpu"))
 
     def wait(self) -> None:
         if self.size > 1:

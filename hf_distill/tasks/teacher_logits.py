@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from hf_distill.columns import LOGITS
 from hf_distill.evaluation.predictor import Predictor, predict_logits, predict_word_logits
 from hf_distill.soft_targets.calibration import adjusted, calibration_temperature
-from hf_distill.soft_targets.cross_fit import Share, ask_teachers, cross_fit_shares, speaker
+from hf_distill.soft_targets.cross_fit import Share, as_one_teacher, ask_teachers, cross_fit_shares
 from hf_distill.tasks.models import Models
 from hf_distill.tasks.settings import Settings
 from hf_distill.teachers.ensemble import TeacherEnsemble
@@ -88,7 +88,7 @@ class TeacherLogits:
         """The calibration temperature of the teacher, or of the teachers of some folds, on the validation labels."""
         if numbers in self.temperatures:
             return self.temperatures[numbers]
-        teacher = speaker(self.fold_teachers(numbers)) if numbers else self.models.teacher()[0]
+        teacher = as_one_teacher(self.fold_teachers(numbers)) if numbers else self.models.teacher()[0]
         rows = self.live(self.read(self.validation), teacher)
         if self.settings.teacher.label_map:
             rows, _ = adjusted(rows, 1.0, self.settings.teacher.label_map, self.teacher_classes(), self.classes)

@@ -19,7 +19,7 @@ from hf_distill.tasks.settings import Settings
 from hf_distill.teachers.ask import ask
 from hf_distill.teachers.generating import GeneratingTeacher
 from hf_distill.training.arguments import Seq2SeqDistillationArguments
-from hf_distill.training.trainer import Seq2SeqDistillationTrainer
+from hf_distill.training.seq2seq import Seq2SeqDistillationTrainer
 
 NO_TARGET = "rows without a target"
 TARGETS = ("word", "sequence", "both")

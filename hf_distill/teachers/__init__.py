@@ -4,5 +4,6 @@ from hf_distill.teachers.ask import ask, teacher_labels
 from hf_distill.teachers.generating import GeneratingTeacher
 from hf_distill.teachers.served import ServedTeacher
 from hf_distill.teachers.text import TextTeacher
+from hf_distill.teachers.without_adapter import WithoutAdapter
 
-__all__ = ["GeneratingTeacher", "ServedTeacher", "TextTeacher", "ask", "teacher_labels"]
+__all__ = ["GeneratingTeacher", "ServedTeacher", "TextTeacher", "WithoutAdapter", "ask", "teacher_labels"]

@@ -1,58 +1,196 @@
 """A teacher that is called in training."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_distill import columns
-from hf_distill.models import evaluating, forward_arguments, is_placed
+from hf_distill.models import (
+    base_model,
+    callable_model,
+    decoder_inputs,
+    device_of,
+    evaluating,
+    forward_arguments,
+    input_limits,
+    is_placed,
+    problem_type,
+)
+from hf_distill.packed_rows import PackedRowsCheck
 from hf_distill.teachers.ensemble import TeacherEnsemble
+from hf_distill.teachers.padding import expected_order, moved, moved_back
+
+DECODER_INPUTS = columns.PREFIX + "decoder_input_ids"
+# A cache of keys and values is of no use here, and with one a decoder does not tell packed rows apart.
+CACHES = frozenset({"use_cache", "use_mems"})
+
+
+def load_teacher(name: str | Path, auto_class: Any, **options: Any) -> Any:
+    """A teacher by its name, with all of its weights.
+
+    Args:
+        name: a Hub id or a folder.
+        auto_class: an `AutoModelFor...` class of the task.
+        options: of `from_pretrained`.
+    Raises:
+        ValueError: under ZeRO-3; or the checkpoint lacks weights, of a head for instance, which would be random.
+    """
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"teacher_model={str(name)!r} would be cut into pieces by ZeRO-3, since it would be loaded "
+            "after the training arguments were made. Load it yourself before making them, and pass the model."
+        )
+    model, found = auto_class.from_pretrained(name, output_loading_info=True, **options)
+    made = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if made:
+        raise ValueError(
+            f"{name} has no weights for {', '.join(made[:5])}{', ...' if len(made) > 5 else ''} of "
+            f"{type(model).__name__}: they would be random numbers, and so would the teacher's outputs. Fine-tune it "
+            "on the task first, or name a checkpoint that was trained for it."
+        )
+    return model
 
 
 class LiveTeacher:
     """Runs a teacher on batches, without gradients and without changing it.
 
-    It is moved to `device` unless it is quantised or was placed by a device map: such a model stays where it is and its
+    It is moved to `device` unless it is quantized or was placed by a device map: such a model stays where it is and its
     outputs are moved instead.
+
+    What its outputs must not depend on is made so: the side of padding (rows are moved to the side that the model
+    expects, and outputs back), and the token id of padding (it reads its own).
 
     Args:
         model: a model or an ensemble.
         device: the student's.
+    Raises:
+        TypeError: something that cannot be called with the inputs of a batch.
     """
 
     def __init__(self, model: PreTrainedModel | TeacherEnsemble, device: torch.device) -> None:
-        self.model = model
+        self.model: Any = model if isinstance(model, TeacherEnsemble) else callable_model(model)
         self.device = device
-        self.members = model.models if isinstance(model, TeacherEnsemble) else [model]
-        self.arguments = set.intersection(*(forward_arguments(member) for member in self.members))
-        for member in self.members:
-            if not is_placed(member):
-                member.to(device)  # type: ignore[arg-type]
+        models = self.model.models if isinstance(self.model, TeacherEnsemble) else [self.model]
+        self._members = [_Member(each, device) for each in models]
+        self.members = models
+        self.arguments = set.union(*(member.arguments for member in self._members))
+        # Of language models: how many token ids stand for tokens, where members' tables are padded to other sizes.
+        self.tokens: int | None = None
 
     def inputs_from(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the teacher reads of a batch: its own inputs where it has some, else the student's, never labels."""
-        own = columns.teacher_inputs(batch)
-        inputs = own if "input_ids" in own else {**batch, **own}
+        inputs = self._source(batch)
         return {name: value for name, value in inputs.items() if name in self.arguments and name != "labels"}
 
+    def _source(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        own = columns.teacher_inputs(batch)
+        return own if "input_ids" in own else {**batch, **own}
+
+    @property
+    def configs(self) -> list[Any]:
+        """Those of all members."""
+        return [member.config for member in self.members]
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """How many tokens and how many different ones all members can read; see `models.input_limits`."""
+        places, words = zip(*(member.limits for member in self._members), strict=True)
+        return min(places), min(words)
+
     @torch.no_grad()
-    def __call__(self, batch: Mapping[str, Any], **kwargs: Any) -> Any:
+    def __call__(self, batch: Mapping[str, Any], problem: str | None = None, /, **kwargs: Any) -> Any:
         """The model's output, or for an ensemble a mapping with `logits` alone.
 
         Args:
-            batch: collated, on the student's device.
+            batch: collated, on the student's device. The decoder of an encoder-decoder model reads
+                `teacher_decoder_input_ids`, or by the model's own rule `teacher_labels`, or `labels`.
+            problem: the kind of problem, see `models.problem_type`; None: as configs and labels tell. Ensembles alone
+                look at it.
             kwargs: more arguments of the forward, `output_hidden_states` for instance.
+        Raises:
+            ValueError: packed rows that the teacher would mix, or padding that it cannot tell from tokens.
         """
-        inputs = self.inputs_from(batch)
-        outputs = []
-        for member in self.members:
-            there = member.device
-            here = {name: value.to(there) if isinstance(value, Tensor) else value for name, value in inputs.items()}
-            with evaluating(member):
-                outputs.append(member(**here, **kwargs))
+        source, inputs = self._source(batch), self.inputs_from(batch)
+        labels = None if DECODER_INPUTS in batch else batch.get(columns.TEACHER_LABELS, batch.get("labels"))
+        for member in self._members:
+            member.check_packed_rows(source)
+        outputs = [member(inputs, labels, kwargs) for member in self._members]
         if not isinstance(self.model, TeacherEnsemble):
             return outputs[0]
-        return {"logits": self.model.mixture([output.logits.to(self.device) for output in outputs])}
+        logits = [output["logits"].to(self.device) for output in outputs]
+        if logits[0].dim() > 2 and len({each.shape[-1] for each in logits}) > 1 and self.tokens is not None:
+            logits = [each[..., : self.tokens] for each in logits]
+        if problem is None and self.model.problem_type is None and logits[0].dim() == 2:
+            problem = problem_type(self.model.config, batch.get("labels"))
+        return {"logits": self.model.mixture(logits, problem)}
+
+
+class _Member:
+    """One model and how it is called."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model = model
+        self.arguments = forward_arguments(model)
+        self.limits = input_limits(model)
+        self.pad_id = getattr(model.config.get_text_config(), "pad_token_id", None)
+        if self.pad_id is not None and not 0 <= self.pad_id < self.limits[1]:  # -1 in some old configs
+            self.pad_id = None
+        self.encoder_decoder = bool(model.config.is_encoder_decoder) and "decoder_input_ids" in self.arguments
+        # Decoders with one output a row take it from the last token that is not padding, as they find by `pad_id`.
+        self.is_classifier = type(base_model(model)).__name__.endswith("ForSequenceClassification")
+        decodes = "past_key_values" in self.arguments and not self.encoder_decoder
+        self.reads_last_token = self.is_classifier and decodes
+        self.check_packed_rows = PackedRowsCheck(model, "teacher")
+        if not is_placed(model):
+            model.to(device)
+        self.device = device_of(model, device)
+
+    def __call__(self, inputs: Mapping[str, Any], labels: Tensor | None, kwargs: Mapping[str, Any]) -> Any:
+        here = {
+            name: value.to(self.device) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+            if name in self.arguments
+        }
+        if self.encoder_decoder and not self.is_classifier and labels is not None:
+            here["decoder_input_ids"] = decoder_inputs(self.model, labels.to(self.device))
+        self._check(here)
+        here, order = self._padded_as_expected(here)
+        uncached = dict.fromkeys(CACHES & self.arguments, False)
+        with evaluating(self.model):
+            output = self.model(**here, **{**kwargs, **uncached})
+        return output if order is None else moved_back(output, order, self.encoder_decoder)
+
+    def _check(self, inputs: Mapping[str, Any]) -> None:
+        ids = inputs.get("input_ids")
+        if self.reads_last_token and ids is not None and len(ids) > 1:
+            self._check_padding(ids, inputs.get("attention_mask"))
+
+    def _check_padding(self, ids: Tensor, mask: Tensor | None) -> None:
+        name = type(base_model(self.model)).__name__
+        if self.pad_id is None:
+            raise ValueError(
+                f"The teacher, a {name}, reads its classes at the last token that is not padding, and its config has "
+                "no pad_token_id. Set teacher.config.pad_token_id to the id that its tokenizer pads with."
+            )
+        if mask is None and not (ids == self.pad_id).any():
+            raise ValueError(
+                f"The teacher, a {name}, reads its classes at the last token that is not padding, and this batch has "
+                f"neither an attention_mask nor the teacher's pad_token_id {self.pad_id}: rows padded with another id "
+                "would be read at their padding. Keep the column attention_mask."
+            )
+
+    def _padded_as_expected(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+        """The inputs with the model's own padding token on the side it expects, and the order that `moved` them."""
+        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        if ids is None or mask is None or mask.shape != ids.shape:
+            return inputs, None
+        if self.pad_id is not None:
+            # Some models find their positions or the end of a row by this id instead of the mask.
+            inputs = inputs | {"input_ids": torch.where(mask != 0, ids, self.pad_id)}
+        order = expected_order(mask, self.model.config.model_type)
+        return (inputs, None) if order is None else (moved(inputs, order), order)

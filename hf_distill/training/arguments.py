@@ -98,6 +98,11 @@ class Objective:
         """Whether the soft targets weigh anything at any time."""
         return self.soft_target_weight > 0 or (self.soft_target_weight_end or 0) > 0
 
+    @property
+    def wants_labels(self) -> bool:
+        """Whether the labels weigh anything at any time."""
+        return self.hard_label_weight > 0 or (self.hard_label_weight_end or 0) > 0
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -106,6 +111,26 @@ class Weights:
     hard: float
     soft: float
     temperature: float
+
+
+def check_best_metric(name: str | None) -> None:
+    """Raise where the best checkpoint would be chosen by a name that an evaluation no longer has.
+
+    Args:
+        name: `metric_for_best_model`.
+    Raises:
+        ValueError: a name of version 0.1.0.
+    """
+    new = None
+    if name is not None and name.endswith("loss_soft"):
+        new = name.removesuffix("loss_soft") + "soft_loss"
+    elif name is not None and name.endswith("loss_hard"):
+        new = name.removesuffix("loss_hard") + "loss"
+    if new is not None:
+        raise ValueError(
+            f"metric_for_best_model={name!r} is called {new!r} now: Trainer takes the greatest value for the best "
+            'where a name does not end in "loss", so that the worst checkpoint was kept. Write the new name.'
+        )
 
 
 @dataclass
@@ -119,6 +144,7 @@ class DistillationArguments(Objective, TrainingArguments):
 
     def __post_init__(self) -> None:
         TrainingArguments.__post_init__(self)
+        check_best_metric(self.metric_for_best_model)
         self.check()
 
 
@@ -128,4 +154,5 @@ class Seq2SeqDistillationArguments(Objective, Seq2SeqTrainingArguments):
 
     def __post_init__(self) -> None:
         Seq2SeqTrainingArguments.__post_init__(self)
+        check_best_metric(self.metric_for_best_model)
         self.check()

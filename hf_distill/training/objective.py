@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_distill import columns, losses
-from hf_distill.problems import Task
 from hf_distill.training.arguments import Objective, Weights
+from hf_distill.training.batch import Batch
+
+TWO_VOCABULARIES = "universal_logit_distance"  # the one loss that compares two vocabularies
 
 
 def hard_loss(logits: Tensor, labels: Tensor, problem: str, label_smoothing: float = 0.0) -> Tensor:
@@ -37,7 +39,7 @@ def hard_loss(logits: Tensor, labels: Tensor, problem: str, label_smoothing: flo
 
 def soft_loss(
     student_logits: Tensor,
-    said: Mapping[str, Tensor],
+    soft_targets: Mapping[str, Tensor],
     *,
     loss: str,
     problem: str,
@@ -45,11 +47,11 @@ def soft_loss(
     beta: float | None,
     labels: Tensor | None,
 ) -> Tensor:
-    """How far the student is from what the teacher said, unreduced.
+    """How far the student is from the teacher, unreduced.
 
     Args:
         student_logits: (items, classes).
-        said: `teacher_logits` (items, classes), or the three top-k columns, one row an item.
+        soft_targets: `teacher_logits` (items, classes), or the three top-k columns, one row an item.
         loss: a name in `losses.LOSSES`; `forward_kl` stands for the natural loss of each problem.
         problem: see `models.problem_type`.
         temperature: > 0.
@@ -60,10 +62,10 @@ def soft_loss(
     Raises:
         ValueError: a loss that does not fit the problem or the columns.
     """
-    if columns.TOP_K_LOGITS in said:
+    if columns.TOP_K_LOGITS in soft_targets:
         if loss == "universal_logit_distance":
             return losses.top_k_universal_logit_distance(
-                student_logits, said[columns.TOP_K_LOGITS], said[columns.TAIL], temperature
+                student_logits, soft_targets[columns.TOP_K_LOGITS], soft_targets[columns.TAIL], temperature
             )
         if loss != "forward_kl":
             raise ValueError(
@@ -71,7 +73,11 @@ def soft_loss(
                 f"universal_logit_distance); soft_target_loss is {loss!r}. Cache without top_k, or choose forward_kl."
             )
         return losses.top_k_forward_kl(
-            student_logits, said[columns.TOP_K_LOGITS], said[columns.TOP_K_IDS], said[columns.TAIL], temperature
+            student_logits,
+            soft_targets[columns.TOP_K_LOGITS],
+            soft_targets[columns.TOP_K_IDS],
+            soft_targets[columns.TAIL],
+            temperature,
         )
     natural = {"multi_label_classification": "bernoulli_kl", "regression": "logit_mse"}.get(problem, "forward_kl")
     if loss == "forward_kl":
@@ -87,7 +93,7 @@ def soft_loss(
     if loss == "decoupled_kd":
         none = torch.full(student_logits.shape[:-1], -100, device=student_logits.device)
         extra["labels"] = none if labels is None else labels
-    return losses.LOSSES[loss](student_logits, said[columns.LOGITS], temperature, **extra)
+    return losses.LOSSES[loss](student_logits, soft_targets[columns.LOGITS], temperature, **extra)
 
 
 @dataclass(frozen=True)
@@ -110,60 +116,59 @@ class Term:
         return zeros.index_add(0, self.rows, self.values), zeros.index_add(0, self.rows, torch.ones_like(self.values))
 
 
-def hard_term(task: Task, logits: Tensor, inputs: Mapping[str, Any], problem: str, smoothing: float) -> Term | None:
+def hard_term(batch: Batch, logits: Tensor, problem: str, smoothing: float) -> Term | None:
     """The loss on the labels, or None where the batch has no column of them.
 
     Args:
-        task: of the student.
+        batch: with the labels.
         logits: the student's.
-        inputs: the batch.
         problem: see `models.problem_type`.
         smoothing: of single-label problems, 0 to 1.
     """
-    labels, labelled = task.labels(inputs), task.label_mask(inputs)
-    if labels is None or labelled is None:
+    labels, mask = batch.labels, batch.label_mask
+    if labels is None or mask is None:
         return None
     if problem != "single_label_classification":
         smoothing = 0.0
-    return Term(hard_loss(task.aligned(logits)[labelled], labels[labelled], problem, smoothing), _rows(labelled))
+    return Term(hard_loss(batch.task.aligned(logits)[mask], labels[mask], problem, smoothing), _rows(mask))
 
 
 def soft_term(
-    task: Task,
+    batch: Batch,
     logits: Tensor,
-    inputs: Mapping[str, Any],
-    said: Mapping[str, Tensor],
+    soft_targets: Mapping[str, Tensor],
     problem: str,
     settings: Objective,
     weights: Weights,
 ) -> Term:
-    """The loss on what the teacher said.
+    """The loss on the teacher's outputs.
 
     Args:
-        task: of the student.
+        batch: with the masks.
         logits: the student's.
-        inputs: the batch.
-        said: `teacher_logits` or the top-k columns.
+        soft_targets: `teacher_logits` or the top-k columns.
         problem: see `models.problem_type`.
         settings: which loss.
         weights: the temperature at this step.
     Raises:
-        ValueError: an output a position, and the teacher has other positions.
+        ValueError: an output a position, and the teacher has other positions; or the targets of two sequences that are
+            compared one by one are other tokens.
     """
-    taught, labels = task.soft_target_mask(inputs), task.labels(inputs)
-    cached = any(name in inputs for name in columns.SOFT_TARGETS)
-    if task.word_level and any(value.dim() < 3 for value in said.values()):  # a cached batch without a single word
-        return Term(logits[taught].sum(dim=-1), _rows(taught))
+    task, mask, labels = batch.task, batch.soft_target_mask, batch.labels
+    if task.word_level and any(value.dim() < 3 for value in soft_targets.values()):
+        return Term(logits[mask].sum(dim=-1), _rows(mask))  # a cached batch without a single word
+    if task.writes and columns.TEACHER_LABELS in batch.inputs and settings.soft_target_loss != TWO_VOCABULARIES:
+        task.check_same_targets(batch.inputs, mask)
     values = soft_loss(
-        task.aligned(logits)[taught],
-        {name: task.answers(value, inputs, cached) for name, value in said.items()},
+        task.aligned(logits)[mask],
+        {name: task.soft_targets(each, batch.inputs, bool(batch.cached), mask) for name, each in soft_targets.items()},
         loss=settings.soft_target_loss,
         problem=problem,
         temperature=weights.temperature,
         beta=settings.soft_target_beta,
-        labels=None if labels is None else labels[taught],
+        labels=None if labels is None else labels[mask],
     )
-    return Term(values, _rows(taught))
+    return Term(values, _rows(mask))
 
 
 def _rows(counted: Tensor) -> Tensor:

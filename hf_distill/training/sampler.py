@@ -1,6 +1,6 @@
 """Batches that keep a share of labelled rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class LabelledFractionSampler(Sampler[int]):
         labelled: (rows,) bool.
         fraction: above 0, at most 1.
         seed: of the order.
+        epoch: gives the number of the epoch when its order is drawn. None: the one that `set_epoch` was told, which
+            accelerate leaves out where a training is resumed in the middle of an epoch under several processes.
     Raises:
         ValueError: there are only labelled rows, or none.
 
@@ -51,9 +53,12 @@ class LabelledFractionSampler(Sampler[int]):
     [False, True, False, True, False, True]
     """
 
-    def __init__(self, labelled: np.ndarray, fraction: float, seed: int = 0) -> None:
+    def __init__(
+        self, labelled: np.ndarray, fraction: float, seed: int = 0, epoch: Callable[[], int] | None = None
+    ) -> None:
         self.pools = {True: np.flatnonzero(labelled), False: np.flatnonzero(~labelled)}
         self.fraction, self.seed, self.epoch, self.rows = fraction, seed, 0, len(labelled)
+        self._epoch_now = epoch
         missing = [bool(kind) for kind, pool in self.pools.items() if not len(pool) and (kind or fraction < 1)]
         if missing:
             raise ValueError(
@@ -69,6 +74,8 @@ class LabelledFractionSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        if self._epoch_now is not None:
+            self.epoch = max(self.epoch, self._epoch_now())
         streams = {kind: self._stream(pool, int(kind)) for kind, pool in self.pools.items() if len(pool)}
         for row in range(self.rows):
             yield next(streams[int((row + 1) * self.fraction) > int(row * self.fraction)])

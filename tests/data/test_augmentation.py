@@ -292,7 +292,7 @@ def test_a_training_on_fresh_texts(tmp_path):
     whole = trainer()
     whole.train()
     assert whole.state.global_step == 9
-    losses = [entry["loss_soft"] for entry in whole.state.log_history if "loss_soft" in entry]
+    losses = [entry["soft_loss"] for entry in whole.state.log_history if "soft_loss" in entry]
     assert losses[-1] < losses[0]
     wanted = [
         [TOKENIZER.decode(TOKENIZER(text).input_ids) for text in made(Augment(24), epoch=epoch)] for epoch in range(3)

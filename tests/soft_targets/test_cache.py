@@ -517,7 +517,7 @@ PUSHED = """
             model(0), arguments, train_dataset=rows, data_collator=default_data_collator
         )
         trainer.train()
-        return torch.tensor([entry["loss_soft"] for entry in trainer.state.log_history if "loss_soft" in entry])
+        return torch.tensor([entry["soft_loss"] for entry in trainer.state.log_history if "soft_loss" in entry])
 
     ids = torch.randint(0, 50, (12, 7)).tolist()
     rows = datasets.Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 7] * 12, "labels": ids})
@@ -665,7 +665,7 @@ def test_a_row_without_text(tmp_path, of):
     rows = tiny_rows(3).map(
         lambda row, number: {"input_ids": [] if number == 1 else row["input_ids"]}, with_indices=True
     )
-    with pytest.raises(ValueError, match=r"Row 1 (of the stream )?has no tokens: there is nothing to ask the teacher"):
+    with pytest.raises(ValueError, match=r"Row 1 (of the stream )?has no tokens: the teacher has nothing to read"):
         cached(of(rows), tiny_bert(num_labels=3), tmp_path)
 
 

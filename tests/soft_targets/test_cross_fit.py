@@ -7,7 +7,7 @@ import torch
 
 from hf_distill.soft_targets.calibration import adjusted, calibration_temperature
 from hf_distill.soft_targets.cross_fit import (
-    NOBODYS,
+    NO_FOLD,
     Share,
     ask_teachers,
     cross_fit_shares,
@@ -43,7 +43,7 @@ def test_a_new_text_is_labelled_by_who_did_not_learn_from_the_old_one(tmp_path):
     rows = tiny_rows(7).remove_columns("labels")
     teachers = [tiny_bert(seed=seed, num_labels=3).eval() for seed in (1, 2)]
     folds = inherited_folds([0, 1, 0], 4, [1, 3, 0])
-    assert folds.tolist() == [0, 1, 0, NOBODYS, 1, NOBODYS, 0]
+    assert folds.tolist() == [0, 1, 0, NO_FOLD, 1, NO_FOLD, 0]
     made = ask_teachers(rows, teachers, folds, tmp_path, task="text-classification", dtype="float32")
     with torch.no_grad():
         said = [[teacher(torch.tensor([row["input_ids"]])).logits[0].numpy() for row in rows] for teacher in teachers]
@@ -56,7 +56,7 @@ def test_a_text_without_a_label_is_in_the_fold_of_the_one_it_is_like():
     labelled = [f"text {word}" for word in ("one", "two", "three", "four")]
     folds = folds_of(labelled, ["TEXT two, http://t.co/x", "text five", "text four!"], 2)
     assert len(set(folds[:4])) == 2
-    assert folds.tolist() == [*(fold_of(text, 2) for text in labelled), folds[1], NOBODYS, folds[3]]
+    assert folds.tolist() == [*(fold_of(text, 2) for text in labelled), folds[1], NO_FOLD, folds[3]]
 
 
 def test_shares_hold_every_row_once():

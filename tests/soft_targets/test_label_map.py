@@ -22,8 +22,8 @@ def test_probabilities_of_merged_classes_add_up():
     [
         ({"awful": "negative"}, "there is no 'awful'"),
         ({"bad": "neutral"}, "there is no 'neutral'"),
-        ({"bad": ...}, "says nothing of the teacher's 'bad'"),
-        ({"good": None}, "no class of the teacher stands for the student's 'positive'"),
+        ({"bad": ...}, "the teacher's 'bad' is not mapped"),
+        ({"good": None}, "no class of the teacher is mapped to the student's 'positive'"),
     ],
 )
 def test_maps_that_would_teach_something_wrong(changes, message):

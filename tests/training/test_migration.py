@@ -90,7 +90,7 @@ def test_textbrewer(tmp_path, monkeypatch):
     start = {name: weight.clone() for name, weight in names["student"].state_dict().items()}
     trainer = execute(code, names, tmp_path, monkeypatch)
     assert learned(trainer, start)
-    assert {"loss_hard", "loss_soft", "loss_hidden_state"} <= {
+    assert {"hard_loss", "soft_loss", "hidden_state_loss"} <= {
         name for row in trainer.state.log_history for name in row
     }
 

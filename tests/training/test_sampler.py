@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
 
 from hf_distill import DistillationTrainer
 from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
@@ -83,8 +86,8 @@ def test_the_cut_changes_nothing_and_a_resume_goes_on(tmp_path):
 
 @pytest.mark.parametrize(("unlabelled", "warned"), [(28, True), (8, False), (0, False)])
 def test_few_labels_are_warned_of(tmp_path, monkeypatch, unlabelled, warned):
-    said = []
-    monkeypatch.setattr("hf_distill.training.trainer.logger.warning", said.append)
+    warnings = []
+    monkeypatch.setattr("hf_distill.training.checks.logger.warning", warnings.append)
     trainer = DistillationTrainer(
         tiny_bert(num_labels=3),
         arguments(tmp_path),
@@ -93,4 +96,27 @@ def test_few_labels_are_warned_of(tmp_path, monkeypatch, unlabelled, warned):
         data_collator=collate,
     )
     trainer.get_train_dataloader()
-    assert any("carries the whole loss on the labels" in message for message in said) is warned
+    assert any("carries the whole loss on the labels" in message for message in warnings) is warned
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_resume_in_the_middle_of_an_epoch_of_two_processes_draws_the_same_rows(process):
+    """Accelerate's skipped batches hide the sampler from `set_epoch`."""
+    epoch = 0
+
+    def loader():
+        sampler = LabelledFractionSampler(np.arange(24) % 3 > 0, 0.5, epoch=lambda: epoch)
+        return prepare_data_loader(
+            DataLoader(list(range(24)), batch_size=4, sampler=sampler), num_processes=2, process_index=process
+        )
+
+    def batches(of):
+        of.set_epoch(epoch)
+        return [batch.tolist() for batch in of]
+
+    unbroken = loader()
+    first = batches(unbroken)
+    epoch = 1
+    second = batches(unbroken)
+    assert first != second
+    assert batches(skip_first_batches(loader(), 1)) == second[1:]

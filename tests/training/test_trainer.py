@@ -138,10 +138,10 @@ def test_cutting_a_step_changes_nothing(tmp_path, kind, loss):
         )
     for other in made[1:]:
         assert_same(weights(made[0]), weights(other), 1e-9)
-        for key in ("loss", "loss_hard", "loss_soft", "grad_norm"):
+        for key in ("loss", "hard_loss", "soft_loss", "grad_norm"):
             assert np.allclose(history(made[0], key), history(other, key), atol=1e-6)
     first = made[0].state.log_history[0]
-    assert first["loss"] == pytest.approx(0.5 * first["loss_hard"] + 0.5 * first["loss_soft"], abs=1e-6)
+    assert first["loss"] == pytest.approx(0.5 * first["hard_loss"] + 0.5 * first["soft_loss"], abs=1e-6)
 
 
 def test_first_step_against_numpy(tmp_path):
@@ -162,8 +162,8 @@ def test_first_step_against_numpy(tmp_path):
     soft = 9 * (np.exp(p) * (p - q)).sum(-1).mean()
     hard = -np.mean([log_softmax(student_logits)[i, label] for i, label in enumerate(labels) if label != -100])
     first = trainer.state.log_history[0]
-    assert first["loss_hard"] == pytest.approx(hard, abs=1e-5)
-    assert first["loss_soft"] == pytest.approx(soft, abs=1e-5)
+    assert first["hard_loss"] == pytest.approx(hard, abs=1e-5)
+    assert first["soft_loss"] == pytest.approx(soft, abs=1e-5)
 
 
 def test_padding_further_changes_nothing(tmp_path):
@@ -269,7 +269,7 @@ def test_schedules_reach_their_ends(tmp_path):
     )
     for step, entry in enumerate(trainer.state.log_history[:-1]):
         moved = step / trainer.state.max_steps
-        assert entry["loss"] == pytest.approx((1 - moved) * entry["loss_soft"] + moved * entry["loss_hard"], abs=1e-5)
+        assert entry["loss"] == pytest.approx((1 - moved) * entry["soft_loss"] + moved * entry["hard_loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("unlabelled", [0, 7, 16])
@@ -290,7 +290,7 @@ def test_evaluation_is_exact_whatever_the_batch(tmp_path, unlabelled):
             data_collator=collate,
         )
         predicted = trainer.predict(rows)
-        found.append((trainer.evaluate()["eval_loss"], trainer.evaluate()["eval_loss_soft"]))
+        found.append((trainer.evaluate()["eval_loss"], trainer.evaluate()["eval_soft_loss"]))
         assert predicted.metrics["test_loss"] == pytest.approx(found[-1][0], abs=1e-6)
         assert predicted.predictions.shape == (16, 3)
     assert np.allclose(found, found[0], atol=1e-6)
@@ -311,7 +311,7 @@ def test_evaluation_of_rows_without_a_labels_column(tmp_path):
         data_collator=collate,
     )
     metrics = trainer.evaluate()
-    assert metrics["eval_loss"] == metrics["eval_loss_soft"] > 0
+    assert metrics["eval_loss"] == metrics["eval_soft_loss"] > 0
     assert trainer.predict(rows).label_ids is None
 
 
@@ -340,7 +340,7 @@ def test_killed_run_resumes_bitwise(tmp_path):
     resumed = build()
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert_same(weights(whole), weights(resumed))
-    assert history(whole, "loss_soft")[3:] == history(resumed, "loss_soft")[3:]
+    assert history(whole, "soft_loss")[3:] == history(resumed, "soft_loss")[3:]
 
 
 def test_two_token_shift_of_causal_models(tmp_path):
@@ -421,8 +421,8 @@ def test_another_task_teaches_through_matchings_alone(tmp_path):
     settings = {"soft_target_weight": 0.0, "hard_label_weight": 1.0}
     keywords = {"teacher_model": tiny_bert(seed=1, num_labels=7), "matching": [HiddenStateMatching({-1: -1})]}
     trainer = trained(tmp_path, tiny_bert(num_labels=3), tiny_rows(), trainer_arguments=keywords, **settings)
-    assert history(trainer, "loss_hidden_state")[-1] < history(trainer, "loss_hidden_state")[0]
-    assert "eval_loss_soft" not in trainer.evaluate(tiny_rows(4))
+    assert history(trainer, "hidden_state_loss")[-1] < history(trainer, "hidden_state_loss")[0]
+    assert "eval_soft_loss" not in trainer.evaluate(tiny_rows(4))
 
 
 def test_a_teacher_is_not_fed_another_vocabulary(tmp_path):
@@ -438,7 +438,7 @@ def test_a_teacher_is_not_fed_another_vocabulary(tmp_path):
     with pytest.raises(ValueError, match="tokenizers of student and teacher differ in 4 tokens"):
         DistillationTrainer(student, arguments(tmp_path), teacher_processing_class=tokenizers[1], **made)
     trainer = DistillationTrainer(student, arguments(tmp_path), teacher_processing_class=tokenizers[2], **made)
-    assert trainer.evaluate(tiny_rows(0).from_dict({"input_ids": [[5, 6]], "labels": [1]}))["eval_loss_soft"] > 0
+    assert trainer.evaluate(tiny_rows(0).from_dict({"input_ids": [[5, 6]], "labels": [1]}))["eval_soft_loss"] > 0
 
 
 def test_padding_rows_of_a_vocabulary_are_no_tokens(tmp_path):
@@ -463,7 +463,7 @@ def test_padding_rows_of_a_vocabulary_are_no_tokens(tmp_path):
     )
     with torch.no_grad():
         q, p = (model(batch["input_ids"]).logits[0, :-1, :40].log_softmax(-1) for model in (student, teacher))
-    assert trainer.evaluate(rows)["eval_loss_soft"] == pytest.approx(
+    assert trainer.evaluate(rows)["eval_soft_loss"] == pytest.approx(
         (p.exp() * (p - q)).sum(-1).mean().item(), abs=1e-5
     )
 

@@ -55,8 +55,8 @@ def test_hyperparameter_search_reads_weights_and_temperature_at_use(tmp_path):
     def objective(metrics: dict[str, float]) -> float:
         first = trainer.state.log_history[0]
         settings = (trainer.settings.soft_target_weight, trainer.settings.temperature)
-        seen.append((*settings, first["loss_soft"]))
-        assert first["loss"] == pytest.approx(0.5 * first["loss_hard"] + settings[0] * first["loss_soft"], abs=1e-5)
+        seen.append((*settings, first["soft_loss"]))
+        assert first["loss"] == pytest.approx(0.5 * first["hard_loss"] + settings[0] * first["soft_loss"], abs=1e-5)
         return metrics["eval_loss"]
 
     sampler = optuna.samplers.GridSampler({"soft_target_weight": [0.1, 0.9], "temperature": [1.0, 5.0]})
@@ -77,7 +77,7 @@ def test_matchings_start_anew_in_each_trial(tmp_path):
     first = []
     trainer.hyperparameter_search(
         lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [0.05])},
-        lambda metrics: first.append(history(trainer, "loss_variational")[0]) or metrics["eval_loss"],
+        lambda metrics: first.append(history(trainer, "variational_loss")[0]) or metrics["eval_loss"],
         n_trials=2,
         backend="optuna",
     )
@@ -130,7 +130,7 @@ def test_bf16_teacher_under_a_float32_student(tmp_path):
     teacher = tiny_bert(seed=1, num_labels=3).to(torch.bfloat16)
     rough = taught(tmp_path / "b", tiny_bert(num_labels=3), teacher)
     rough.train()
-    assert history(rough, "loss_soft") == pytest.approx(history(exact, "loss_soft"), rel=0.1, abs=1e-3)
+    assert history(rough, "soft_loss") == pytest.approx(history(exact, "soft_loss"), rel=0.1, abs=1e-3)
     assert teacher.dtype == torch.bfloat16
 
 
@@ -149,7 +149,7 @@ def test_placed_teachers_are_never_moved(tmp_path, monkeypatch, mark):
 
 
 def test_teacher_by_name_is_refused_under_zero_3(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_distill.training.trainer.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("hf_distill.teachers.live.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match=r"would be cut into pieces by ZeRO-3.*pass the model"):
         taught(tmp_path, tiny_bert(num_labels=3), "user/teacher")
 
@@ -187,7 +187,7 @@ def test_projections_train_and_are_not_published(tmp_path):
     assert not [name for name in load_file(checkpoint / "model.safetensors") if NAME in name]
     assert student.num_parameters() == parameters
     assert not hasattr(student, NAME)
-    assert history(trainer, "loss_hidden_state")[-1] < history(trainer, "loss_hidden_state")[0]
+    assert history(trainer, "hidden_state_loss")[-1] < history(trainer, "hidden_state_loss")[0]
     trainer.save_model(str(tmp_path / "published"))
     names = load_file(tmp_path / "published" / "model.safetensors").keys()
     assert not [name for name in names if NAME in name]
@@ -248,7 +248,7 @@ def test_two_tokenizers_meet_at_words_or_texts(tmp_path, granularity):
         trainer.train()
         made.append(trainer)
     assert_same(*(weights(trainer) for trainer in made), 1e-8)
-    losses = history(made[0], "loss_hidden_state")
+    losses = history(made[0], "hidden_state_loss")
     assert sum(losses[-2:]) < sum(losses[:2])  # an epoch has two steps
     with pytest.raises(ValueError, match='granularity="token" compares position by position'):
         DistillationTrainer(
@@ -319,7 +319,7 @@ def test_tagging_with_two_tokenizers_meets_at_first_pieces(tmp_path):
                     for word in range(min(row["word_starts"].count(1), row["teacher_word_starts"].count(1)))
                 ]
             )
-            evaluated = trainer.evaluate()["eval_loss_soft"]
+            evaluated = trainer.evaluate()["eval_soft_loss"]
             assert evaluated == pytest.approx(shared.mean().item(), rel=1e-6)
         trainer.train()
         made[name] = trainer
@@ -377,7 +377,7 @@ def test_attention_of_a_model_that_returns_none(tmp_path):
     student, teacher = (tiny_bert(seed=seed, num_labels=3, attn_implementation="eager") for seed in (0, 1))
     able = taught(tmp_path, student, teacher, matching=[AttentionMatching({1: 1, -1: -1})])
     able.train()
-    assert history(able, "loss_attention")[0] > 0
+    assert history(able, "attention_loss")[0] > 0
 
 
 def test_generation_while_evaluating(tmp_path):
@@ -392,7 +392,7 @@ def test_generation_while_evaluating(tmp_path):
     assert told[0][1] <= 9
     quiet = build("seq2seq", tmp_path).evaluate()
     assert generated["eval_loss"] == pytest.approx(quiet["eval_loss"], abs=1e-6)
-    assert generated["eval_loss_soft"] == pytest.approx(quiet["eval_loss_soft"], abs=1e-6)
+    assert generated["eval_soft_loss"] == pytest.approx(quiet["eval_soft_loss"], abs=1e-6)
 
 
 def test_cached_logits_a_position(tmp_path):
@@ -430,9 +430,9 @@ def test_cached_top_k_of_a_causal_teacher(tmp_path):
         student, _ = models("causal", "single_label_classification")
         trainer = DistillationTrainer(student, live.args, train_dataset=cached, data_collator=pad)
         trainer.train()
-        first[k] = history(trainer, "loss_soft")
+        first[k] = history(trainer, "soft_loss")
     live.train()
-    assert np.allclose(first[50], history(live, "loss_soft"), atol=1e-5)
+    assert np.allclose(first[50], history(live, "soft_loss"), atol=1e-5)
     assert 0 < first[8][0] < first[50][0]  # merging classes can only lose divergence
 
 
@@ -465,7 +465,7 @@ def test_positions_that_do_not_line_up(tmp_path):
         data_collator=pad,
     )
     states_only.train()
-    assert "eval_loss_soft" not in states_only.evaluate()
+    assert "eval_soft_loss" not in states_only.evaluate()
 
 
 @pytest.mark.parametrize("with_decoder_ids", [False, True])
@@ -484,7 +484,7 @@ def test_the_teacher_of_a_translation_is_forced_by_the_target(tmp_path, with_dec
         q, p = (model(input_ids=source, labels=labels).logits.log_softmax(-1) for model in (student, teacher))
     expected = (p.exp() * (p - q)).sum(-1).mean().item()
     one = datasets.Dataset.from_dict({"input_ids": source.tolist()})
-    assert trainer.evaluate(one)["eval_loss_soft"] == pytest.approx(expected, abs=1e-8)
+    assert trainer.evaluate(one)["eval_soft_loss"] == pytest.approx(expected, abs=1e-8)
 
 
 def test_prediction_without_labels(tmp_path):
@@ -509,4 +509,4 @@ def test_plain_arguments_use_the_defaults(tmp_path):
         trainer_arguments={"teacher_model": tiny_bert(seed=1, num_labels=3)},
     )
     first = trainer.state.log_history[0]
-    assert first["loss"] == pytest.approx(0.5 * first["loss_hard"] + 0.5 * first["loss_soft"], abs=1e-5)
+    assert first["loss"] == pytest.approx(0.5 * first["hard_loss"] + 0.5 * first["soft_loss"], abs=1e-5)

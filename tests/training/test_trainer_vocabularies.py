@@ -71,7 +71,7 @@ def test_the_kth_target_meets_the_kth(tmp_path, task, caplog):
     trainer = taught(tmp_path, task, rows, teacher, student, num_train_epochs=1)
     pairs, numbers = meetings(student, teacher, task, rows)
     expected = [universal_logit_distance(ours, theirs, 2.0).item() for ours, theirs in pairs]
-    assert trainer.evaluate()["eval_loss_soft"] == pytest.approx(np.mean(expected), abs=1e-8)
+    assert trainer.evaluate()["eval_soft_loss"] == pytest.approx(np.mean(expected), abs=1e-8)
     trainer.train()
     ours, theirs = np.array(numbers).T
     share, other = (np.maximum(a - b, 0).sum() / a.sum() for a, b in ((ours, theirs), (theirs, ours)))
@@ -105,13 +105,13 @@ def test_a_cache_says_what_the_live_teacher_says(tmp_path, task):
         made = [taught(tmp_path, task, cached, batch=batch, accumulation=times) for batch, times in cuts]
         for each in made:
             each.train()
-        soft[top_k] = np.array(history(made[0], "loss_soft"))
+        soft[top_k] = np.array(history(made[0], "soft_loss"))
         if top_k == 16:
             assert_same(*(weights(each) for each in made), 1e-8)
-            assert np.allclose(history(made[1], "loss_soft"), soft[top_k], atol=1e-6)
+            assert np.allclose(history(made[1], "soft_loss"), soft[top_k], atol=1e-6)
         else:
             assert_same(weights(live), weights(made[0]), 1e-5)
-    whole = np.array(history(live, "loss_soft"))
+    whole = np.array(history(live, "soft_loss"))
     assert np.allclose(soft[VOCABULARY], whole, atol=1e-5)
     kept = [torch.tensor(each) for row in cached for each in row["teacher_top_k_logits"]]
     tails = torch.tensor([tail for row in cached for tail in row["teacher_tail"]])
@@ -144,7 +144,7 @@ def test_a_teacher_that_pads_on_the_left(tmp_path):
     found = []
     for given, live, side in ((rows, teacher, None), (rows, teacher, tokenizer), (cached, None, tokenizer)):
         trainer = taught(tmp_path, "causal", given, live, teacher_processing_class=side)
-        found.append(trainer.evaluate()["eval_loss_soft"])
+        found.append(trainer.evaluate()["eval_soft_loss"])
     assert found[1:] == pytest.approx(found[:1] * 2, abs=1e-6)
     batch = TeacherColumnsCollator(pad, tokenizer)([cached[0], cached[1]])
     longer, shorter = sorted((0, 1), key=lambda number: -len(cached[number]["teacher_labels"]))
@@ -178,7 +178,7 @@ def test_two_vocabularies_need_their_loss_and_their_targets(tmp_path, task):
     with refused:
         later.train()
     quiet = taught(tmp_path, task, rows, teacher, soft_target_loss="forward_kl", soft_target_weight=0.0)
-    assert "eval_loss_soft" not in quiet.evaluate()
+    assert "eval_soft_loss" not in quiet.evaluate()
 
 
 def test_a_cache_of_another_reading(tmp_path):
@@ -204,7 +204,7 @@ def test_inner_states_of_two_vocabularies_meet_as_sequences(tmp_path, task):
         matching=[HiddenStateMatching({-1: -1}, granularity="sequence")],
     )
     trainer.train()
-    states = history(trainer, "loss_hidden_state")
+    states = history(trainer, "hidden_state_loss")
     assert 0 < states[-1] < states[0]
 
 
@@ -253,7 +253,7 @@ def test_an_m2m100_teaches_from_its_own_start(tmp_path, student):
     said = [targets_of(model, "seq2seq", row["input_ids"], row["labels"]) for row in rows for model in (teacher,)]
     own = [targets_of(live.model, "seq2seq", row["input_ids"], row["labels"]) for row in rows]
     expected = forward_kl(torch.cat(own), torch.cat(said), 2.0).mean().item()
-    assert live.evaluate()["eval_loss_soft"] == pytest.approx(expected, abs=1e-8)
+    assert live.evaluate()["eval_soft_loss"] == pytest.approx(expected, abs=1e-8)
     cached = cache_teacher_outputs(
         rows, teacher.float(), task="translation", output_dir=tmp_path / "cache", dtype="float32", batch_size=3
     )
@@ -272,6 +272,6 @@ def test_an_m2m100_of_another_vocabulary(tmp_path):
     )
     pairs, _ = meetings(trainer.model, teacher, "seq2seq", rows)
     expected = np.mean([universal_logit_distance(ours, theirs, 2.0).item() for ours, theirs in pairs])
-    assert trainer.evaluate()["eval_loss_soft"] == pytest.approx(expected, abs=1e-8)
+    assert trainer.evaluate()["eval_soft_loss"] == pytest.approx(expected, abs=1e-8)
     trainer.train()
-    assert history(trainer, "loss_soft")[-1] < history(trainer, "loss_soft")[0]
+    assert history(trainer, "soft_loss")[-1] < history(trainer, "soft_loss")[0]

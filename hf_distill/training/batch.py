@@ -1,0 +1,106 @@
+"""A collated batch, parsed once: the inputs of both models, the targets and the masks."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from hf_distill import columns
+from hf_distill.models import decoder_inputs, position_ids
+from hf_distill.problems import Task, batch_size
+from hf_distill.teachers.live import LiveTeacher
+
+
+class Batch:
+    """What the objective needs of a collated batch; each part is derived when it is first asked for.
+
+    Args:
+        inputs: the whole batch, the teacher's columns included.
+        task: of the student.
+        student: the student, without data parallelism around it.
+        arguments: of the student's forward.
+        teacher: None where its outputs are cached, or where there is none.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, Any], task: Task, student: Any, arguments: set[str], teacher: LiveTeacher | None
+    ) -> None:
+        self.inputs = inputs
+        self.task = task
+        self.student = student
+        self.arguments = arguments
+        self.teacher = teacher
+
+    def __len__(self) -> int:
+        return batch_size(self.inputs)
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """The labels in line with the logits of `Task.aligned`; None where the batch has none."""
+        return self.task.labels(self.inputs)
+
+    @cached_property
+    def label_mask(self) -> Tensor | None:
+        """See `Task.label_mask`."""
+        return self.task.label_mask(self.inputs)
+
+    @cached_property
+    def soft_target_mask(self) -> Tensor:
+        """See `Task.soft_target_mask`."""
+        return self.task.soft_target_mask(self.inputs)
+
+    @cached_property
+    def cached(self) -> dict[str, Tensor]:
+        """The cached soft targets, by the names of their columns; empty where there are none."""
+        return {name: self.inputs[name] for name in columns.SOFT_TARGETS if name in self.inputs}
+
+    @cached_property
+    def student_inputs(self) -> dict[str, Any]:
+        """What the student reads: never the labels, since its own loss is a mean over the wrong items."""
+        read = {name: value for name, value in self.inputs.items() if name in self.arguments and name != "labels"}
+        if read.get("position_ids") is None:
+            places = position_ids(self.student, read.get("attention_mask"))
+            if places is not None:
+                read["position_ids"] = places
+        return read
+
+    @cached_property
+    def teacher_inputs(self) -> Mapping[str, Any]:
+        """What the teacher reads, or read when it was cached."""
+        if self.teacher is None:
+            return columns.teacher_inputs(self.inputs) or self.inputs
+        return self.teacher.inputs_from(self.inputs)
+
+    @property
+    def has_own_tokens(self) -> bool:
+        """Whether the teacher reads other tokens than the student."""
+        return columns.PREFIX + "input_ids" in self.inputs
+
+    @property
+    def teacher_length(self) -> int:
+        """How many positions the live teacher has to have for this batch, its decoder's included."""
+        read = [self.teacher_inputs.get("input_ids")]
+        if self.task.in_decoder:
+            read.append(self.inputs.get(columns.TEACHER_LABELS, self.inputs.get("labels")))
+        return max((value.shape[1] for value in read if isinstance(value, Tensor) and value.dim() == 2), default=0)
+
+    @property
+    def only_generates(self) -> bool:
+        """Whether nothing can be read off a forward: a decoder without a target reads only what it generates."""
+        return self.task.in_decoder and self.inputs.get("labels") is None
+
+
+def add_decoder_inputs(inputs: dict[str, Any], student: Any) -> dict[str, Any]:
+    """What the student's decoder reads, which it would make of labels, and is not given those.
+
+    Args:
+        inputs: a collated batch of an encoder-decoder model.
+        student: the model.
+    """
+    labels = inputs.get("labels")
+    if labels is None:
+        return inputs
+    if inputs.get("decoder_input_ids") is None:
+        inputs["decoder_input_ids"] = decoder_inputs(student, labels)
+    return inputs
