@@ -9,9 +9,10 @@ import numpy as np
 from hf_distill.environment import environment
 from hf_distill.evaluation.bootstrap import Estimate, value_of
 from hf_distill.evaluation.breakdown import MOST_EXAMPLES, length_groups
-from hf_distill.evaluation.generation_speed import Count, Timed, Write, measure_writing_cells, writing_flops
+from hf_distill.evaluation.generation_speed import Count, Write, measure_writing_cells, writing_flops
 from hf_distill.evaluation.quality import SMALLER
 from hf_distill.evaluation.speed import BATCH, by_length, ratio_of_medians
+from hf_distill.evaluation.stopwatch import Timed
 from hf_distill.metrics import load
 from hf_distill.reports.report import Report, plain
 from hf_distill.reports.warnings import report_warnings
