@@ -61,49 +61,17 @@ def model_card(
         example: what the usage reads: a text, the two of a pair, or for tagging the words of a sentence.
     """
     folder = Path(folder)
-    config = (
-        json.loads((folder / "config.json").read_text(encoding="utf-8")) if (folder / "config.json").exists() else {}
-    )
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     on_hub = is_hub_id(teacher)
     shown_teacher = f"[{teacher}](https://huggingface.co/{teacher})" if on_hub else f"`{Path(teacher).name}`"
-    # transformers names two classes of every model, of those that write too.
-    labels = {} if TASKS[report.task].writes else config.get("id2label") or {}
-    onnx = sorted((folder / "onnx").glob("model*.onnx"))
-    word_level = TASKS[report.task].word_level
+    revision = teacher_revision if on_hub else None
     card = ModelCard.from_template(
         _metadata(report, student_name, teacher if on_hub else None, license, language, datasets),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         student_name=student_name,
-        task=report.task,
-        word_level=word_level,
-        writes=TASKS[report.task].writes,
         summary=_summary(report, shown_teacher),
-        load_from=json.dumps(repo_id or folder.name),
-        on_hub=repo_id is not None,
-        trust=", trust_remote_code=True" if "auto_map" in config else "",
-        example=_written(example, word_level),
-        several="multi_label" in (config.get("problem_type") or ""),
-        onnx=" or ".join(f"`onnx/{file.name}` ({file.stat().st_size:,} bytes)" for file in onnx),
-        onnx_file=json.dumps(f"onnx/{onnx[0].name}" if repo_id else f"{folder.name}/onnx/{onnx[0].name}")
-        if onnx
-        else None,
-        labels=[tables.code(labels[number]) for number in sorted(labels, key=int)],
-        measured_on=_measured_on(report),
-        own=_own(report),
-        results=tables.results(report),
-        remarks=[said for said in (_gain(report), _errors(report), _fidelity(report), _calibration(report)) if said],
-        test_sets=tables.further_test_sets(report),
-        breakdown=tables.breakdown(report),
-        per_class=tables.per_class(report),
-        most=tables.MOST_ROWS,
-        picture="report.png" if (folder / "report.png").exists() else None,
-        speed=tables.speed(report),
-        by_length=tables.by_length(report),
-        exported=tables.exported(report),
-        conditions=_conditions(report),
-        ratios=tables.ratios(report),
-        warnings=report.warnings,
-        origin=_origin(shown_teacher, teacher_revision if on_hub else None, datasets, fine_tuning is not None),
+        origin=_origin(shown_teacher, revision, datasets, fine_tuning is not None),
         method=tables.method(_trainings(fine_tuning, stages)),
         several_stages=len(stages) > 1,
         carried=tables.carried(carried or {}),
@@ -111,10 +79,59 @@ def model_card(
         splits="; ".join(f"{rows:,} {name}" for name, rows in (splits or {}).items()),
         reproduce=without_folders(reproduce) if reproduce else None,
         license=license,
-        limits=_limits(report),
+        **_usage(report, folder, config, repo_id, example),
+        **_findings(report, folder),
     )
     card.save(folder / "README.md")
     return card
+
+
+def _usage(
+    report: Report, folder: Path, config: Mapping[str, Any], repo_id: str | None, example: str | Sequence[str]
+) -> dict[str, Any]:
+    """What the template says of loading the student and of its classes."""
+    # transformers names two classes of every model, of those that write too.
+    labels = {} if TASKS[report.task].writes else config.get("id2label") or {}
+    onnx = sorted((folder / "onnx").glob("model*.onnx"))
+    word_level = TASKS[report.task].word_level
+    return {
+        "task": report.task,
+        "word_level": word_level,
+        "writes": TASKS[report.task].writes,
+        "load_from": json.dumps(repo_id or folder.name),
+        "on_hub": repo_id is not None,
+        "trust": ", trust_remote_code=True" if "auto_map" in config else "",
+        "example": _written(example, word_level),
+        "several": "multi_label" in (config.get("problem_type") or ""),
+        "onnx": " or ".join(f"`onnx/{file.name}` ({file.stat().st_size:,} bytes)" for file in onnx),
+        "onnx_file": json.dumps(f"onnx/{onnx[0].name}" if repo_id else f"{folder.name}/onnx/{onnx[0].name}")
+        if onnx
+        else None,
+        "labels": [tables.code(labels[number]) for number in sorted(labels, key=int)],
+    }
+
+
+def _findings(report: Report, folder: Path) -> dict[str, Any]:
+    """What the template says of the report."""
+    remarks = (_gain(report), _errors(report), _fidelity(report), _calibration(report))
+    return {
+        "measured_on": _measured_on(report),
+        "own": _own(report),
+        "results": tables.results(report),
+        "remarks": [remark for remark in remarks if remark],
+        "test_sets": tables.further_test_sets(report),
+        "breakdown": tables.breakdown(report),
+        "per_class": tables.per_class(report),
+        "most": tables.MOST_ROWS,
+        "picture": "report.png" if (folder / "report.png").exists() else None,
+        "speed": tables.speed(report),
+        "by_length": tables.by_length(report),
+        "exported": tables.exported(report),
+        "conditions": _conditions(report),
+        "ratios": tables.ratios(report),
+        "warnings": report.warnings,
+        "limits": _limits(report),
+    }
 
 
 def _metadata(

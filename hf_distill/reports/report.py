@@ -1,7 +1,7 @@
 """A report: plain data, its table, and its files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,18 @@ class Report:
                 f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
             )
         return [*lines, *(f"! {warning}" for warning in self.warnings)]
+
+
+def finished(report: Report, warnings: Sequence[str]) -> Report:
+    """A report in plain data, with its warnings.
+
+    Args:
+        report: as it was measured.
+        warnings: the most important ones first.
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    return Report(**plain(asdict(report) | {"warnings": list(warnings)}))
 
 
 def _shown(quality: Mapping[str, float] | None) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from hf_distill.environment import environment
 from hf_distill.evaluation.bootstrap import Estimate, value_of
 from hf_distill.evaluation.breakdown import MOST_EXAMPLES, length_groups
-from hf_distill.evaluation.generation_speed import Count, Write, measure_writing_cells, writing_flops
+from hf_distill.evaluation.generation_speed import Count, Write, measure_writing_cells, writing_flops, writing_summary
 from hf_distill.evaluation.quality import SMALLER
 from hf_distill.evaluation.speed import BATCH, by_length, ratio_of_medians
 from hf_distill.evaluation.stopwatch import Timed
@@ -95,6 +95,22 @@ def sizes_and_flops(
     for name in models.keys() & writers.keys():
         sizes[name] |= writing_flops(writers[name], texts, handled(models[name]), seed=seed)
     return sizes
+
+
+def timed_writing(
+    speeds: Mapping[int, Mapping[str, Timed]], name: str, unit: str, count: Count, lengths: np.ndarray
+) -> dict[str, Any]:
+    """A model's times and the mean of the tokens that it reads in a text.
+
+    Args:
+        speeds: by batch and name.
+        name: of the model.
+        unit: of what is written.
+        count: how much of it there is in some texts.
+        lengths: (texts,) tokens that it reads.
+    """
+    timed = writing_summary({batch: calls[name] for batch, calls in speeds.items()}, unit, count)
+    return timed | {"tokens_per_text": float(lengths.mean())}
 
 
 def summaries(found: Mapping[str, Estimate]) -> dict[str, Any]:

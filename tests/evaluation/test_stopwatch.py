@@ -30,13 +30,10 @@ def caller(seconds, made):
 
 
 def test_a_block_of_each_in_turn():
-    order = []
-    calls = {
-        name: lambda number, name=name, call=caller(seconds, []): order.append(name) or call(number)
-        for name, seconds in (("slow", 2.0), ("fast", 0.5))
-    }
+    made = []
+    calls = {"slow": caller(2.0, made), "fast": caller(0.5, made)}
     found = in_turns(calls, Limits(block=2, most=4, fewest=2, seconds=100.0))
-    assert order == ["slow", "slow", "fast", "fast"] * 2
+    assert made == [0, 1, 0, 1, 2, 3, 2, 3]
     assert found["slow"].milliseconds.tolist() == [2000.0] * 4
     assert found["fast"].milliseconds.tolist() == [500.0] * 4
     assert found["fast"].outputs == [0, -1, -2, -3]

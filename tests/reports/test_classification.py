@@ -1,7 +1,9 @@
 """`compare` on tiny models whose answers, sizes and order are known."""
 
+import ast
+import inspect
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from hf_distill import cache_teacher_outputs
 from hf_distill.evaluation import predictor
 from hf_distill.reports.classification import compare
+from hf_distill.reports.comparison import Comparison
 from hf_distill.reports.report import Report
 
 VOCABULARY = 40
@@ -511,3 +514,16 @@ def test_a_compressed_cache_says_what_the_teacher_said(dataset, dtype, tmp_path)
 def test_f1_is_about_two_classes(dataset):
     with pytest.raises(ValueError, match="there are 3 classes"):
         compare(bert(num_labels=3), bert(num_labels=3), dataset, metrics=["f1"])
+
+
+def test_a_comparison_has_the_arguments_of_compare():
+    """`compare` hands its arguments on by their names."""
+    assert list(inspect.signature(compare).parameters) == [field.name for field in fields(Comparison)]
+
+
+@pytest.mark.parametrize("folder", ["reports", "evaluation", "hub"])
+def test_no_function_has_more_than_eighty_lines(folder):
+    for file in (Path(__file__).parents[2] / "hf_distill" / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 80, f"{file.name}: {node.name}"
