@@ -1,7 +1,7 @@
 """The way to the Hub: one commit with everything a user needs and nothing else."""
 
 import json
-import re
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,10 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import filter_repo_objects
 
 from hf_distill.hub.redaction import shareable
+from hf_distill.hub.usage import BEGIN, addressed
 from hf_distill.paths import read_yaml
+
+logger = logging.getLogger(__name__)
 
 NEEDED = ("config.json", "model.safetensors", "README.md")
 # What a training goes on from, beside the weights: of use in a checkpoint alone.
@@ -68,7 +71,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
             f"{folder} is not a finished student: {', '.join(missing)} is missing. Save the model there with "
             "save_pretrained, and write its card with hf_distill.reports.card.model_card."
         )
-    made = {"README.md": addressed((folder / "README.md").read_text(encoding="utf-8"), repo_id)}
+    made = {"README.md": _checked_card((folder / "README.md").read_text(encoding="utf-8"), repo_id)}
     recipe = recipe_of(folder)
     if recipe is not None:
         made["recipe.yaml"] = shareable_recipe(recipe)
@@ -130,6 +133,18 @@ def shareable_recipe(path: str | Path) -> str:
     return yaml.safe_dump(shareable(read_yaml(path)), sort_keys=False, allow_unicode=True)
 
 
+def _checked_card(text: str, repo_id: str) -> str:
+    """The card that is sent; it is told where one of hf_distill 0.1 still loads the student from a local folder."""
+    tags = read_card(text).data.get("tags") or []
+    if "hf_distill" in tags and "generated_from_trainer" not in tags and BEGIN not in text:
+        logger.warning(
+            "README.md was written by hf_distill 0.1, whose cards cannot be addressed: its usage is published as it "
+            "is. Check that it loads the student from %s, or write the card again with `hf-distill run`.",
+            repo_id,
+        )
+    return addressed(text, repo_id)
+
+
 def read_card(text: str) -> ModelCard:
     """A model card, whatever the Hub would say of its metadata.
 
@@ -145,43 +160,6 @@ def read_card(text: str) -> ModelCard:
         raise ValueError(
             f"README.md: expected YAML between the two lines of ---. {said}. Mend it, or write the card again."
         ) from error
-
-
-def addressed(card: str, repo_id: str) -> str:
-    """A model card whose usage loads the student from the Hub; cards that hf_distill did not write stay as they are.
-
-    Args:
-        card: of a student, which names a folder or another repository.
-        repo_id: where the student will be.
-    Raises:
-        ValueError: its metadata is no YAML.
-
-    >>> card = "---\\ntags:\\n- hf_distill\\n---\\n```python\\npipeline('a', 'student')\\n```".replace("'", '"')
-    >>> addressed(card, "me/x").splitlines()[-2]
-    'pipeline("a", "me/x")'
-    """
-    if "hf_distill" not in (read_card(card).data.get("tags") or []):
-        return card
-    return re.sub(r"```python\n.*?```", lambda snippet: _from_hub(snippet[0], json.dumps(repo_id)), card, flags=re.S)
-
-
-def _from_hub(snippet: str, repo_id: str) -> str:
-    loads = r'((?:from_pretrained|hf_hub_download|snapshot_download)\(|pipeline\("[\w-]+", )"[^"]*"'
-    snippet = re.sub(loads, lambda call: call[1] + repo_id, snippet)
-    for local, download, function, follower in (
-        (
-            r'InferenceSession\("[^"]*?(onnx/[^"/]+)"\)',
-            r'InferenceSession({}({}, "\1"))',
-            "hf_hub_download",
-            "onnxruntime",
-        ),
-        (r'GreedyTranslator\("[^"]*"\)', "GreedyTranslator({}({}))", "snapshot_download", "transformers"),
-    ):
-        found = re.sub(local, download.format(function, repo_id), snippet)
-        if found != snippet:  # what stood in a folder now has to be fetched first
-            fetch = f"from huggingface_hub import {function}\n"
-            snippet = found.replace(f"from {follower} import", f"{fetch}from {follower} import", 1)
-    return snippet
 
 
 def publish(

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_distill.hub.redaction import without_folders
+from hf_distill.hub.usage import Usage
 from hf_distill.metrics import display_name, lower_is_better
 from hf_distill.paths import is_hub_id
 from hf_distill.problems import TASKS
@@ -90,23 +91,23 @@ def _usage(
     report: Report, folder: Path, config: Mapping[str, Any], repo_id: str | None, example: str | Sequence[str]
 ) -> dict[str, Any]:
     """What the template says of loading the student and of its classes."""
-    # transformers names two classes of every model, of those that write too.
-    labels = {} if TASKS[report.task].writes else config.get("id2label") or {}
-    onnx = sorted((folder / "onnx").glob("model*.onnx"))
-    word_level = TASKS[report.task].word_level
+    task = TASKS[report.task]
+    # transformers names two classes for every model, also for one that writes.
+    labels = {} if task.writes else config.get("id2label") or {}
+    given = [example] if isinstance(example, str) else list(example)
+    usage = Usage(
+        task=report.task,
+        load_from=repo_id or folder.name,
+        on_hub=repo_id is not None,
+        example=" ".join(given).split() if isinstance(example, str) and task.word_level else given,
+        trust="auto_map" in config,
+        several="multi_label" in (config.get("problem_type") or ""),
+        onnx=[(file.name, file.stat().st_size) for file in sorted((folder / "onnx").glob("*model*.onnx"))],
+    )
     return {
-        "task": report.task,
-        "word_level": word_level,
-        "writes": TASKS[report.task].writes,
-        "load_from": json.dumps(repo_id or folder.name),
-        "on_hub": repo_id is not None,
-        "trust": ", trust_remote_code=True" if "auto_map" in config else "",
-        "example": _written(example, word_level),
-        "several": "multi_label" in (config.get("problem_type") or ""),
-        "onnx": " or ".join(f"`onnx/{file.name}` ({file.stat().st_size:,} bytes)" for file in onnx),
-        "onnx_file": json.dumps(f"onnx/{onnx[0].name}" if repo_id else f"{folder.name}/onnx/{onnx[0].name}")
-        if onnx
-        else None,
+        "usage": usage.block,
+        "word_level": task.word_level,
+        "trust": usage.trust,
         "labels": [tables.code(labels[number]) for number in sorted(labels, key=int)],
     }
 
@@ -187,18 +188,6 @@ def _metric_name(metric: str, quality: Mapping[str, Any], measured: Mapping[str,
 
 def _slug(name: str) -> str:
     return re.sub(r"\W+", "-", name.lower()).strip("-")
-
-
-def _written(example: str | Sequence[str], word_level: bool) -> list[str]:
-    """The example as Python writes it: one text, two, or one list of words.
-
-    >>> _written("So say\\nwe all", word_level=False), _written(["So", "say"], word_level=True)
-    (['"So say we all"'], ['["So", "say"]'])
-    """
-    given = [example] if isinstance(example, str) else list(example)
-    texts = [" ".join(text.split()) for text in given]
-    shown = [" ".join(texts).split() if isinstance(example, str) else texts] if word_level else texts
-    return [json.dumps(each, ensure_ascii=False) for each in shown]
 
 
 def _summary(report: Report, teacher: str) -> str:

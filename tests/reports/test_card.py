@@ -22,8 +22,8 @@ from hf_distill import (
     LSTMStudentForTokenClassification,
     export_onnx,
 )
-from hf_distill.hub.push import addressed
 from hf_distill.hub.redaction import without_folders
+from hf_distill.hub.usage import addressed
 from hf_distill.reports.card import model_card
 from hf_distill.reports.card_tables import code, results
 from hf_distill.reports.report import Report
@@ -310,6 +310,7 @@ def test_a_card_for_a_folder_becomes_one_for_the_hub(report, folder, task, files
         for repo_id in (None, "me/x")
     ]
     assert cards[0] != cards[1]
+    assert all(("With onnxruntime" in card) == bool(files) for card in cards)
     assert addressed(cards[0], "me/x") == cards[1]
     assert addressed(cards[1], "you/y") == cards[1].replace("me/x", "you/y")
 
