@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from hf_distill.hub.redaction import shareable
@@ -37,6 +37,15 @@ PRIVATE = (
     "*.lock",
 )
 NOT_PUSHED = (*STATE, *PRIVATE)
+# Formats that weights are kept in, and those of them that a student has.
+WEIGHTS = tuple(
+    f"*.{ending}"
+    for ending in (
+        *("safetensors", "bin", "pt", "pth", "ckpt", "pkl", "pickle", "joblib", "npz", "npy", "h5", "keras", "msgpack"),
+        *("ot", "gguf", "ggml", "onnx", "tflite", "mlmodel", "mlpackage", "pdparams", "ptl", "pte", "engine"),
+    )
+)
+OWN_WEIGHTS = ("model.safetensors", "onnx/*.onnx")
 # What only a run writes, and tells of other weights where a later push lacks it.
 REPLACED = ("onnx/*.onnx", "report.json", "report.png")
 
@@ -51,7 +60,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
 
     Args:
         folder: with `config.json`, `model.safetensors` and `README.md`.
-        repo_id: "user/name"; made if it is missing.
+        repo_id: "user/name"; made if it is missing. A name alone is in the namespace of the token's user.
         private: only where the repository is made.
         token: None: the one that `hf auth login` stored.
     Returns:
@@ -71,6 +80,15 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
             f"{folder} is not a finished student: {', '.join(missing)} is missing. Save the model there with "
             "save_pretrained, and write its card with hf_distill.reports.card.model_card."
         )
+    repo_id = with_owner(repo_id, token)
+    further = second_formats(folder)
+    if further:
+        logger.warning(
+            "%s: %s will be published beside model.safetensors. hf_distill did not write this, and does not know whether "
+            "it holds the same weights: delete what does not.",
+            folder,
+            ", ".join(further),
+        )
     made = {"README.md": _checked_card((folder / "README.md").read_text(encoding="utf-8"), repo_id)}
     recipe = recipe_of(folder)
     if recipe is not None:
@@ -84,6 +102,38 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
         made=made,
         replaced=REPLACED,
     )
+
+
+def with_owner(repo_id: str, token: str | None = None) -> str:
+    """A repository's id with its owner: a name alone belongs to the user whose token it is, as in `hf upload`.
+
+    Args:
+        repo_id: "user/name", or "name".
+        token: None: the one that `hf auth login` stored.
+    Raises:
+        OSError: no owner is named and there is no valid token.
+    """
+    if "/" in repo_id:
+        return repo_id
+    with short_errors(repo_id):
+        try:
+            return f"{HfApi(token=token).whoami()['name']}/{repo_id}"
+        except LocalTokenNotFoundError as error:
+            raise OSError(
+                f"{repo_id}: expected user/name, or a name and a token that tells whose it is; there is no token. Log "
+                "in with `hf auth login`, set HF_TOKEN, or name the owner."
+            ) from error
+
+
+def second_formats(folder: str | Path) -> list[str]:
+    """The files of a push that hold weights in another format than those `hf_distill` writes.
+
+    Args:
+        folder: of the student, with `model.safetensors`, and in `onnx/` what `export_onnx` wrote.
+    """
+    names = [addition.path_in_repo for addition in additions(folder)]
+    weights = filter_repo_objects(names, allow_patterns=list(WEIGHTS), ignore_patterns=list(OWN_WEIGHTS))
+    return sorted(weights)
 
 
 def recipe_of(folder: str | Path) -> Path | None:
@@ -177,7 +227,7 @@ def publish(
 
     Args:
         folder: with all that should be there.
-        repo_id: "user/name".
+        repo_id: "user/name"; a name alone is in the namespace of the token's user.
         message: title of the commit.
         private: only where the repository is made.
         token: None: the one that `hf auth login` stored.
@@ -189,6 +239,7 @@ def publish(
     Raises:
         OSError: the Hub refused or broke off; one line that says what to do.
     """
+    repo_id = with_owner(repo_id, token)
     added = additions(folder, made)
     api = HfApi(token=token)
     with short_errors(repo_id):

@@ -50,7 +50,7 @@ def model_card(
         student_name: title.
         teacher: id on the Hub, or a local folder, of which only the last name is shown.
         teacher_revision: of a teacher on the Hub.
-        repo_id: where the student will be. None: users load it from the folder.
+        repo_id: where the student will be, "user/name". None, or without an owner: users load it from the folder.
         license: as the Hub spells it, "apache-2.0" for instance.
         language: ISO 639 codes.
         datasets: ids on the Hub, or names.
@@ -95,10 +95,11 @@ def _usage(
     # transformers names two classes for every model, also for one that writes.
     labels = {} if task.writes else config.get("id2label") or {}
     given = [example] if isinstance(example, str) else list(example)
+    address = repo_id if repo_id is not None and "/" in repo_id else None  # only a push knows whose a name alone is
     usage = Usage(
         task=report.task,
-        load_from=repo_id or folder.name,
-        on_hub=repo_id is not None,
+        load_from=address or folder.name,
+        on_hub=address is not None,
         example=" ".join(given).split() if isinstance(example, str) and task.word_level else given,
         trust="auto_map" in config,
         several="multi_label" in (config.get("problem_type") or ""),

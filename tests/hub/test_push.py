@@ -7,7 +7,7 @@ import httpx2
 import pytest
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from hf_distill.cli import main
 from hf_distill.hub.push import push
@@ -229,3 +229,66 @@ def test_a_refused_push_is_told_in_one_line(folder, api, monkeypatch, error, lin
     with pytest.raises(OSError, match="me/s") as caught:
         push(folder, "me/s")
     assert re.fullmatch(line, str(caught.value))
+
+
+# Whose it is, and in which formats
+
+
+def finished(folder):
+    for name in ("README.md", "model.safetensors"):
+        (folder / name).write_text(CARD if name == "README.md" else "x")
+    return folder
+
+
+def test_a_name_alone_is_in_the_callers_namespace(folder, api, monkeypatch, capsys):
+    monkeypatch.setattr(HfApi, "whoami", lambda self, **options: {"name": "ann"})
+    assert main(["push", str(finished(folder)), "--repo-id", "tweets"]) == 0
+    assert [repo_id for repo_id, _ in (*api.made, *api.committed)] == ["ann/tweets"] * 2
+    assert b'"ann/tweets"' in api.contents["ann/tweets"]["README.md"]
+
+
+def test_a_name_alone_needs_somebody(folder, api, monkeypatch, capsys):
+    def nobody(self, **options):
+        raise LocalTokenNotFoundError("five\nlines")
+
+    monkeypatch.setattr(HfApi, "whoami", nobody)
+    assert main(["push", str(finished(folder)), "--repo-id", "tweets"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hf-distill: tweets: expected user/name") and "hf auth login" in line
+    assert api.made == []
+    monkeypatch.setattr(HfApi, "whoami", lambda self, **options: (_ for _ in ()).throw(answered(401)))
+    assert main(["push", str(folder), "--repo-id", "tweets"]) == 1
+    assert "tweets: the Hub answered 401" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "student-q4.gguf",
+        "flax_model.msgpack",
+        "rust_model.ot",
+        "model.onnx",
+        "model.fp16.safetensors",
+        "model-00001-of-00002.safetensors",
+        "old/pytorch_model.bin",
+        "adapter_model.safetensors",
+    ],
+)
+def test_a_second_format_is_told(folder, api, caplog, name):
+    (finished(folder) / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("other weights")
+    push(folder, "me/s")
+    (record,) = caplog.records
+    assert f"{name} will be published beside model.safetensors" in record.getMessage()
+    assert name in api.committed[0][1]
+
+
+def test_what_a_student_has_anyway_is_not_told(folder, api, caplog):
+    finished(folder)
+    for name in ("onnx/model.onnx", "onnx/model_quantized.onnx", "training_args.bin", "checkpoint-1/pytorch_model.bin"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    push(folder, "me/s")
+    assert not caplog.records

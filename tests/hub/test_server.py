@@ -37,7 +37,7 @@ from hf_distill.cli import main
 from hf_distill.hub.push import push
 from hf_distill.hub.usage import Usage
 from hf_distill.matching.hidden_states import HiddenStateMatching
-from tests.hub_server import Hub
+from tests.hub_server import USER, Hub
 
 pytestmark = pytest.mark.slow
 
@@ -326,6 +326,16 @@ def test_what_lies_beside_a_student_goes_along(hub, client, student, tmp_path):
     assert client(command, *words)[0] == 0
     assert len(hub.commits("me/whole")) == 1
     assert hub.files("me/whole-teacher-outputs", "dataset") == found
+
+
+def test_a_name_alone_takes_all_of_it_to_the_callers_namespace(hub, client, student, tmp_path):
+    client(write_cache, tmp_path / "cache")
+    code, out, error = client(command, "push", str(student), "--repo-id", "alone", "--with-cache")
+    assert code == 0, error
+    assert out.count(f"{USER}/alone") == 2
+    assert "model.safetensors" in hub.files(f"{USER}/alone")
+    card = hub.files(f"{USER}/alone-teacher-outputs", "dataset")["README.md"].decode()
+    assert f"https://huggingface.co/{USER}/alone)" in card
 
 
 @pytest.mark.parametrize(

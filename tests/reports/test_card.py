@@ -315,6 +315,10 @@ def test_a_card_for_a_folder_becomes_one_for_the_hub(report, folder, task, files
     assert addressed(cards[1], "you/y") == cards[1].replace("me/x", "you/y")
 
 
+def test_a_repository_without_an_owner_is_no_address_yet(report, folder):
+    assert 'pipeline("text-classification", "student"' in render(report, folder, repo_id="tweets").text
+
+
 def test_many_carried_weights_are_folded(report, folder):
     text = render(report, folder, carried={f"layer.{number}.weight": "its own" for number in range(11)}).text
     assert re.search(r"<details>.*\n\n\| student .*`layer\.10\.weight`.*\n\n</details>\n", text, re.S)
