@@ -84,7 +84,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
     further = second_formats(folder)
     if further:
         logger.warning(
-            "%s: %s will be published beside model.safetensors. hf_distill did not write this, and does not know whether "
+            "%s: %s will be published beside model.safetensors. hf_distill did not write this and cannot tell whether "
             "it holds the same weights: delete what does not.",
             folder,
             ", ".join(further),

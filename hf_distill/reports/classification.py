@@ -66,6 +66,8 @@ def compare(
     groups: Mapping[str, Sequence[Any]] | None = None,
     texts: Sequence[Any] | None = None,
     training_texts: Iterable[Any] | None = None,
+    training_labels: Sequence[Any] | None = None,
+    validation_rows: int | None = None,
     onnx: str | Path | None = None,
     detailed_costs: bool = True,
     teacher_floor: float | None = None,
@@ -97,6 +99,8 @@ def compare(
         groups: a breakdown of the first metric, by name.
         texts: the examples as a reader sees them, shown where student and teacher differ most.
         training_texts: what the teacher or the student learned from.
+        training_labels: what the student was trained on; the majority class is theirs.
+        validation_rows: how many labelled rows chose the models.
         onnx: the folder to which `export_onnx` wrote the student's files.
         detailed_costs: whether speed is also measured by batch size and length.
         teacher_floor: the least value of the first metric that makes the teacher worth distilling.
@@ -218,7 +222,8 @@ def score_all(given: Comparison, measured: Measured, metrics: list[evaluate.Eval
     """Every metric of all, on the test set and the further ones."""
     predictions, controls = measured.predictions, dict(given.controls or {})
     if given.problem == SINGLE_LABEL and MAJORITY not in controls:
-        controls[MAJORITY] = majority_class(predictions.labels.tolist(), len(predictions.labels))
+        labels = predictions.labels if given.known_labels is None else given.known_labels
+        controls[MAJORITY] = majority_class(labels.tolist(), len(predictions.labels))
         predictions = replace(predictions, decisions=predictions.decisions | {MAJORITY: controls[MAJORITY]})
     drawn = (given.seeds[1], given.resamples, given.seed)
     return Scores(
@@ -244,6 +249,8 @@ def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
     }
     without_teacher = scores.without_teacher
     differences = {"gain_over_best_control": gain(value, without_teacher)} if without_teacher else {}
+    if without_teacher and "teacher" in value:
+        differences["teacher_over_best_control"] = gain(value, without_teacher, "teacher")
     if BASELINE in without_teacher[:-1]:
         differences["baseline_over_best_other_control"] = gain(value, without_teacher[1:], BASELINE)
     compared = with_intervals(ratios(models, value, speeds, given.seed))
@@ -282,7 +289,7 @@ def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
     first = [
         warning for warning in (leak(given.texts or [], given.training_texts or []), given.other_classes) if warning
     ]
-    return finished(report, [*first, *report_warnings(report, given.teacher_floor)])
+    return finished(report, [*first, *report_warnings(report, given.teacher_floor, given.validation_rows)])
 
 
 def where_quality_lies(

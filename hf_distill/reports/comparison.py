@@ -15,7 +15,7 @@ from torch import nn
 from hf_distill import columns
 from hf_distill.evaluation.seeds import BASELINE, further_trainings
 from hf_distill.export.onnx_model import OnnxModel, onnx_models
-from hf_distill.metrics import TeacherAgreement, TeacherKL
+from hf_distill.metrics import IGNORE_INDEX, TeacherAgreement, TeacherKL
 from hf_distill.metrics import load as load_metric
 from hf_distill.models import problem_type
 from hf_distill.problems import TASKS, check_classes
@@ -49,7 +49,7 @@ class Comparison:
             quality.
         controls: what other ways without a teacher predict on `dataset`: name to (examples,) class numbers or
             (examples, classes) logits; for tagging to a list for each sentence with the class numbers of its words.
-            Where "majority_class" is missing, the commonest class of `dataset` is added.
+            Where "majority_class" is missing, the commonest class of `training_labels` is added.
         controls_with_teacher: likewise of other ways that did use the teacher.
         fidelity_dataset: held-out tokenised text, without labels. None: `dataset`.
         test_sets: further tokenised sets with labels, by name; quality is measured on them too.
@@ -58,6 +58,10 @@ class Comparison:
         texts: the examples as a reader sees them, shown where student and teacher differ most. None: not shown.
         training_texts: what teacher or student learned from, as `texts` are; the report warns of test texts that are
             among them. A recipe keeps them apart by itself.
+        training_labels: the labels that the student was trained on, as class numbers (-100 is not counted), for tagging
+            a list for each sentence; their commonest class is what a prediction without any model gives. None: the
+            commonest class of `dataset`, which is at least as good on it.
+        validation_rows: how many labelled rows chose the models; the report warns of very few. None: not known.
         onnx: the folder to which `export_onnx` wrote the student's files, which are measured as well. None: they are
             not.
         detailed_costs: whether latency and throughput are also measured apart by batch size and length of the texts.
@@ -84,6 +88,8 @@ class Comparison:
     groups: Mapping[str, Sequence[Any]] | None
     texts: Sequence[Any] | None
     training_texts: Iterable[Any] | None
+    training_labels: Sequence[Any] | None
+    validation_rows: int | None
     onnx: str | Path | None
     detailed_costs: bool
     teacher_floor: float | None
@@ -145,6 +151,26 @@ class Comparison:
         """A warning where the teacher answers in other classes, else an empty text."""
         return _other_classes(self.config, self.teacher_model.config, self.task, self.sets)
 
+    @cached_property
+    def known_labels(self) -> np.ndarray | None:
+        """(labels,) class numbers of the training, -100 among them; None where they were not given.
+
+        Raises:
+            ValueError: something else than numbers of the student's classes.
+        """
+        if self.training_labels is None:
+            return None
+        rows = [np.atleast_1d(np.asarray(label)) for label in self.training_labels]
+        found = np.concatenate([row for row in rows if len(row)]) if any(map(len, rows)) else np.empty(0, dtype=int)
+        known = found[found != IGNORE_INDEX] if found.dtype.kind in "iu" else found
+        if found.dtype.kind not in "iu" or not len(known) or known.min() < 0 or known.max() >= len(self.names):
+            raise ValueError(
+                f"training_labels: expected class numbers from 0 to {len(self.names) - 1}, -100 where a label is "
+                f"missing, and at least one label; got {sorted(set(found.tolist()))[:5]}. Give the labels of the rows "
+                "that the student was trained on, or leave them out."
+            )
+        return found
+
     def check(self) -> list[evaluate.EvaluationModule]:
         """The metrics, once all that needs no model's answer is known to fit.
 
@@ -163,6 +189,8 @@ class Comparison:
         metrics = _checked(self.metrics, self.names, {TEST_SET: self.dataset, **(self.test_sets or {})})
         taken = self.models.keys() | self.seeds[0].keys() | self.files.keys() | {BASELINE}
         _check_names(self.controls or {}, self.controls_with_teacher or {}, taken)
+        if self.problem == SINGLE_LABEL:
+            _ = self.known_labels  # raises
         return metrics
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from hf_distill.environment import optional
 from hf_distill.evaluation.bootstrap import RESAMPLES, Estimate, estimate
 from hf_distill.evaluation.generation_speed import Write, measure_writing
+from hf_distill.evaluation.quality import ratio
 from hf_distill.evaluation.seeds import BASELINE, further_trainings, means_over_seeds
 from hf_distill.evaluation.speed import with_intervals
 from hf_distill.metrics import DistinctN, load
@@ -44,6 +45,7 @@ def compare_generation(
     quote: bool = False,
     detailed_costs: bool = True,
     teacher_floor: float | None = None,
+    validation_rows: int | None = None,
     batch_size: int = 8,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -61,6 +63,7 @@ def compare_generation(
         detailed_costs: whether operations, and times by batch size and length, are measured.
         teacher_floor: not used by a metric that falls, see `Report`; kept for a metric that grows.
         batch_size: of the forward passes.
+        validation_rows: see `compare`.
         resamples: of the test rows.
         seed: of the draws.
     Returns:
@@ -88,10 +91,8 @@ def compare_generation(
     speeds = measure_writing(writers, prompts, seed=seed)
     counts = {name: writer.tokens for name, writer in models.items()}
     computed = sizes_and_flops(models, writers if detailed_costs else {}, prompts, seed)
-    shared = models["teacher"].tokenizer.get_vocab() == models["student"].tokenizer.get_vocab()
     greedy = f"greedy, at most {max_new_tokens} tokens"
     tokens = np.array([len(ids) for ids in datasets["student"][:]["input_ids"]])
-    kept = {"quality_kept": (found["teacher"] / found["student"]).summary()}
     compared = generation_ratios(computed["teacher"], computed["student"], speeds, "student", seed, counts)
     return finished_report(
         task="text-generation",
@@ -104,14 +105,15 @@ def compare_generation(
             | {"replies": varieties(replies[name])}
             for name, writer in models.items()
         },
-        **with_intervals(kept | compared),
+        **with_intervals(ratio("quality_kept", found["teacher"], found["student"]) | compared),
         differences=bits_saved(found),
-        fidelity=agreement(models, datasets["student"], batch_size) if shared else {},
+        fidelity=agreement(models, datasets["student"], batch_size),
         breakdown=quality_by_length("bits_per_byte", {name: nats[name] for name in models}, sizes, tokens),
         most_different=most_different(prompts, stripped(replies["teacher"]), stripped(replies["student"]), quote=quote),
         speed=speed_by_length(writers, {}, prompts, read, seed, counts) if detailed_costs else [],
         environment=timing_conditions(models, speeds, len(prompts), greedy, BY_TOKEN),
         teacher_floor=teacher_floor,
+        validation_rows=validation_rows,
     )
 
 
@@ -144,6 +146,8 @@ def bits_saved(found: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     if BASELINE in found:
         saved = (found[BASELINE] - found["student"]).summary()
         differences["gain_over_best_control"] = saved | {"control": BASELINE}
+        lead = (found[BASELINE] - found["teacher"]).summary()
+        differences["teacher_over_best_control"] = lead | {"control": BASELINE}
     if "untuned_teacher" in found:
         untuned = found["untuned_teacher"]
         differences["teacher_gain_over_untuned"] = (untuned - found["teacher"]).summary()
@@ -168,7 +172,7 @@ def reply_nats(writer: Writer, rows: Dataset, batch_size: int = 8) -> np.ndarray
 
 
 def agreement(models: Mapping[str, Writer], rows: Dataset, batch_size: int = 8) -> dict[str, Any]:
-    """Where teacher and student have one vocabulary: the share of targets at which they choose the same token, and KL.
+    """The share of targets at which teacher and student choose the same token, and KL; empty for two vocabularies.
 
     Rows that only pad the longer of two tables stand for no token and are left out.
 
@@ -177,6 +181,8 @@ def agreement(models: Mapping[str, Writer], rows: Dataset, batch_size: int = 8) 
         rows: with `input_ids` and `labels`.
         batch_size: rows a forward.
     """
+    if models["teacher"].tokenizer.get_vocab() != models["student"].tokenizer.get_vocab():
+        return {}
     same, divergence, counted = 0, 0.0, 0
     both = (_passes(models[name].model, rows, batch_size) for name in ("teacher", "student"))
     for (_, taught, targets), (_, learnt, _) in zip(*both, strict=True):

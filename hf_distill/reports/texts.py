@@ -1,7 +1,6 @@
 """Parts of the reports of generative models."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from hf_distill.evaluation.quality import SMALLER
 from hf_distill.evaluation.speed import BATCH, by_length, ratio_of_medians
 from hf_distill.evaluation.stopwatch import Timed
 from hf_distill.metrics import load
-from hf_distill.reports.report import Report, plain
+from hf_distill.reports.report import Report, finished
 from hf_distill.reports.warnings import report_warnings
 from hf_distill.reports.writer import Writer
 
@@ -159,6 +158,13 @@ def timing_conditions(
     }
 
 
-def finished_report(teacher_floor: float | None, **fields: Any) -> Report:
+def finished_report(teacher_floor: float | None, validation_rows: int | None, **fields: Any) -> Report:
+    """A report in plain data, with its warnings.
+
+    Args:
+        teacher_floor: see `report_warnings`.
+        validation_rows: likewise.
+        fields: of the report.
+    """
     report = Report(**fields)
-    return Report(**plain(asdict(report) | {"warnings": report_warnings(report, teacher_floor)}))
+    return finished(report, report_warnings(report, teacher_floor, validation_rows))

@@ -10,7 +10,7 @@ from datasets import Dataset
 from hf_distill.data.generation import SOURCE, TARGET
 from hf_distill.evaluation.bootstrap import RESAMPLES, Estimate, estimate
 from hf_distill.evaluation.generation_speed import Write, measure_writing
-from hf_distill.evaluation.quality import gain
+from hf_distill.evaluation.quality import gain, ratio
 from hf_distill.evaluation.seeds import BASELINE, further_trainings, means_over_seeds
 from hf_distill.evaluation.speed import with_intervals
 from hf_distill.evaluation.stopwatch import Timed
@@ -43,6 +43,7 @@ def compare_translation(
     quote: bool = False,
     detailed_costs: bool = True,
     teacher_floor: float | None = None,
+    validation_rows: int | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Report:
@@ -51,15 +52,16 @@ def compare_translation(
     Args:
         models: `teacher`, `student` and, if there is one, `baseline`: the same student without a teacher.
         dataset: the test set, with `source` and `target`.
-        metrics: of texts, the first one decides; greedy. With `_beam` behind the name they stand for beam search.
+        metrics: of texts, the first one decides. With `_beam` after the name they are of the beam search.
         num_beams: of the beam search.
-        max_new_tokens: the longest translation.
+        max_new_tokens: of the longest translation.
         onnx: folder that `export_onnx` wrote an LSTM student's files to. None: they are not measured.
         controls: what other ways without a teacher translate the texts into, by name.
         more_students: the student from further seeds, see `compare`.
         quote: see `most_different`.
         detailed_costs: whether operations, and times by batch size and length, are measured.
         teacher_floor: what the teacher should reach on the first metric.
+        validation_rows: see `compare`.
         resamples: of the texts.
         seed: of the draws and of the texts that are timed.
     Returns:
@@ -82,11 +84,9 @@ def compare_translation(
     speeds = measure_writing(writers, sources, seed=seed)
     timed = {name: timed_writing(speeds, name, "words", count_words, lengths[name]) for name in writers}
     sizes = sizes_and_flops(models, writers if detailed_costs else {}, sources, seed)
-    teacher, student = written["teacher"][""], written["student"][""]
+    first, teacher, student = metrics[0], written["teacher"][""], written["student"][""]
     alike = summaries(scores(metrics, {"": student}, teacher, **draws))
-    first = metrics[0]
-    value = {name: found[name][first] for name in ("teacher", "student")}
-    kept = {"quality_kept": (value["student"] / value["teacher"]).summary()} if value["teacher"].value > 0 else {}
+    kept = ratio("quality_kept", found["student"][first], found["teacher"][first])
     compared = generation_ratios(sizes["teacher"], sizes["student"], speeds, "student", seed)
     return finished_report(
         task="translation",
@@ -103,12 +103,13 @@ def compare_translation(
         speed=speed_by_length(writers, files, sources, lengths, seed) if detailed_costs else [],
         onnx={
             name.removeprefix("onnx "): {**exported_translator(Path(str(onnx)), name, sizes["teacher"], speeds, seed)}
-            | {"quality": summaries(found[name]), **timed[name]}
-            | {"agreement": float((written[name][""] == student).mean())}
+            | {"quality": summaries(found[name]), "agreement": float((written[name][""] == student).mean())}
+            | timed[name]
             for name in files
         },
         environment=timing_conditions(models, speeds, len(sources), f"greedy, at most {max_new_tokens} tokens"),
         teacher_floor=teacher_floor,
+        validation_rows=validation_rows,
     )
 
 
@@ -138,6 +139,7 @@ def scores(
         metrics: names.
         by_decoding: see `translations`.
         targets: (texts,).
+        validation_rows: see `compare`.
         resamples: of the texts.
         seed: of the draws.
     """
@@ -160,7 +162,10 @@ def translation_differences(
     """
     value = {name: of[metric] for name, of in found.items()}
     without_teacher = [name for name in (BASELINE, *controls) if name in found]
-    differences = {"gain_over_best_control": gain(value, without_teacher)} if without_teacher else {}
+    differences = {}
+    if without_teacher:
+        differences["gain_over_best_control"] = gain(value, without_teacher)
+        differences["teacher_over_best_control"] = gain(value, without_teacher, "teacher")
     if BASELINE in found:
         by_beam = {name: found[name][f"{metric}_beam"] for name in ("student", BASELINE)}
         differences["beam_gain_over_best_control"] = gain(by_beam, [BASELINE])

@@ -625,3 +625,9 @@ def test_with_the_package_no_code_needs_to_be_trusted(report, tmp_path, monkeypa
     ]
     (said,) = snippets(readme.replace(", trust_remote_code=True", "").replace('"anna"', '"annannannannannannanna"'))
     assert [word for word, _ in said] == ["annannannannannannanna"]
+
+
+def test_warnings_stand_before_everything_else(report, folder):
+    text = render(report, folder).text
+    assert text.index("The student is only an example.") < text.index("```python") < text.index("## Results")
+    assert "## Usage" not in render(replace(report, warnings=[]), folder).text
