@@ -60,8 +60,7 @@ def compare_translation(
         more_students: the student from further seeds, see `compare`.
         quote: see `most_different`.
         detailed_costs: whether operations, and times by batch size and length, are measured.
-        teacher_floor: what the teacher should reach on the first metric.
-        validation_rows: see `compare`.
+        teacher_floor, validation_rows: see `compare`.
         resamples: of the texts.
         seed: of the draws and of the texts that are timed.
     Returns:
