@@ -39,11 +39,13 @@ class OfflineMetric(evaluate.Metric):
         inputs: the shapes of predictions and references that are understood, as `datasets` features.
         larger_is_better: the direction.
         reads_logits: whether predictions are logits rather than decisions.
+        limits: the least and the greatest value; None where there is none.
     """
 
     inputs: ClassVar[list[Features]] = LABELS
     larger_is_better: ClassVar[bool] = True
     reads_logits: ClassVar[bool] = False
+    limits: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self, config_name: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("keep_in_memory", True)
@@ -89,6 +91,8 @@ def labelled(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarra
 class Accuracy(OfflineMetric):
     """Share of examples predicted exactly; with rows of 0/1, of rows without any mistake."""
 
+    limits = (0.0, 1.0)
+
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
         """See `sklearn.metrics.accuracy_score`."""
         return sklearn.metrics.accuracy_score(references, predictions, **settings)
@@ -97,6 +101,8 @@ class Accuracy(OfflineMetric):
 class F1(OfflineMetric):
     """F1 of the positive class; `compute(average=...)` for more than two classes."""
 
+    limits = (0.0, 1.0)
+
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
         """See `sklearn.metrics.f1_score`; a class that nobody names scores 0."""
         return sklearn.metrics.f1_score(references, predictions, **{"zero_division": 0.0} | settings)
@@ -104,6 +110,8 @@ class F1(OfflineMetric):
 
 class MacroF1(OfflineMetric):
     """Mean over the classes of their F1, each class counting the same."""
+
+    limits = (0.0, 1.0)
 
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
         """See `sklearn.metrics.f1_score`; the classes are those among predictions and references."""
@@ -115,6 +123,8 @@ class MacroF1(OfflineMetric):
 class MatthewsCorrelation(OfflineMetric):
     """Correlation between predicted and true classes, -1 to 1; 0 where either is constant."""
 
+    limits = (-1.0, 1.0)
+
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
         """See `sklearn.metrics.matthews_corrcoef`."""
         return sklearn.metrics.matthews_corrcoef(references, predictions, **settings)
@@ -123,6 +133,7 @@ class MatthewsCorrelation(OfflineMetric):
 class Pearson(OfflineMetric):
     """Linear correlation of numbers, -1 to 1; 0 where either side is constant."""
 
+    limits = (-1.0, 1.0)
     inputs = NUMBERS
 
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
@@ -135,6 +146,7 @@ class Pearson(OfflineMetric):
 class Spearman(OfflineMetric):
     """Rank correlation of numbers, -1 to 1; 0 where either side is constant."""
 
+    limits = (-1.0, 1.0)
     inputs = NUMBERS
 
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
@@ -155,6 +167,7 @@ class TeacherAgreement(OfflineMetric):
     Both are rows of logits, or both are class numbers.
     """
 
+    limits = (0.0, 1.0)
     inputs: ClassVar[list[Features]] = [*LOGITS, _pair(Value("int64"))]
     reads_logits = True
 
@@ -203,6 +216,7 @@ class CalibrationError(OfflineMetric):
     Predictions are rows of logits, references class numbers. Source: Guo et al. 2017, arXiv:1706.04599, section 2.
     """
 
+    limits = (0.0, 1.0)
     inputs: ClassVar[list[Features]] = [_pair(Sequence(Value("float64")), Value("int64"))]
     larger_is_better = False
     reads_logits = True
@@ -249,6 +263,7 @@ class DistinctN(OfflineMetric):
     same.
     """
 
+    limits = (0.0, 1.0)
     inputs: ClassVar[list[Features]] = [Features({"predictions": Value("string")})]
 
     def _compute(  # type: ignore[override]  # the settings are spelled out
@@ -264,6 +279,7 @@ class DistinctN(OfflineMetric):
 class Sacrebleu(OfflineMetric):
     """Corpus BLEU, 0 to 100, with sacrebleu's own tokenisation; references are one text an example, or several."""
 
+    limits = (0.0, 100.0)
     inputs = TEXTS
 
     def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
@@ -274,6 +290,7 @@ class Sacrebleu(OfflineMetric):
 class Chrf(OfflineMetric):
     """Character n-gram F-score of the corpus, 0 to 100; references are one text an example, or several."""
 
+    limits = (0.0, 100.0)
     inputs = TEXTS
 
     def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
@@ -293,6 +310,7 @@ class Seqeval(OfflineMetric):
     Positions whose reference is "-100" are not counted.
     """
 
+    limits = (0.0, 1.0)
     inputs = TAGS
 
     def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:

@@ -68,11 +68,11 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """The models that are asked, each ready.
+class Predictors:
+    """Several models whose predictions are compared, each within its `ready`.
 
     Attributes:
-        readers: by name, "student" among them, and "teacher" where its classes are the student's; for tagging each one
+        models: by name, "student" among them, and "teacher" where its classes are the student's; for tagging each one
             `word_level`.
         problem: see `models.problem_type`.
         names: of the classes.
@@ -80,14 +80,14 @@ class Panel:
         batch_size: of predictions.
     """
 
-    readers: Mapping[str, Predictor]
+    models: Mapping[str, Predictor]
     problem: str
     names: Sequence[str]
     word_level: bool
     batch_size: int
 
-    def ask(self, dataset: Dataset, controls: Mapping[str, Any] | None = None) -> Predictions:
-        """What everybody says about a tokenised data set.
+    def predict(self, dataset: Dataset, controls: Mapping[str, Any] | None = None) -> Predictions:
+        """What all models and controls predict on a tokenised data set.
 
         The column `teacher_logits` speaks for the teacher where it is there. The k-th word of one tokenizer is the k-th
         of the other; words are cut off at a sentence's end, at the length that a model's rows were given.
@@ -110,12 +110,12 @@ class Panel:
 
     def _about_texts(self, dataset: Dataset, controls: Mapping[str, Any]) -> Predictions:
         logits: dict[str, np.ndarray] = {}
-        for name, reader in self.readers.items():
+        for name, predictor in self.models.items():
             if name == "teacher" and columns.LOGITS in dataset.column_names:
                 logits[name] = np.stack(columns.all_numbers(dataset, columns.LOGITS)).astype(np.float32)
                 check_finite(logits[name], "teacher's cache")
             else:
-                logits[name] = predict_logits(reader, dataset, name=name, batch_size=self.batch_size)
+                logits[name] = predict_logits(predictor, dataset, name=name, batch_size=self.batch_size)
         decided = {}
         for name, said in controls.items():
             values = np.asarray(said)
@@ -130,11 +130,11 @@ class Panel:
 
     def _about_words(self, dataset: Dataset, controls: Mapping[str, Any]) -> Predictions:
         spoken: dict[str, list[np.ndarray]] = {}
-        for name, reader in self.readers.items():
+        for name, predictor in self.models.items():
             if name == "teacher" and columns.LOGITS in dataset.column_names:
-                spoken[name] = _cached(reader, dataset, len(self.names))
+                spoken[name] = _cached(predictor, dataset, len(self.names))
             else:
-                spoken[name] = predict_word_logits(reader, dataset, name=name, batch_size=self.batch_size)
+                spoken[name] = predict_word_logits(predictor, dataset, name=name, batch_size=self.batch_size)
         lengths = {name: np.array([len(row) for row in rows]) for name, rows in {**spoken, **controls}.items()}
         read = np.min([lengths[name] for name in spoken], axis=0)
         for name in controls:
@@ -146,7 +146,7 @@ class Panel:
         logits = {name: first_words(rows, read) for name, rows in spoken.items()}
         decisions = {name: values.argmax(axis=-1) for name, values in logits.items()}
         decisions |= {name: first_words(rows, read).astype(np.int64) for name, rows in controls.items()}
-        labels = first_words(_word_labels(self.readers["student"], dataset), read)
+        labels = first_words(_word_labels(self.models["student"], dataset), read)
         longest = np.max(list(lengths.values()), axis=0)
         counts = {
             "words": int(longest.sum()),

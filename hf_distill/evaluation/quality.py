@@ -62,8 +62,7 @@ def ratios(
         speeds: of teacher and student.
         seed: of the draws of timed calls.
     Returns:
-        name -> `value`, with `low` and `high` where it rests on samples. A share of nothing, or of less than nothing,
-        makes no sense and is missing.
+        name -> `value`, with `low` and `high` where it rests on samples; see `ratio` for what is missing.
     """
     found: dict[str, dict[str, Any]] = {
         name: {"value": models["teacher"][size] / models["student"][size]}
@@ -71,24 +70,39 @@ def ratios(
         if all(size in models[who] for who in ("teacher", "student"))
     }
     found |= faster(speeds["teacher"], speeds["student"], seed)
-    if "teacher" in value and value["teacher"].value > 0:
-        found["quality_kept"] = (value["student"] / value["teacher"]).summary()
-    if {MAJORITY, "teacher"} <= value.keys() and value["teacher"].value > value[MAJORITY].value:
+    if "teacher" in value:
+        found |= ratio("quality_kept", value["student"], value["teacher"])
+    if {MAJORITY, "teacher"} <= value.keys():
         above = {name: value[name] - value[MAJORITY] for name in ("student", "teacher")}
-        found["quality_kept_above_chance"] = (above["student"] / above["teacher"]).summary()
+        found |= ratio("quality_kept_above_chance", above["student"], above["teacher"])
     return found
 
 
+def ratio(name: str, numerator: Estimate, denominator: Estimate) -> dict[str, dict[str, Any]]:
+    """A ratio under its name; nothing where the denominator is not clearly above zero.
+
+    Over a margin that may be nothing a ratio may be anything, so it is left out where the lower end of the
+    denominator's interval is 0 or less.
+
+    Args:
+        name: of the ratio.
+        numerator: on the same draws as the denominator.
+        denominator: what is divided by.
+    """
+    summary = denominator.summary()
+    if denominator.value <= 0 or summary.get("low", denominator.value) <= 0:
+        return {}
+    return {name: (numerator / denominator).summary()}
+
+
 def errors(value: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
-    """What teacher and student miss of 1, and the ratio of the two where the teacher misses anything.
+    """What teacher and student miss of 1, and the ratio of the two where the teacher clearly misses something.
 
     Args:
         value: of a metric that is a share, by name.
     """
     missing = {name: value[name].missing for name in ("teacher", "student")}
-    if missing["teacher"].value > 0:
-        missing["error_ratio"] = missing["student"] / missing["teacher"]
-    return summaries(missing)
+    return summaries(missing) | ratio("error_ratio", missing["student"], missing["teacher"])
 
 
 def gain(value: Mapping[str, Estimate], controls: Sequence[str], name: str = "student") -> dict[str, Any]:

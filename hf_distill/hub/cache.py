@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
-from hf_distill.hub.push import short_errors
+from hf_distill.hub.push import short_errors, with_owner
 
 # The card of a pushed cache.
 OUTPUTS = """# What a teacher said
@@ -36,7 +36,7 @@ def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token
 
     Args:
         folder: of the student; `cache` stands beside it.
-        repo_id: of the student.
+        repo_id: of the student; a name alone is in the namespace of the token's user.
         private: only where the repository is made.
         token: None: the one that `hf auth login` stored.
     Returns:
@@ -48,6 +48,7 @@ def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token
     cache = check_cache(folder)
     shards = sorted(cache.rglob("shard-*.arrow"))
     answers = datasets.concatenate_datasets([datasets.Dataset.from_file(str(shard)) for shard in shards])
+    repo_id = with_owner(repo_id, token)
     to = f"{repo_id}-teacher-outputs"
     with short_errors(to):
         api = HfApi(token=token)

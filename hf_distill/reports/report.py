@@ -1,7 +1,7 @@
 """A report: plain data, its table, and its files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from hf_distill.metrics import lower_is_better, three_digits
 
@@ -36,7 +37,8 @@ class Report:
             is written; more is better in all of them.
         ratio_intervals: `{low, high}` of those ratios that have one.
         differences: `gain_over_best_control.{value,low,high,control}`, on the first metric, the best one without a
-            teacher; `baseline_over_best_other_control` likewise, which shows whether the baseline is a fair one.
+            teacher; `teacher_over_best_control` likewise; `baseline_over_best_other_control`, which shows whether the
+            baseline is a fair one.
         fidelity: `agreement` and `kl` (nats) between student and teacher on `examples` texts that need no labels. Of
             translators in place of `kl` each metric of the student against the teacher's translations.
         errors: where the first metric is a share: `teacher` and `student`, what they miss of 1, and `error_ratio`, the
@@ -134,13 +136,19 @@ class Report:
             ) from error
 
     def table(self) -> Table:
-        """The comparison for a terminal: `rich.print(report.table())`."""
+        """The comparison for a terminal, the warnings first: `rich.print(report.table())`."""
+        title = f"{self.task}, {self.examples} test examples"
+        title += f", {self.words['scored']} words" if self.words else ""
+        title += f", means of {self.seeds} seeds" if self.seeds > 1 else ""
         table = Table(
-            title=f"{self.task}, {self.examples} test examples"
-            + (f", {self.words['scored']} words" if self.words else "")
-            + (f", means of {self.seeds} seeds" if self.seeds > 1 else ""),
+            title=Text("\n").join(
+                [*(Text(f"! {warning}", style="bold yellow") for warning in self.warnings), Text(title)]
+            ),
+            title_justify="left",
+            title_style="",
             caption="\n".join(self._closing_lines()) or None,
             caption_justify="left",
+            caption_style="",
             box=SIMPLE_HEAD,
         )
         metrics = self.metrics[:3]  # the others would push the names out of a terminal of 80 columns
@@ -170,14 +178,30 @@ class Report:
                 f"{lead} the best control ({gain['control']}): {gain['value']:+.4f} "
                 f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
             )
-        return [*lines, *(f"! {warning}" for warning in self.warnings)]
+        return lines
+
+
+def finished(report: Report, warnings: Sequence[str]) -> Report:
+    """A report in plain data, with its warnings.
+
+    Args:
+        report: as it was measured.
+        warnings: the most important ones first.
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    return Report(**plain(asdict(report) | {"warnings": list(warnings)}))
 
 
 def _shown(quality: Mapping[str, float] | None) -> str:
     if not quality:
         return ""
     digits = 4 if abs(quality["value"]) < 10 else 2  # BLEU and chrF are percentages
-    return f"{quality['value']:.{digits}f} ±{(quality['high'] - quality['low']) / 2:.{digits - 1}f}"
+    value, low, high = quality["value"], quality["low"], quality["high"]
+    if value in (low, high) and low < high:  # at an end nothing lies beyond
+        sign, bound = ("≥", low) if value == high else ("≤", high)
+        return f"{value:.{digits}f} {sign}{bound:.{digits - 1}f}"
+    return f"{value:.{digits}f} ±{(high - low) / 2:.{digits - 1}f}"
 
 
 def plain(tree: Any) -> Any:

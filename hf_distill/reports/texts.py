@@ -1,7 +1,6 @@
 """Parts of the reports of generative models."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,12 @@ import numpy as np
 from hf_distill.environment import environment
 from hf_distill.evaluation.bootstrap import Estimate, value_of
 from hf_distill.evaluation.breakdown import MOST_EXAMPLES, length_groups
-from hf_distill.evaluation.generation_speed import Count, Timed, Write, measure_writing_cells, writing_flops
+from hf_distill.evaluation.generation_speed import Count, Write, measure_writing_cells, writing_flops, writing_summary
 from hf_distill.evaluation.quality import SMALLER
 from hf_distill.evaluation.speed import BATCH, by_length, ratio_of_medians
+from hf_distill.evaluation.stopwatch import Timed
 from hf_distill.metrics import load
-from hf_distill.reports.report import Report, plain
+from hf_distill.reports.report import Report, finished
 from hf_distill.reports.warnings import report_warnings
 from hf_distill.reports.writer import Writer
 
@@ -96,6 +96,22 @@ def sizes_and_flops(
     return sizes
 
 
+def timed_writing(
+    speeds: Mapping[int, Mapping[str, Timed]], name: str, unit: str, count: Count, lengths: np.ndarray
+) -> dict[str, Any]:
+    """A model's times and the mean of the tokens that it reads in a text.
+
+    Args:
+        speeds: by batch and name.
+        name: of the model.
+        unit: of what is written.
+        count: how much of it there is in some texts.
+        lengths: (texts,) tokens that it reads.
+    """
+    timed = writing_summary({batch: calls[name] for batch, calls in speeds.items()}, unit, count)
+    return timed | {"tokens_per_text": float(lengths.mean())}
+
+
 def summaries(found: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: each.summary() for name, each in found.items()}
 
@@ -142,6 +158,13 @@ def timing_conditions(
     }
 
 
-def finished_report(teacher_floor: float | None, **fields: Any) -> Report:
+def finished_report(teacher_floor: float | None, validation_rows: int | None, **fields: Any) -> Report:
+    """A report in plain data, with its warnings.
+
+    Args:
+        teacher_floor: see `report_warnings`.
+        validation_rows: likewise.
+        fields: of the report.
+    """
     report = Report(**fields)
-    return Report(**plain(asdict(report) | {"warnings": report_warnings(report, teacher_floor)}))
+    return finished(report, report_warnings(report, teacher_floor, validation_rows))

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 from hf_distill.evaluation import predictor
-from hf_distill.evaluation.predictions import Panel
+from hf_distill.evaluation.predictions import Predictors
 from hf_distill.evaluation.predictor import Predictor
 from hf_distill.reports.classification import compare
 from hf_distill.reports.report import Report
@@ -282,13 +282,15 @@ def test_nan_is_found_in_words(sentences):
         tag(tagger(), broken, both(sentences))
 
 
-def test_a_panel_asks_about_texts_with_one_item_each():
+def test_each_text_is_one_item():
     class Text:
         """Stands in for a reader: nothing is asked of it where there is a cache."""
 
     dataset = Dataset.from_dict({"teacher_logits": [[0.0, 1.0], [2.0, 1.0]], "labels": [1, 1]})
-    panel = Panel({"teacher": Text()}, "single_label_classification", ["no", "yes"], word_level=False, batch_size=2)
-    said = panel.ask(dataset, {"guess": [0, 0]})
+    together = Predictors(
+        {"teacher": Text()}, "single_label_classification", ["no", "yes"], word_level=False, batch_size=2
+    )
+    said = together.predict(dataset, {"guess": [0, 0]})
     assert said.decisions["teacher"].tolist() == [1, 0]
     assert said.decisions["guess"].tolist() == [0, 0]
     assert said.items.owners.tolist() == [0, 1]

@@ -22,8 +22,8 @@ from hf_distill import (
     LSTMStudentForTokenClassification,
     export_onnx,
 )
-from hf_distill.hub.push import addressed
 from hf_distill.hub.redaction import without_folders
+from hf_distill.hub.usage import addressed
 from hf_distill.reports.card import model_card
 from hf_distill.reports.card_tables import code, results
 from hf_distill.reports.report import Report
@@ -310,8 +310,13 @@ def test_a_card_for_a_folder_becomes_one_for_the_hub(report, folder, task, files
         for repo_id in (None, "me/x")
     ]
     assert cards[0] != cards[1]
+    assert all(("With onnxruntime" in card) == bool(files) for card in cards)
     assert addressed(cards[0], "me/x") == cards[1]
     assert addressed(cards[1], "you/y") == cards[1].replace("me/x", "you/y")
+
+
+def test_a_repository_without_an_owner_is_no_address_yet(report, folder):
+    assert 'pipeline("text-classification", "student"' in render(report, folder, repo_id="tweets").text
 
 
 def test_many_carried_weights_are_folded(report, folder):
@@ -620,3 +625,9 @@ def test_with_the_package_no_code_needs_to_be_trusted(report, tmp_path, monkeypa
     ]
     (said,) = snippets(readme.replace(", trust_remote_code=True", "").replace('"anna"', '"annannannannannannanna"'))
     assert [word for word, _ in said] == ["annannannannannannanna"]
+
+
+def test_warnings_stand_before_everything_else(report, folder):
+    text = render(report, folder).text
+    assert text.index("The student is only an example.") < text.index("```python") < text.index("## Results")
+    assert "## Usage" not in render(replace(report, warnings=[]), folder).text
