@@ -193,13 +193,13 @@ class _Inspector:
 
     def _check_merged(self, row: _Row, names: list[str], often: list[set[str]]) -> None:
         """Raise where a row of several lines would be several rows without its quotation marks."""
-        where = f"data.path: {self.path}, lines {row.line} to {row.line + len(row.raw) - 1},"
+        where = f"data.path: {self.path}: lines {row.line} to {row.line + len(row.raw) - 1} are one row by their marks"
         try:
             strict = list(
                 csv.reader(row.raw, delimiter=self.separator, quotechar=self.mark, quoting=self.quoting, strict=True)
             )
         except csv.Error as error:
-            raise ValueError(f"{where} are one row by the quotation marks in them: {error}. {self._advice}") from error
+            raise ValueError(f"{where} ({self.mark}): {error}. {self._advice}") from error
         plain = list(csv.reader(row.raw, delimiter=self.separator, quoting=csv.QUOTE_NONE))
         if len(strict) != 1 or any(len(cells) != len(names) for cells in plain):
             return
@@ -207,8 +207,8 @@ class _Inspector:
             inside = {cells[number].strip(self.mark) for cells in plain}
             if inside <= often[number]:
                 raise ValueError(
-                    f"{where} are one row by the quotation marks in them, but each line looks like a row: its "
-                    f"{name!r} is {' or '.join(map(repr, sorted(inside)))}. {self._advice}"
+                    f"{where} ({self.mark}), but each line looks like a row: its {name!r} is "
+                    f"{' or '.join(map(repr, sorted(inside)))}. {self._advice}"
                 )
 
     def _longer(self, header: _Row, longer: list[_Row], rows: int) -> str:

@@ -10,7 +10,7 @@ from datasets.packaged_modules.csv.csv import CsvConfig
 
 from hf_distill.data.config import TAGS, WORDS
 from hf_distill.data.conll import read_conll
-from hf_distill.data.delimited import inspect, wrong_encoding
+from hf_distill.data.delimited import inspect, opened, wrong_encoding
 from hf_distill.paths import resolve
 
 CONLL = "conll"
@@ -149,16 +149,37 @@ def _read_delimited(file: str, separator: str, options: dict[str, Any], counts: 
 
 def _loaded(kind: str, files: dict[str, str], options: dict[str, Any]) -> datasets.DatasetDict:
     """Files of one format, by the names of their splits."""
+    names = ", ".join(files.values())
+    if kind == "json":
+        for file in files.values():
+            _check_json(file, options.get("encoding"))
     try:
-        return datasets.load_dataset(kind, data_files=files, **options)
+        loaded = datasets.load_dataset(kind, data_files=files, **options)
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__
         if isinstance(cause, UnicodeError):
-            raise ValueError(wrong_encoding(", ".join(files.values()), cause)) from error
+            raise ValueError(wrong_encoding(names, cause)) from error
+        advice = _EOF if "EOF inside string" in str(cause) else ""
+        raise ValueError(f"data.path: {names} cannot be read as {kind}: {cause or error}{advice}") from error
+    for part, file in files.items():
+        if part not in loaded or not len(loaded[part]):
+            raise ValueError(f"data.path: {file} has no row.")
+    return loaded
+
+
+def _check_json(file: str, encoding: str | None) -> None:
+    """Raise where a file has no row, or is in another encoding: the library would tell only of the row it reads."""
+    content = ""
+    try:
+        with opened(file, encoding) as lines:
+            for line in lines:
+                content = content if len(content) > len("[]") else content + line.strip()
+    except UnicodeError as error:
+        raise ValueError(wrong_encoding(file, error)) from error
+    if content in ("", "[]"):
         raise ValueError(
-            f"data.path: {', '.join(files.values())} cannot be read as {kind}: {cause or error}"
-            + (_EOF if "EOF inside string" in str(cause) else "")
-        ) from error
+            f"data.path: {file} cannot be read as json: the file is empty. Expected an object for each row."
+        )
 
 
 _EOF = (
