@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import fsspec
 import pandas
 
-# With other options only pandas knows what a row is.
+# With other options only pandas can tell what a row is.
 PLAIN = {"sep", "delimiter", "encoding", "quoting", "quotechar"}
 TO_PANDAS = {*PLAIN, "header", "names", "index_col", "usecols", "skiprows", "skipinitialspace", "escapechar", "comment"}
 KNOWN_VALUES = 1000  # of a column; one with more is a column of texts

@@ -124,7 +124,7 @@ def _files_of_splits(folder: Path, split: str) -> tuple[str | None, dict[str, st
     tagged = {plain.stem: str(file) for file, plain in files.items() if FORMATS[plain.suffix] == CONLL}
     if tagged:
         return ".conll", tagged
-    # load_dataset knows shards and sub-folders, but few names of splits.
+    # load_dataset finds shards and sub-folders, but few names of splits.
     first = next((plain for plain in files.values() if plain.stem == split), None)
     if first is None:
         return None, {}

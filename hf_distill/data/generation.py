@@ -41,8 +41,8 @@ def load_writing(data: Data, seed: int = 0, *, task: str, keep: Collection[str] 
     """Read, clean and split pairs of texts, conversations or plain texts.
 
     Texts are stripped; empty ones and exact duplicates are left out. Near-duplicates, equal but for digits, punctuation
-    and case, never stand on two sides of a split; those of a translation's source count, and those of all that is said
-    in a conversation. Everything left out is counted.
+    and case, never stand on two sides of a split: translations are compared by their sources, conversations by all
+    their messages. Everything left out is counted.
 
     Args:
         data: what to read: `text` and `target`, `messages`, or `text`.
@@ -50,7 +50,7 @@ def load_writing(data: Data, seed: int = 0, *, task: str, keep: Collection[str] 
         task: `translation` or `text-generation`.
         keep: more columns to carry along.
     Raises:
-        ValueError: a missing file, split or column; messages that are no roles and texts; a split that comes out empty.
+        ValueError: a missing file, split or column; messages without roles and texts; a split that comes out empty.
     """
     source, counts = sources_of(data)
     kind = _Pairs if task == "translation" else _Conversations if data.messages is not None else _Texts

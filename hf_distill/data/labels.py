@@ -7,7 +7,6 @@ from typing import Any
 
 import datasets
 
-from hf_distill.data.cells import NUMERAL
 from hf_distill.data.class_names import (
     NO_LABEL,
     check_names,
@@ -66,6 +65,7 @@ class Labels:
                 f"data.labels: expected at least two classes, got {self.classes} from the column {data.label!r}."
             )
         self._numbers = {name: number for number, name in enumerate(self.classes)}
+        self._whole = {whole(name): number for name, number in reversed(self._numbers.items())}
         self._folded = {folded(name) for name in self.classes}
         if word_level:
             self._note_scheme(train)
@@ -170,9 +170,7 @@ class Labels:
             return None
         if isinstance(value, str) and value != value.strip():
             self.counts["labels with white space around them, stripped"] += 1
-        number = self._numbers.get(name)
-        if number is None and NUMERAL.fullmatch(name):
-            number = self._numbers.get(whole(name))
+        number = self._numbers.get(name, self._whole.get(whole(name)))
         if number is None and folded(name) in self._folded:
             self.counts["labels that differ from a class only in case or space, unlabelled"] += 1
         return number

@@ -181,7 +181,7 @@ def crf_tagger(
         ImportError: python-crfsuite is not installed.
     """
     if algorithm not in TAGGERS:
-        raise ValueError(f"crf_tagger knows the algorithms {', '.join(TAGGERS)}; got {algorithm!r}.")
+        raise ValueError(f"crf_tagger has the algorithms {', '.join(TAGGERS)}; got {algorithm!r}.")
     crfsuite = optional("pycrfsuite", "tagging")
     _check_tags(train_words, train_tags, "train")
     _check_tags(validation_words, validation_tags, "validation")

@@ -69,9 +69,16 @@ def test_what_is_missing_is_listed(tmp_path, suffix):
     assert splits.classes == ["a", "b", "nan"] and splits.counts["unlabelled"] == 15
     texts = {"text": ["NA", *TEXTS[1:]], "label": labelled(["a", "b"])["label"]}
     assert loaded(tmp_path, texts, suffix, missing=["NA"]).counts["empty texts, left out"] == 1
-    with pytest.raises(ValueError, match="data.missing"):
+    with pytest.raises(ValueError, match=r"data\.missing"):
         loaded(tmp_path, [1.0, 2.0, "unknown"], ".csv", minimum={"label": 1})
     assert loaded(tmp_path, [1, 2, "?"], ".csv", minimum={"label": 1}, missing=["?"]).classes == ["1", "2"]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_named_classes_are_found_in_every_spelling_of_a_number(tmp_path, suffix):
+    for labels in ([1.5, 0, 3], ["1.5", "0.0", "3.0"]):
+        splits = loaded(tmp_path, [1.5, 0.0, 3.0, 9.0], suffix, labels=labels)
+        assert splits.classes == [str(label) for label in labels] and splits.counts["unlabelled"] == 15
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -155,7 +162,7 @@ def test_names_of_several_words_are_names(tmp_path, values):
 
 
 def test_a_separator_is_for_texts_with_several_labels(tmp_path):
-    with pytest.raises(ValueError, match="data.label_separator='' parts the labels"):
+    with pytest.raises(ValueError, match=r"data\.label_separator='' parts the labels"):
         Data("a.csv", label_separator="")
     with pytest.raises(ValueError, match=r"one column in data\.label, got \['a', 'b'\]"):
         Data("a.csv", label=["a", "b"], label_separator=";")
