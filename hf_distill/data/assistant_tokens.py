@@ -140,7 +140,7 @@ class MessageTokenizer:
             if chat_template is None and tokenizer.chat_template is None:
                 raise ValueError(
                     f"{type(tokenizer).__name__} has no chat template, so there is no rule for how to write a "
-                    "conversation down. Set tokenizer.chat_template = ... to the one its model was trained with (or pass "
+                    "conversation. Set tokenizer.chat_template = ... to the one its model was trained with (or pass "
                     "chat_template=...); a model that never saw one may take that of any chat model."
                 )
             self.template = tokenizer.get_chat_template(chat_template)

@@ -170,8 +170,25 @@ def _check_several(names: Sequence[str], column: str) -> None:
             if known or again:
                 found = name, separator
     if found is not None:
-        raise ValueError(
-            f"data.label: expected one label a cell in the column {column!r}, got several in {found[0]!r:.80}. Set "
-            f'data.label_separator: "{found[1]}" to read them; or, if it is one label, name the classes with '
-            "data.labels."
-        )
+        raise ValueError(_several(*found, column))
+
+
+def check_one_label(name: str, classes: Collection[str], column: str) -> None:
+    """Raise where a value that is no class holds several classes.
+
+    Args:
+        name: the value.
+        classes: names of all.
+        column: where it stands.
+    """
+    for separator in SEPARATORS:
+        parts = split_labels(name, separator)
+        if parts and all(part in classes for part in parts) and (len(parts) > 1 or AS_LIST.fullmatch(name)):
+            raise ValueError(_several(name, separator, column))
+
+
+def _several(name: str, separator: str, column: str) -> str:
+    return (
+        f"data.label: expected one label a cell in the column {column!r}, got several in {name!r:.80}. Set "
+        f'data.label_separator: "{separator}" to read them; or, if it is one label, name the classes with data.labels.'
+    )

@@ -77,6 +77,8 @@ def inspect(path: str, separator: str, options: dict[str, Any]) -> Inspection:
         if options.keys() <= PLAIN and len(separator) == 1:
             return _Inspector(path, separator, options).inspection()
         asked = {name: value for name, value in options.items() if name in TO_PANDAS}
+        if "column_names" in options:
+            asked["names"] = options["column_names"]
         return Inspection(_header(path, **{"sep": separator, **asked}))
     except UnicodeError as error:
         raise ValueError(wrong_encoding(path, error)) from error
@@ -85,7 +87,8 @@ def inspect(path: str, separator: str, options: dict[str, Any]) -> Inspection:
 
 
 def _header(path: str, **options: Any) -> list[str]:
-    return [str(name) for name in pandas.read_csv(path, nrows=0, **options).columns]
+    # Where rows are longer than the header their first cell is no column; the header alone does not tell.
+    return [str(name) for name in pandas.read_csv(path, nrows=1, dtype=str, **options).columns]
 
 
 class _Inspector:

@@ -10,6 +10,7 @@ import datasets
 from hf_distill.data.class_names import (
     NO_LABEL,
     check_names,
+    check_one_label,
     check_values,
     folded,
     label_name,
@@ -171,6 +172,8 @@ class Labels:
         if isinstance(value, str) and value != value.strip():
             self.counts["labels with white space around them, stripped"] += 1
         number = self._numbers.get(name, self._whole.get(whole(name)))
+        if number is None and self.problem_type == "single_label_classification":
+            check_one_label(name, self._numbers, self.columns[0])
         if number is None and folded(name) in self._folded:
             self.counts["labels that differ from a class only in case or space, unlabelled"] += 1
         return number

@@ -150,6 +150,20 @@ def test_rows_that_quotation_marks_or_separators_change(tmp_path, lines, message
         read(str(path))
 
 
+def test_the_options_that_errors_advise(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"{number},{row}" for number, row in enumerate(ROWS)))
+    rows = read(str(path), index_col=0)["train"]
+    assert rows.column_names == ["text", "label"] and rows[1] == {"text": "text 1", "label": "pos"}
+    path.write_text("text,label\n" + "".join(['"', *ROWS[:4], '"', *ROWS[4:]]))
+    assert read(str(path), quoting=3)["train"]["text"][:5] == ['"text 0', "text 1", "text 2", "text 3", '"text 4']
+    path.write_text("".join(ROWS))
+    for options in ({"names": ["a", "b"]}, {"column_names": ["a", "b"]}):
+        assert read(str(path), **options)["train"][0] == {"a": "text 0", "b": "neg"}
+    path.write_text("7 rows\ntext,label\n007,None\n")
+    assert read(str(path), skiprows=1)["train"][0] == {"text": "007", "label": "None"}
+
+
 def test_lines_and_rows_are_compared(tmp_path):
     path, counts = tmp_path / "a.csv", Counter()
     path.write_text('text,label\n\n"one, a\nb, two\nthree",pos\nno label\n' + "".join(ROWS))

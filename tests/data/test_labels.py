@@ -154,6 +154,13 @@ def test_several_labels_in_one_cell_are_refused_with_the_key_that_reads_them(tmp
         assert np.array(splits.train["label"]).sum() > len(splits.train) and splits.counts["unlabelled"] > 0
 
 
+def test_several_of_the_named_classes_in_one_cell(tmp_path):
+    for cell, separator in (("a;b", ";"), ("['a']", ";"), ("b, a", ",")):
+        with pytest.raises(ValueError, match=rf'several in .* Set data\.label_separator: "{separator}"'):
+            loaded(tmp_path, ["a", "b", cell], ".csv", labels=["a", "b"])
+    assert loaded(tmp_path, ["a", "b", "c;d"], ".csv", labels=["a", "b"]).counts["unlabelled"] == 20
+
+
 @pytest.mark.parametrize(
     "values", [["good", "very good", "bad"], ["Arts, Crafts", "Arts, Music"], ["a/c", "heating"], ["C++", "C"]]
 )
