@@ -34,6 +34,8 @@ def text_of(value: Any, column: str, missing: Collection[str] = (), *, key: str 
 def check_texts(dataset: datasets.Dataset, columns: Iterable[str], key: str = "data.text") -> None:
     """Raise a ValueError for a column whose cells are all lists or objects that are written as text."""
     for column in columns:
+        if not isinstance(dataset.features[column], datasets.Value):
+            continue
         texts = [value for value in dataset[column] if isinstance(value, str) and value]
         for pattern, begins in ((AS_LIST, ("['", '["')), (AS_OBJECT, ("{'", '{"'))):
             if texts and all(text.lstrip().startswith(begins) and pattern.fullmatch(text) for text in texts):

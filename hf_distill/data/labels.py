@@ -67,6 +67,7 @@ class Labels:
             )
         self._numbers = {name: number for number, name in enumerate(self.classes)}
         self._whole = {whole(name): number for name, number in reversed(self._numbers.items())}
+        self._plain = {name: number for name, number in self._numbers.items() if name not in self.missing}
         self._folded = {folded(name) for name in self.classes}
         if word_level:
             self._note_scheme(train)
@@ -81,8 +82,12 @@ class Labels:
             return names
         column = train[self.columns[0]][:]
         check_values(column, self.columns[0], self.word_level)
-        rows = [[name for name in map(self._name, self._parts(value)) if name is not None] for value in column]
-        counted = Counter(name for row in rows for name in row)
+        spelled = Counter(part for value in column for part in self._parts(value))
+        counted: Counter[str] = Counter()
+        for value, count in spelled.items():
+            name = self._name(value)
+            if name is not None:
+                counted[name] += count
         made = sorted_names(whole_numbers(counted))
         single = self.problem_type == "single_label_classification"
         check_names(made, self.columns[0], sum(counted.values()), single=single)
@@ -166,12 +171,16 @@ class Labels:
     def _number(self, value: Any, names: Sequence[str] | None) -> int | None:
         if names is not None and isinstance(value, int):
             return None if value < 0 else self._numbers.get(names[value])
+        if isinstance(value, str) and value in self._plain:
+            return self._plain[value]
         name = self._name(value)
         if name is None:
             return None
         if isinstance(value, str) and value != value.strip():
             self.counts["labels with white space around them, stripped"] += 1
-        number = self._numbers.get(name, self._whole.get(whole(name)))
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._whole.get(whole(name))
         if number is None and self.problem_type == "single_label_classification":
             check_one_label(name, self._numbers, self.columns[0])
         if number is None and folded(name) in self._folded:

@@ -9,8 +9,8 @@ from typing import Any
 
 from hf_distill.data.scripts import SPACELESS
 
-# Characters of a link: ASCII, and letters of scripts that part it from the next word by a space.
-LINK = r"[!-~\u00a1-\u058f]"
+# A link ends at a space, and at a letter of the scripts from Hebrew and Arabic on to Han and Hangul, and at emoji.
+LINK = r"[^\s\u0590-\u1dff\u2c00-\U0010ffff]"
 MENTION = rf"@(?:[^\W{SPACELESS}]+|\w{{1,30}}(?=[\s:\uff1a]))"
 LEFT_OUT = re.compile(rf"https?:{LINK}*|www\.{LINK}+|{MENTION}|\brt\b|&\w+;")
 WORD = re.compile(r"[^\W\d_]+")

@@ -16,6 +16,8 @@ from hf_distill.data.scripts import is_spaceless
         ("@ann太好了 @Käthe gut", "太好了 gut"),
         ("@小明 太好了", "太好了"),
         ("RT @ann: See http://t.co/x, 3 times!", "see times"),
+        ("see http://t.co/xÕ¢_\x8aÎ\x81ë here", "see here"),
+        ("مرحباhttp://t.co/xمرحبا", "مرحبا مرحبا"),
         ("ราคาhttp://t.co/x1ถูก", "ราคา ถูก"),
     ],
 )
