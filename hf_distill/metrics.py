@@ -16,6 +16,7 @@ import sklearn.metrics
 from datasets import Features, Sequence, Value
 
 from hf_distill.environment import optional
+from hf_distill.tag_schemes import BILOU, IOBES, in_letters, tag_scheme
 
 IGNORE_INDEX = -100
 
@@ -305,9 +306,10 @@ def _streams(references: Any) -> list[list[str | None]]:
 
 
 class Seqeval(OfflineMetric):
-    """F1 of whole entities in BIO-tagged sentences (rows of tag names), with precision and recall beside it.
+    """F1 of whole entities in tagged sentences (rows of tag names), with precision and recall beside it.
 
-    Positions whose reference is "-100" are not counted.
+    Positions whose reference is "-100" are not counted. Tags of IOBES (BIOES) and BILOU are read strictly: an entity is
+    one from its beginning to its end. IOB1 and IOB2 are read as seqeval's default and `conlleval` read them.
     """
 
     limits = (0.0, 1.0)
@@ -317,16 +319,20 @@ class Seqeval(OfflineMetric):
         scores = optional("seqeval.metrics", "tagging")
         ignored = str(IGNORE_INDEX)
         counted = [
-            [(said, true) for said, true in zip(*rows, strict=True) if true != ignored]
+            [(predicted, true) for predicted, true in zip(*rows, strict=True) if true != ignored]
             for rows in zip(predictions, references, strict=True)
         ]
-        said = [[pair[0] for pair in row] for row in counted]
+        predicted = [[pair[0] for pair in row] for row in counted]
         true = [[pair[1] for pair in row] for row in counted]
+        scheme = tag_scheme({tag for row in [*predicted, *true] for tag in row})
+        if scheme in (IOBES, BILOU) and not settings.keys() & {"mode", "scheme", "suffix"}:
+            settings |= {"mode": "strict", "scheme": getattr(optional("seqeval.scheme", "tagging"), scheme)}
+            predicted, true = ([in_letters(row, scheme) for row in rows] for rows in (predicted, true))
         settings = {"zero_division": 0} | settings
         return {
-            self.name: float(scores.f1_score(true, said, **settings)),
-            "precision": float(scores.precision_score(true, said, **settings)),
-            "recall": float(scores.recall_score(true, said, **settings)),
+            self.name: float(scores.f1_score(true, predicted, **settings)),
+            "precision": float(scores.precision_score(true, predicted, **settings)),
+            "recall": float(scores.recall_score(true, predicted, **settings)),
         }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from hf_distill.environment import optional
+from hf_distill.tag_schemes import spans_of
 
 
 @dataclass(frozen=True)
@@ -101,18 +102,18 @@ def span_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -
     Args:
         predictions: (words,) class numbers.
         references: likewise.
-        items: the words; their `names` are BIO tags.
+        items: the words; their `names` are tags of entities, see `spans_of`.
     Returns:
         (sentences, 3): hits, predicted, true.
     Raises:
         ImportError: seqeval is not installed.
     """
-    entities = optional("seqeval.metrics.sequence_labeling", "tagging").get_entities
+    spans = spans_of(items.names)
     names = np.asarray(items.names, dtype=object)
     ends = np.cumsum(items.counts)[:-1]
     rows = []
     for said, true in zip(np.split(names[predictions], ends), np.split(names[references], ends), strict=True):
-        found, wanted = set(entities(said.tolist())), set(entities(true.tolist()))
+        found, wanted = spans(said.tolist()), spans(true.tolist())
         rows.append((len(found & wanted), len(found), len(wanted)))
     return csr_matrix(np.array(rows, dtype=np.float64).reshape(-1, 3))
 
