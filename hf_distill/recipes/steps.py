@@ -84,7 +84,7 @@ class Run:
         self._distillation_rows: Dataset | None = None
         done = [name for name in STEPS if self.state(name) == []]
         for name in done:
-            self.task.counts = self.workspace.steps[name]["counts"] | self.task.counts
+            self.task.counts |= self.workspace.steps[name]["counts"]
         self.models.initialized = "initialize" in done
 
     def _keep(self, name: str, make: Callable[[], Any]) -> Any:
@@ -376,6 +376,7 @@ class Run:
                 onnx=self.folder / "student" if self.recipe.export.onnx else None,
             )
         )
+        self.task.counts = self.task.final_counts()
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
         report.save(self.folder)
         report.save(self.folder / "student")
@@ -396,7 +397,7 @@ class Run:
             "seconds": seconds,
             "total_seconds": round(sum(seconds.values()), 1),
             "peak_memory_bytes": max(peak_memory(), *(step["peak_memory_bytes"] for step in done.values())),
-            "rows": self.task.final_counts(),
+            "rows": self.task.counts,
             "bf16_teacher": self.bf16,
             "curves": self.training.curves(),
         }
@@ -425,7 +426,7 @@ class Run:
             fine_tuning=fine_tuning,
             stages=[{"temperature": 2.0, "soft_target_loss": "forward_kl", **stage} for stage in recipe.stages],
             carried=json.loads((self.models.initial / "carried.json").read_text()),
-            splits=report.run["rows"],
+            splits=self.workspace.steps["compare"]["counts"],  # in their order, which report.json does not keep
             reproduce="hf-distill run recipe.yaml",
             example=self.task.example,
         )

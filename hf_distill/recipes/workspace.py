@@ -76,7 +76,7 @@ class Workspace:
         content = {"format": FORMAT, "steps": self.steps, "hashes": self.hashes}
         if self.path.exists():
             write_text(self.before, self.path.read_text(encoding="utf-8"))
-        write_text(self.path, json.dumps(content, indent=1, sort_keys=True))
+        write_text(self.path, json.dumps(content, indent=1))
 
     def changes(self, step: str, inputs: Mapping[str, Any], revision: int) -> list[str] | None:
         """Which inputs of a finished step have changed, in words; None where the step is not done.

@@ -25,7 +25,7 @@ def read_in_processes(accelerator: Accelerator, datasets: Iterable[Any]) -> None
         settings.dispatch_batches = False
 
 
-class CountedStream(IterableDataset):  # type: ignore[type-arg]
+class CountedStream(IterableDataset):
     """A stream that knows how many rows it had, once it was read.
 
     Processes that read a stream themselves fill the last batch up with rows of the first one. Accelerate drops those

@@ -346,7 +346,7 @@ def test_a_teacher_whose_table_is_padded(folder, tmp_path, changes):
         (["--student.vocab_size=300"], "student.vocab_size: with a vocabulary of its own .* universal_logit_distance"),
         (["--compare.metrics=[sacrebleu]"], "compare.metrics: sacrebleu does not judge a text-generation"),
         (["--distill.targets=word"], "unknown key 'targets'"),
-        (["--export.onnx=true"], "export.onnx: of the students that write, LSTM translators"),
+        (["--export.onnx=true"], "export.onnx: of generative students, LSTM translators"),
         (["--data.messages=talk"], "data.messages: there is no column 'talk'"),
     ],
 )

@@ -165,8 +165,8 @@ def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
 
 
 def test_texts_are_made_anew_for_another_teacher_or_another_model_that_fills_masks(tmp_path):
-    for name in ("teacher", "other", "filler"):
-        write_teacher(tmp_path / name)
+    for name, settings in (("teacher", {}), ("other", {"layer_norm_eps": 1e-6}), ("filler", {})):
+        write_teacher(tmp_path / name, **settings)
     write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
 
     def inputs(teacher):
