@@ -107,13 +107,13 @@ def measure_speed(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: i
         dataset: tokenised.
         seed: of the choice of texts.
     """
-    chosen = _with_tokens(readers, dataset, seed)[: BATCH * BATCHES]
+    chosen = with_tokens(readers, dataset, seed)[: BATCH * BATCHES]
     singles = {name: reader.batches(dataset, chosen[:, None]) for name, reader in readers.items()}
     for name, call in _calls(readers, singles).items():
         for number in range(min(WARM_UP, len(singles[name]))):
             call(number)
     calls = in_turns(_calls(readers, singles), Limits(BLOCK, CALLS, FEWEST_CALLS, SECONDS, warm=True))
-    rows = _batches(chosen, BATCHES, BATCH)
+    rows = batches_of(chosen, BATCHES, BATCH)
     batches = {name: reader.batches(dataset, rows) for name, reader in readers.items()}
     limits = Limits(len(rows), len(rows) * ROUNDS, len(rows), SECONDS, warm=True)
     many = in_turns(_calls(readers, batches), limits)
@@ -138,13 +138,13 @@ def measure_cells(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: i
         dataset: tokenised.
         seed: of the choice of texts.
     """
-    rows = _with_tokens(readers, dataset, seed)
+    rows = with_tokens(readers, dataset, seed)
     lengths = {name: reader.lengths(dataset) for name, reader in readers.items()}
     cells = []
     for length, third in thirds(rows, lengths, seed):
         chosen = third[: BATCH * BATCHES]
         for batch in CELL_CALLS:
-            groups = _batches(chosen, CELL_FEWEST[batch], batch)
+            groups = batches_of(chosen, CELL_FEWEST[batch], batch)
             inputs = {name: reader.batches(dataset, groups) for name, reader in readers.items()}
             limits = Limits(
                 min(BLOCK, CELL_FEWEST[batch]), CELL_CALLS[batch], CELL_FEWEST[batch], CELL_SECONDS, warm=True
@@ -164,14 +164,14 @@ def measure_cells(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: i
     return cells
 
 
-def _with_tokens(readers: Mapping[str, Predictor], dataset: Dataset, seed: int) -> np.ndarray:
+def with_tokens(readers: Mapping[str, Predictor], dataset: Dataset, seed: int) -> np.ndarray:
     """The rows that can be read, shuffled: an empty one is no text."""
     shuffled = np.random.default_rng(seed).permutation(len(dataset))
     fewest = np.min([reader.lengths(dataset) for reader in readers.values()], axis=0)
     return shuffled[fewest[shuffled] > 0]
 
 
-def _batches(rows: np.ndarray, most: int, size: int) -> np.ndarray:
+def batches_of(rows: np.ndarray, most: int, size: int) -> np.ndarray:
     """(batches, size) rows; few of them are gone through again, so that every batch is full."""
     number = min(most, max(1, len(rows) // size))
     return np.resize(rows, (number, size))

@@ -127,6 +127,7 @@ def _findings(report: Report, folder: Path) -> dict[str, Any]:
         "most": tables.MOST_ROWS,
         "picture": "report.png" if (folder / "report.png").exists() else None,
         "speed": tables.speed(report),
+        "end_to_end": tables.end_to_end(report),
         "by_length": tables.by_length(report),
         "exported": tables.exported(report),
         "conditions": _conditions(report),

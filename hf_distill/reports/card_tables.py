@@ -145,6 +145,24 @@ def speed(report: Report) -> str:
     )
 
 
+def end_to_end(report: Report) -> str | None:
+    """The times from a text to its label, tokenization included; None where they were not measured."""
+    rows = [(words(name), report.models[name]) for name in by_rank(report.models)]
+    rows += [(f"student, onnx {kind}", measured) for kind, measured in report.onnx.items()]
+    shown = [
+        [
+            name,
+            _digits(model["end_to_end_ms"]["batch_1"]["p50"]),
+            _digits(model["end_to_end_ms"]["batch_1"]["p95"]),
+            _digits(model["end_to_end_throughput"]["batch_32"]),
+        ]
+        for name, model in rows
+        if "end_to_end_ms" in model
+    ]
+    header = ["text to label, with tokenization", "ms a text, p50", "p95", "texts a second, batch 32"]
+    return table(header, shown) if shown and not TASKS[report.task].writes else None
+
+
 def by_length(report: Report) -> str | None:
     """Latency and throughput by batch size and length of the texts; None where they were not measured apart."""
     if not report.speed:
@@ -189,9 +207,14 @@ def exported(report: Report) -> str | None:
     # The same against the teacher in torch, which for the student itself the report has at its top.
     compared = {"torch": (report.ratios, report.ratio_intervals)}
     compared |= {f"onnx {kind}": (of["ratios"], of["ratio_intervals"]) for kind, of in report.onnx.items()}
-    names = ("lighter", "faster", "throughput")
+    names = (
+        "lighter",
+        "faster",
+        "throughput",
+        *(["faster_end_to_end"] if "faster_end_to_end" in report.ratios else []),
+    )
     return table(
-        ["the student in", "same answers as in torch", *map(words, report.metrics), *names],
+        ["the student in", "same answers as in torch", *map(words, report.metrics), *map(words, names)],
         [
             [
                 name,

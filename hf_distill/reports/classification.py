@@ -18,6 +18,13 @@ from hf_distill.evaluation import breakdown
 from hf_distill.evaluation.bootstrap import RESAMPLES, Estimate
 from hf_distill.evaluation.controls import majority_class
 from hf_distill.evaluation.cost import count_parameters, weights_bytes
+from hf_distill.evaluation.end_to_end import (
+    EndToEnd,
+    FromText,
+    check_texts,
+    end_to_end_ratios,
+    measure_end_to_end,
+)
 from hf_distill.evaluation.predictions import Predictions, Predictors
 from hf_distill.evaluation.predictor import Predictor
 from hf_distill.evaluation.quality import (
@@ -65,6 +72,7 @@ def compare(
     test_sets: Mapping[str, Dataset] | None = None,
     groups: Mapping[str, Sequence[Any]] | None = None,
     texts: Sequence[Any] | None = None,
+    raw_texts: Sequence[Any] | None = None,
     training_texts: Iterable[Any] | None = None,
     training_labels: Sequence[Any] | None = None,
     validation_rows: int | None = None,
@@ -98,6 +106,7 @@ def compare(
         test_sets: further tokenised sets with labels, by name.
         groups: a breakdown of the first metric, by name.
         texts: the examples as a reader sees them, shown where student and teacher differ most.
+        raw_texts: what the rows were tokenised from, to time the way from text to label.
         training_texts: what the teacher or the student learned from.
         training_labels: what the student was trained on; the majority class is theirs.
         validation_rows: how many labelled rows chose the models.
@@ -130,6 +139,7 @@ class Measured:
         lengths: (examples,) tokens of the test set, in the student's tokens.
         speeds: by model and file.
         cells: times by batch size and length.
+        paid: times from text to label, by model and file; empty where the texts were not given.
         environment: the machine and its software.
     """
 
@@ -139,6 +149,7 @@ class Measured:
     lengths: np.ndarray
     speeds: dict[str, Speed]
     cells: list[Cell]
+    paid: dict[str, EndToEnd]
     environment: dict[str, Any]
 
 
@@ -149,17 +160,18 @@ def measure(given: Comparison) -> Measured:
         ValueError: a set without a label, or predictions that do not fit.
     """
     models, files, dataset = given.models, given.files, given.dataset
-    tokenizers = {"teacher": given.teacher_processing_class}
     predictors = {
         name: Predictor(
             model,
             dataset,
-            tokenizers.get(name, given.student_processing_class),
+            given.tokenizer_of(name),
             as_teacher=name == "teacher",
             word_level=given.word_level,
         )
         for name, model in {**models, **given.seeds[0], **files}.items()
     }
+
+    readers = from_text(given, {name: predictors[name] for name in (*models, *files)})
 
     def asked(*names: str) -> Predictors:
         scored = {name: predictors[name] for name in names if not (given.other_classes and name == "teacher")}
@@ -176,6 +188,7 @@ def measure(given: Comparison) -> Measured:
         further = {name: asked(*trained).predict(rows) for name, rows in (given.test_sets or {}).items()}
         timed = {name: predictors[name] for name in (*models, *files)}
         speeds = measure_speed(timed, dataset, seed=given.seed)
+        paid = measure_end_to_end(readers, given.raw_texts or [], dataset, seed=given.seed) if readers else {}
         timed.pop(BASELINE, None)  # it is as fast as the student
         cells = measure_cells(timed, dataset, seed=given.seed) if given.detailed_costs else []
         described = environment(predictors["student"].device)
@@ -185,7 +198,24 @@ def measure(given: Comparison) -> Measured:
                 f"None of the {len(found.labels)} {'words' if given.word_level else 'rows'} of {name} has a label: "
                 "there is no quality to measure."
             )
-    return Measured(predictions, pair, further, predictors["student"].lengths(dataset), speeds, cells, described)
+    return Measured(predictions, pair, further, predictors["student"].lengths(dataset), speeds, cells, paid, described)
+
+
+def from_text(given: Comparison, predictors: Mapping[str, Predictor]) -> dict[str, FromText]:
+    """What is timed from text to label, by name; nothing without texts.
+
+    Raises:
+        ValueError: texts that are not those of the test set.
+    """
+    if given.raw_texts is None:
+        return {}
+    readers = {
+        # Rows are cut at their limit, so the longest is as long as that, or nothing was cut.
+        name: FromText(predictor, given.tokenizer_of(name), int(predictor.lengths(given.dataset).max()), given.problem)
+        for name, predictor in predictors.items()
+    }
+    check_texts(readers, given.raw_texts, given.dataset)
+    return readers
 
 
 @dataclass(frozen=True)
@@ -244,6 +274,7 @@ def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
             "parameters": count_parameters(model),
             "bytes": weights_bytes(model),
             **summary(speeds[name]),
+            **(measured.paid[name].summary() if measured.paid else {}),
         }
         for name, model in given.models.items()
     }
@@ -253,7 +284,7 @@ def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
         differences["teacher_over_best_control"] = gain(value, without_teacher, "teacher")
     if BASELINE in without_teacher[:-1]:
         differences["baseline_over_best_other_control"] = gain(value, without_teacher[1:], BASELINE)
-    compared = with_intervals(ratios(models, value, speeds, given.seed))
+    compared = with_intervals(ratios(models, value, speeds, given.seed) | paid_ratios(measured, "student", given.seed))
     controls = [*scores.controls, *(given.controls_with_teacher or {})]
     report = Report(
         task=given.task,
@@ -278,7 +309,7 @@ def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
         onnx={
             name.removeprefix("onnx "): {
                 "quality": summaries(scores.scored[name]),
-                **exported(model.file, name, predictions, speeds, models["teacher"]["bytes"], given.seed),
+                **exported(model.file, name, measured, predictions, models["teacher"]["bytes"], given.seed),
             }
             for name, model in given.files.items()
         },
@@ -320,23 +351,33 @@ def timing(student: Speed) -> dict[str, Any]:
     }
 
 
+def paid_ratios(measured: Measured, name: str, seed: int) -> dict[str, dict[str, Any]]:
+    """How many times as fast as the teacher a model or a file is from text to label; empty where that was not timed."""
+    return end_to_end_ratios(measured.paid["teacher"], measured.paid[name], seed) if measured.paid else {}
+
+
 def exported(
-    file: Path, name: str, predictions: Predictions, speeds: Mapping[str, Speed], teacher_bytes: int, seed: int
+    file: Path, name: str, measured: Measured, predictions: Predictions, teacher_bytes: int, seed: int
 ) -> dict[str, Any]:
-    """What is to be said of one ONNX file of the student beside its quality, see `Report.onnx`.
+    """One ONNX file of the student, without its quality, see `Report.onnx`.
 
     Args:
         file: that was asked.
         name: under which it is among the others.
+        measured: the times.
         predictions: of all.
-        speeds: likewise.
         teacher_bytes: of the teacher's weights file.
         seed: see `ratio_of_medians`.
     """
-    size = file.stat().st_size
+    size, speeds = file.stat().st_size, measured.speeds
     compared = {"lighter": {"value": teacher_bytes / size}, **faster(speeds["teacher"], speeds[name], seed)}
-    said: dict[str, Any] = {"bytes": size, **summary(speeds[name]), **with_intervals(compared)}
+    found: dict[str, Any] = {
+        "bytes": size,
+        **summary(speeds[name]),
+        **(measured.paid[name].summary() if measured.paid else {}),
+        **with_intervals(compared | paid_ratios(measured, name, seed)),
+    }
     ours, theirs = predictions.decisions["student"], predictions.decisions[name]
     if ours.dtype.kind == "i":  # a quantity is never quite the same
-        said["agreement"] = float((ours == theirs).reshape(len(ours), -1).all(axis=1).mean())
-    return said
+        found["agreement"] = float((ours == theirs).reshape(len(ours), -1).all(axis=1).mean())
+    return found

@@ -56,6 +56,8 @@ class Comparison:
         groups: a breakdown of the first metric, by name: a value for each example of `dataset` or, for tagging, a list
             for each with a value for each word.
         texts: the examples as a reader sees them, shown where student and teacher differ most. None: not shown.
+        raw_texts: what each row of `dataset` was tokenised from: a text, the two of a pair, or a list of words. They
+            are not shown; the time from a text to its label is measured with them and the tokenizers. None: it is not.
         training_texts: what teacher or student learned from, as `texts` are; the report warns of test texts that are
             among them. A recipe keeps them apart by itself.
         training_labels: the labels that the student was trained on, as class numbers (-100 is not counted), for tagging
@@ -87,6 +89,7 @@ class Comparison:
     test_sets: Mapping[str, Dataset] | None
     groups: Mapping[str, Sequence[Any]] | None
     texts: Sequence[Any] | None
+    raw_texts: Sequence[Any] | None
     training_texts: Iterable[Any] | None
     training_labels: Sequence[Any] | None
     validation_rows: int | None
@@ -170,6 +173,21 @@ class Comparison:
                 "that the student was trained on, or leave them out."
             )
         return found
+
+    def tokenizer_of(self, name: str) -> Any:
+        """Of a model by its name; the student's for all but the teacher.
+
+        Raises:
+            ValueError: there is none, and a text is to be read.
+        """
+        tokenizer = self.teacher_processing_class if name == "teacher" else self.student_processing_class
+        if tokenizer is None and self.raw_texts is not None:
+            whose = "teacher" if name == "teacher" else "student"
+            raise ValueError(
+                f"raw_texts: the time from text to label needs the tokenizer of the {whose}. Give "
+                f"{whose}_processing_class, or leave raw_texts out."
+            )
+        return tokenizer
 
     def check(self) -> list[evaluate.EvaluationModule]:
         """The metrics, once all that needs no model's answer is known to fit.

@@ -26,7 +26,8 @@ class Report:
         examples: how many labelled examples the quality was measured on.
         models: `teacher`, `student` and, if there is one, `baseline`, each with `quality.<metric>.{value,low,high}` (95
             % interval), `parameters`, `bytes` of the weights file, `latency_ms.batch_1.{p50,p95}`,
-            `throughput.batch_32` (examples a second), and of the texts that were timed `tokens_per_text`,
+            `throughput.batch_32` (examples a second), from texts to labels `end_to_end_ms.batch_1.{p50,p95}` and
+            `end_to_end_throughput.batch_32`, tokenization included, and of the texts that were timed `tokens_per_text`,
             `flops_per_text` and `flops_per_token` (see `cost.count_flops`), means in the model's own tokens. Of models
             that write `tokens_per_text` are those that they read of any test text; operations are of reading a text and
             writing another, and `flops_per_token` of each token that is read or written.
@@ -34,7 +35,8 @@ class Report:
         controls_with_teacher: which of the controls used the teacher.
         ratios: `quality_kept`, `quality_kept_above_chance`, `smaller` (parameters), `lighter` (bytes), `fewer_flops`
             (a text), `faster` (p50 at batch 1), `throughput` (batches of 32), of language models both by the token that
-            is written; more is better in all of them.
+            is written; `faster_end_to_end` and `throughput_end_to_end` from text to label, tokenization included; more
+            is better in all of them.
         ratio_intervals: `{low, high}` of those ratios that have one.
         differences: `gain_over_best_control.{value,low,high,control}`, on the first metric, the best one without a
             teacher; `teacher_over_best_control` likewise; `baseline_over_best_other_control`, which shows whether the
@@ -171,6 +173,10 @@ class Report:
         lines = ["student against teacher: " + ", ".join(kept)] if kept else []
         if "error_ratio" in self.errors:
             lines.append(f"errors, student over teacher: {self.errors['error_ratio']['value']:.3g}")
+        paid = {name: model["end_to_end_ms"] for name, model in self.models.items() if "end_to_end_ms" in model}
+        if paid:
+            times = ", ".join(f"{name} {three_digits(ms['batch_1']['p50'])}" for name, ms in paid.items())
+            lines.append(f"ms a text with tokenization: {times}")
         gain = self.differences.get("gain_over_best_control")
         if gain:
             lead = "saved against" if lower_is_better(self.metrics[0]) else "gain over"

@@ -13,13 +13,16 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from scipy.stats import binomtest
-from transformers import BertConfig, BertForSequenceClassification
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from hf_distill import cache_teacher_outputs
+from hf_distill import cache_teacher_outputs, export_onnx
 from hf_distill.evaluation import predictor
+from hf_distill.reports.card import model_card
 from hf_distill.reports.classification import compare
 from hf_distill.reports.comparison import Comparison
 from hf_distill.reports.report import Report
+from tests.conftest import tiny_bert
 
 VOCABULARY = 40
 
@@ -616,3 +619,58 @@ def test_enough_rows_and_a_good_teacher_are_no_warning(report):
 def test_further_small_sets_are_told(dataset):
     report = compare(reader(), reader(), dataset, metrics=["accuracy"], test_sets={"news": dataset.select(range(99))})
     assert report.warnings[0].startswith("Only 99 labelled rows in news")
+
+
+# From text to label
+
+
+def words_tokenizer(**settings):
+    """Reads "w7 w12" as the tokens 7 and 12."""
+    backend = Tokenizer(models.WordLevel({f"w{number}": number for number in range(VOCABULARY)}, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="w0", unk_token="w0", **settings)
+
+
+def spelled(dataset):
+    return [" ".join(f"w{number}" for number in row) for row in dataset["input_ids"]]
+
+
+def test_times_with_tokenization_are_measured_for_every_model(dataset, tmp_path):
+    tokenizer = words_tokenizer()
+    settings = {"teacher_processing_class": tokenizer, "student_processing_class": tokenizer, "metrics": ["accuracy"]}
+    student = tiny_bert(num_labels=2)
+    export_onnx(student, tmp_path)
+    compared = (reader(hidden=32, layers=3), student, dataset)
+    report = compare(*compared, baseline_model=reader(), raw_texts=spelled(dataset), onnx=tmp_path, **settings)
+    for measured in (*report.models.values(), *report.onnx.values()):
+        times = measured["end_to_end_ms"]["batch_1"]
+        assert 0 < times["p50"] <= times["p95"]
+        assert measured["end_to_end_throughput"]["batch_32"] > 0
+    teacher, student = (report.models[name]["end_to_end_ms"]["batch_1"]["p50"] for name in ("teacher", "student"))
+    assert report.ratios["faster_end_to_end"] == pytest.approx(teacher / student, rel=1e-4)
+    assert set(report.onnx["int8"]["ratios"]) >= {"faster_end_to_end", "throughput_end_to_end"}
+    assert "ms a text with tokenization: teacher" in printed(report)
+    text = model_card(report, tmp_path, student_name="s", teacher="org/teacher").text
+    assert "| text to label, with tokenization | ms a text, p50 |" in text
+    without = compare(*compared, **settings)
+    assert "end_to_end_ms" not in without.models["student"] and "faster_end_to_end" not in without.ratios
+
+
+def test_texts_that_are_not_those_of_the_rows_are_refused(dataset):
+    tokenizer = words_tokenizer()
+    texts = spelled(dataset)
+    settings = {"teacher_processing_class": tokenizer, "student_processing_class": tokenizer}
+    with pytest.raises(ValueError, match="got 3 texts for the 200 rows"):
+        compare(reader(), reader(), dataset, raw_texts=texts[:3], **settings)
+    with pytest.raises(ValueError, match=r"text \d+ has \d+ tokens for the teacher"):
+        compare(reader(), reader(), dataset, raw_texts=texts[::-1], **settings)
+    with pytest.raises(ValueError, match=r"needs the tokenizer of the student\. Give student_processing_class"):
+        compare(reader(), reader(), dataset, raw_texts=texts, teacher_processing_class=tokenizer)
+
+
+def test_rows_that_were_cut_are_cut_again(dataset):
+    cut = dataset.map(lambda row: {name: row[name][:5] for name in ("input_ids", "attention_mask")})
+    tokenizer = words_tokenizer()
+    settings = {"teacher_processing_class": tokenizer, "student_processing_class": tokenizer, "metrics": ["accuracy"]}
+    report = compare(reader(), reader(), cut, raw_texts=spelled(dataset), **settings)
+    assert report.models["student"]["end_to_end_ms"]
