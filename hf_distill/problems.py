@@ -324,17 +324,7 @@ def check_classes(
 
 
 def known_problem(config: Any) -> str | None:
-    """The problem type as far as a config alone tells it; see `models.problem_type`.
-
-    Raises:
-        ValueError: a single choice among one class.
-    """
-    if config.problem_type == "single_label_classification" and config.num_labels == 1:
-        raise ValueError(
-            "config.problem_type is single_label_classification and num_labels is 1: a softmax over one class is "
-            "constant, so there is nothing to learn. Set problem_type to multi_label_classification (one sigmoid) or "
-            "regression, or give the model two classes."
-        )
+    """The problem type as far as a config alone tells it; see `models.problem_type`."""
     return config.problem_type or ("regression" if config.num_labels == 1 else None)
 
 

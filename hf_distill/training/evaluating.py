@@ -39,15 +39,12 @@ class EvaluatingTrainer(PublishingTrainer):
     ) -> tuple[dict[str, Term], Any]:
         raise NotImplementedError
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """`Trainer`'s, where streams that several processes read have no row twice."""
-        if not self._distils:
-            return super().get_eval_dataloader(eval_dataset)
-        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(dataset, str):
-            dataset = self.eval_dataset[dataset]  # type: ignore[index]
-        made = counted(dataset, self.accelerator, self.args.dataloader_num_workers)
-        return super().get_eval_dataloader(eval_dataset if made is dataset else made)
+    def _get_dataloader(self, dataset: Any, *arguments: Any, is_training: bool = False, **kwargs: Any) -> Any:
+        """`Trainer`'s; of a stream that several processes read each gets its share of every batch."""
+        if self._distils:
+            workers = 0 if is_training else self.args.dataloader_num_workers
+            dataset = counted(dataset, self.accelerator, workers)
+        return super()._get_dataloader(dataset, *arguments, is_training=is_training, **kwargs)
 
     def evaluation_loop(
         self,

@@ -53,12 +53,14 @@ class CountedStream(IterableDataset):  # type: ignore[type-arg]
 
 
 def counted(dataset: Any, accelerator: Accelerator, workers: int) -> Any:
-    """An evaluation set whose rows are each counted once, whatever the number of processes.
+    """A stream as several processes read it: batches of the same rows as in one process, each row counted once.
+
+    Accelerate would give each process files of its own, and those with more rows would wait for the others for ever.
 
     Args:
         dataset: any; all but streams that several processes read stay as they are.
         accelerator: of the trainer.
-        workers: `dataloader_num_workers`.
+        workers: `dataloader_num_workers` of an evaluation.
     Raises:
         ValueError: worker processes read the stream, so that its length stays unknown.
     """

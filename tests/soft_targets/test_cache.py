@@ -844,7 +844,7 @@ def test_rows_that_do_not_fit(tmp_path):
         for rows in (tiny_rows(3).add_column(name, [0.0] * 3), streamed(tiny_rows(3).add_column(name, [0.0] * 3))):
             with pytest.raises(ValueError, match=f"has a column {name} already: remove or rename it"):
                 cached(rows, teacher, tmp_path, **options)
-    with pytest.raises(ValueError, match="Expected tokenised rows with input_ids, got the columns"):
+    with pytest.raises(ValueError, match="Expected tokenized rows with input_ids, got the columns"):
         cached(tiny_rows(3).remove_columns("input_ids"), teacher, tmp_path)
     with pytest.raises(ValueError, match="has no rows"):
         cached(tiny_rows(3).select([]), teacher, tmp_path)

@@ -64,6 +64,8 @@ def resumed() -> list[bool]:
     return [one == other for one, other in zip(seen[0][4:], seen[1], strict=True)]
 
 
+uneven = trainer(tiny_rows(21).to_iterable_dataset(num_shards=2), "uneven", max_steps=5)  # into a second epoch
+uneven.train()
 made = trainer(tiny_rows(24).to_iterable_dataset(num_shards=2), "stream", max_steps=3)
 made.train()
 found = made.evaluate(tiny_rows(21, seed=3).to_iterable_dataset())
@@ -72,6 +74,7 @@ outcome = {
     "weights": made.model.state_dict(),
     "evaluation": {name: value for name, value in found.items() if "loss" in name},
     "samples": int(found["eval_samples"]),
+    "steps": uneven.state.global_step,
     "resumed": resumed(),
 }
 if made.is_world_process_zero():

@@ -71,4 +71,5 @@ def test_two_processes_train_and_evaluate_as_one_does(tmp_path):
         assert torch.allclose(value, two["weights"][name], atol=1e-6), name
     assert two["evaluation"] == pytest.approx(one["evaluation"], abs=1e-6)
     assert (one["samples"], two["samples"]) == (21, 21)
+    assert (one["steps"], two["steps"]) == (5, 5)
     assert one["resumed"] == two["resumed"] == [True] * len(one["resumed"])
