@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hf_distill import columns
-from hf_distill.models import decoder_inputs, position_ids
+from hf_distill.models import base_model, decoder_inputs, evaluating, position_ids
 from hf_distill.problems import Task, batch_size
 from hf_distill.teachers.live import LiveTeacher
+
+COMPANIONS = ("attention_mask", "token_type_ids", "position_ids")  # one entry a token
 
 
 class Batch:
@@ -89,6 +92,54 @@ class Batch:
     def only_generates(self) -> bool:
         """Whether nothing can be read off a forward: a decoder without a target reads only what it generates."""
         return self.task.in_decoder and self.inputs.get("labels") is None
+
+
+class LeftPaddingCheck:
+    """Whether the student's outputs depend on padding on the left, found out at the first batch that has some.
+
+    Positions are given where a model takes them. A model may still read something at the start of the padded row: its
+    classes, as BERT does, or states, as convolutions do.
+    """
+
+    TOLERANCE = 0.05  # of the greatest logit: above what bfloat16 rounds, below what another position changes
+
+    def __init__(self) -> None:
+        self._passed = False
+
+    def __call__(self, batch: Batch) -> None:
+        """Raise where a row has other outputs than the same row alone.
+
+        Args:
+            batch: any.
+        Raises:
+            ValueError: it does.
+        """
+        mask = batch.student_inputs.get("attention_mask")
+        if self._passed or mask is None or mask.dim() != 2:
+            return
+        starts = (mask != 0).int().argmax(dim=-1)
+        row = int(starts.argmax())
+        start = int(starts[row])
+        if not start:
+            return
+        padded = {
+            name: value[row : row + 1] if isinstance(value, Tensor) and len(value) == len(mask) else value
+            for name, value in batch.student_inputs.items()
+        }
+        alone = {
+            name: value[:, start:] if name in ("input_ids", *COMPANIONS) else value for name, value in padded.items()
+        }
+        with evaluating(batch.student), torch.no_grad():
+            among, by_itself = (batch.student(**inputs)["logits"] for inputs in (padded, alone))
+        if among.shape != by_itself.shape:
+            among = among[:, start:]
+        if (among - by_itself).abs().max() > self.TOLERANCE * by_itself.abs().max():
+            raise ValueError(
+                f"Rows are padded on the left, and the outputs of the student, a "
+                f"{type(base_model(batch.student)).__name__}, depend on how much padding a row has: it reads the start "
+                'of the padded row. Pad on the right (tokenizer.padding_side = "right").'
+            )
+        self._passed = True
 
 
 def add_decoder_inputs(inputs: dict[str, Any], student: Any) -> dict[str, Any]:

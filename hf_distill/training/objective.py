@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from hf_distill import columns, losses
 from hf_distill.training.arguments import Objective, Weights
@@ -173,3 +174,22 @@ def soft_term(
 
 def _rows(counted: Tensor) -> Tensor:
     return counted.nonzero()[:, 0]
+
+
+@dataclass
+class DistillationOutput(ModelOutput):
+    """What `compute_loss` returns beside the loss where the student's own output has no place for it."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+def with_loss(outputs: Any, loss: Tensor) -> ModelOutput:
+    """The student's output with the loss in it, as models return it that are given labels.
+
+    Args:
+        outputs: with `logits`.
+        loss: of the objective.
+    """
+    kind: Any = type(outputs)
+    return kind(**{**outputs, "loss": loss}) if hasattr(kind, "loss") else DistillationOutput(loss, outputs["logits"])

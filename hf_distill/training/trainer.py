@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
-from transformers.utils import ModelOutput, logging
+from transformers.utils import logging
 
 from hf_distill import columns
 from hf_distill.matching.base import Matching
@@ -24,24 +24,16 @@ from hf_distill.teachers.shared_weights import check_weights_are_not_shared
 from hf_distill.training import checks
 from hf_distill.training.arguments import Objective, Weights, check_best_metric
 from hf_distill.training.attached_matchings import NAME, AttachedMatchings
-from hf_distill.training.batch import Batch, add_decoder_inputs
+from hf_distill.training.batch import Batch, LeftPaddingCheck, add_decoder_inputs
 from hf_distill.training.checkpoints import last_whole_checkpoint
 from hf_distill.training.collator import TeacherColumnsCollator
 from hf_distill.training.evaluating import EvaluatingTrainer
 from hf_distill.training.look_ahead import first_rows
-from hf_distill.training.objective import Term, hard_term, soft_term
+from hf_distill.training.objective import Term, hard_term, soft_term, with_loss
 from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
 from hf_distill.training.streams import read_in_processes
 
 logger = logging.get_logger(__name__)
-
-
-@dataclasses.dataclass
-class DistillationOutput(ModelOutput):
-    """What `compute_loss` returns beside the loss where the student's own output cannot hold it."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
 
 
 class DistillationTrainer(EvaluatingTrainer):
@@ -134,6 +126,7 @@ class DistillationTrainer(EvaluatingTrainer):
         self.teacher: Any = self._load_teacher(teacher_model, teacher_processing_class)
         self._student_arguments = forward_arguments(self.model)
         self._check_packed_rows = PackedRowsCheck(self.model, "student")
+        self._check_left_padding = LeftPaddingCheck()
         read_in_processes(self.accelerator, (train_dataset, eval_dataset))
         self._matching = tuple(matching)
         self._attached: AttachedMatchings | None = None  # the matchings, while they are parts of the student
@@ -407,10 +400,7 @@ class DistillationTrainer(EvaluatingTrainer):
         if not loss.requires_grad and torch.is_grad_enabled():
             # Nothing counts here, yet this process takes part in the step: gradients of zero, whatever the logits are.
             loss = logits.nan_to_num(0.0, 0.0, 0.0).sum() * 0.0
-        if not return_outputs:
-            return loss
-        kind: Any = type(outputs) if hasattr(type(outputs), "loss") else DistillationOutput
-        return loss, kind(**{**outputs, "loss": loss}) if kind is type(outputs) else kind(loss=loss, logits=logits)
+        return (loss, with_loss(outputs, loss)) if return_outputs else loss
 
     def _weighted(self, weights: Weights) -> list[tuple[str, float]]:
         """The name and the weight of each term, in the order of the counts."""
@@ -434,6 +424,7 @@ class DistillationTrainer(EvaluatingTrainer):
         if columns.TEMPERATURE in batch.inputs:
             checks.check_temperature(batch.inputs[columns.TEMPERATURE], weights)
         self._check_packed_rows(batch.inputs)
+        self._check_left_padding(batch)
         outputs = model(**batch.student_inputs, **({} if attached is None else attached.outputs_needed))
         logits = outputs["logits"]
         terms: dict[str, Term] = {}

@@ -14,20 +14,34 @@ from transformers import (
     GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     OPTConfig,
     OPTForCausalLM,
     set_seed,
 )
 
-from hf_distill import DistillationTrainer, LSTMStudentConfig, LSTMStudentForCausalLM, cache_teacher_outputs
+from hf_distill import (
+    DistillationTrainer,
+    LSTMStudentConfig,
+    LSTMStudentForCausalLM,
+    LSTMStudentForSequenceClassification,
+    cache_teacher_outputs,
+)
 from hf_distill.losses import forward_kl
 from hf_distill.models import position_ids
 from tests.cases import models, pad
-from tests.conftest import tiny_rows
+from tests.conftest import tiny_bert, tiny_rows
 from tests.training.test_trainer import arguments, assert_same, history, weights
 
 SMALL = {"vocab_size": 50, "num_attention_heads": 2, "hidden_size": 16, "num_hidden_layers": 2}
-OPENAI = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40, "bos_token_id": 1}
+OPENAI = {
+    "vocab_size": 50,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 40,
+    "bos_token_id": 1,
+} | dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), 0.0)
 MODELS = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**OPENAI, eos_token_id=2, initializer_range=0.5)),
     "gpt_bigcode": lambda: GPTBigCodeForCausalLM(GPTBigCodeConfig(**OPENAI, eos_token_id=2, initializer_range=0.5)),
@@ -42,10 +56,13 @@ MODELS = {
             bos_token_id=1,
             eos_token_id=2,
             initializer_range=0.5,
+            resid_dropout=0.0,
+            embed_dropout=0.0,
+            attention_dropout=0.0,
         )
     ),
     "opt": lambda: OPTForCausalLM(
-        OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=16, max_position_embeddings=40, init_std=0.5)
+        OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=16, max_position_embeddings=40, init_std=0.5, dropout=0.0)
     ),
     "llama": lambda: LlamaForCausalLM(
         LlamaConfig(**SMALL, intermediate_size=32, num_key_value_heads=2, initializer_range=0.5)
@@ -58,11 +75,7 @@ MODELS = {
 
 def model(name, seed):
     set_seed(seed)
-    made = MODELS[name]().double().eval()
-    for module in made.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return made
+    return MODELS[name]().double().eval()
 
 
 class Padding:
@@ -134,7 +147,7 @@ def test_the_side_of_padding_changes_nothing(tmp_path, student):
     items = sum(len(row["input_ids"]) - 1 for row in rows)
     assert counts == {(items, items)}
     for from_cache, state, logs in made[1:]:
-        tolerance = 1e-5 if from_cache else 1e-9
+        tolerance = 1e-4 if from_cache else 1e-6
         assert_same(made[0][1], state, tolerance)
         for name in ("hard_loss", "soft_loss", "grad_norm"):
             assert logs[name] == pytest.approx(made[0][2][name], abs=1e-4 if from_cache else 1e-6)
@@ -149,7 +162,7 @@ def test_evaluation_of_rows_padded_on_the_left(tmp_path):
         for size in (1, 3, 8)
     ]
     for name in ("eval_loss", "eval_soft_loss"):
-        assert [each[name] for each in found] == pytest.approx([found[0][name]] * 6, abs=1e-9)
+        assert [each[name] for each in found] == pytest.approx([found[0][name]] * 6, abs=1e-6)
 
 
 def test_given_positions_are_kept(tmp_path):
@@ -163,6 +176,30 @@ def test_given_positions_are_kept(tmp_path):
         == position_ids(trainer.model, inputs["attention_mask"]).tolist()
     )
     assert "position_ids" not in trainer._batch(Padding("right")(language_rows(3))).student_inputs
+
+
+def test_a_student_that_reads_the_start_of_a_padded_row(tmp_path):
+    """BERT reads its classes there; a decoder, or an LSTM, reads them at the last token."""
+    rows = tiny_rows(8)
+
+    def left(batch):
+        padded = Padding("left")([row | {"labels": [0]} for row in batch])
+        return padded | {"labels": torch.tensor([row["labels"] for row in batch])}
+
+    def trainer(student):
+        return DistillationTrainer(
+            student, arguments(tmp_path, num_train_epochs=1), left, rows, teacher_model=tiny_bert(seed=1, num_labels=3)
+        )
+
+    with pytest.raises(ValueError, match="BertForSequenceClassification, depend on how much padding a row has"):
+        trainer(tiny_bert(num_labels=3)).train()
+    set_seed(0)
+    small = LlamaConfig(**SMALL, intermediate_size=32, num_key_value_heads=2, num_labels=3, pad_token_id=0)
+    for student in (
+        LlamaForSequenceClassification(small),
+        LSTMStudentForSequenceClassification(LSTMStudentConfig(vocab_size=50, num_labels=3, pad_token_id=0)),
+    ):
+        trainer(student).train()
 
 
 def test_models_that_cannot_be_padded_on_the_left():
@@ -271,11 +308,11 @@ def test_translation_with_a_longer_source_for_the_teacher(tmp_path):
     rows = datasets.Dataset.from_list(
         [
             {
-                "input_ids": row["input_ids"],
-                "attention_mask": row["attention_mask"],
+                "input_ids": [*row["input_ids"], 3],
+                "attention_mask": [*row["attention_mask"], 1],
                 "labels": [*row["input_ids"], 2],
-                "teacher_input_ids": [9, 8, *row["input_ids"]],
-                "teacher_attention_mask": [1, 1, *row["attention_mask"]],
+                "teacher_input_ids": [9, 8, *row["input_ids"], 3],
+                "teacher_attention_mask": [1, 1, 1, *row["attention_mask"]],
                 "teacher_labels": [*row["input_ids"], 2],
             }
             for row in tiny_rows(8)

@@ -87,7 +87,7 @@ def test_the_cut_changes_nothing_and_a_resume_goes_on(tmp_path):
 @pytest.mark.parametrize(("unlabelled", "warned"), [(28, True), (8, False), (0, False)])
 def test_few_labels_are_warned_of(tmp_path, monkeypatch, unlabelled, warned):
     warnings = []
-    monkeypatch.setattr("hf_distill.training.checks.logger.warning", warnings.append)
+    monkeypatch.setattr("hf_distill.training.trainer.logger.warning", warnings.append)
     trainer = DistillationTrainer(
         tiny_bert(num_labels=3),
         arguments(tmp_path),
