@@ -83,6 +83,7 @@ def note_rows_of_last_batch(accelerator: Accelerator) -> None:
         accelerator: that is about to gather a batch of an evaluation.
     """
     loader = accelerator.gradient_state.active_dataloader
-    stream = getattr(getattr(loader, "dataset", None), "dataset", None)
+    shard = getattr(loader, "dataset", None)
+    stream = getattr(shard, "dataset", None)
     if isinstance(stream, CountedStream) and stream.number is not None and loader.end_of_dataloader:
-        loader.remainder = stream.number % loader.total_batch_size
+        loader.remainder = stream.number % (shard.batch_size * shard.num_processes)
