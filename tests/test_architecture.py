@@ -46,11 +46,9 @@ TESTED_BY = {
     "soft_targets.layout": "soft_targets/test_cache.py",
     "soft_targets.provenance": "soft_targets/test_cache.py",
     "soft_targets.shards": "soft_targets/test_cache.py",
-    "teachers.ensemble": "reports/test_classification.py",
-    "teachers.live": "training/test_trainer_features.py",
     "training.arguments": "training/test_trainer.py",
-    "training.attached_matchings": "training/test_trainer_features.py",
     "training.objective": "training/test_trainer.py",
+    "training.seq2seq": "training/test_evaluating.py",
     # A file a task: each is run whole, from its recipe to its card.
     **{
         f"tasks.{name}": "recipes/test_run.py" for name in ("base", "labelling", "models", "settings", "teacher_logits")
