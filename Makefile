@@ -82,7 +82,6 @@ clean:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
-	  $(if $(TORCH_INDEX),--index $(TORCH_INDEX) --index-strategy unsafe-best-match) \
-	  -e ".[tagging,generation,onnx,served]"
+	  $(if $(TORCH_INDEX),--torch-backend cpu) -e ".[tagging,generation,onnx,served]"
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python optuna pytest pytest-timeout pytest-xdist
 	touch $@

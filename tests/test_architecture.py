@@ -1,10 +1,12 @@
 """Imports point down, from folder to folder, and never in a circle."""
 
 import ast
+import configparser
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import hf_distill
+from tests.conftest import PARTS
 
 PACKAGE = Path(hf_distill.__file__).parent
 ROOT = PACKAGE.parent
@@ -44,11 +46,9 @@ TESTED_BY = {
     "soft_targets.layout": "soft_targets/test_cache.py",
     "soft_targets.provenance": "soft_targets/test_cache.py",
     "soft_targets.shards": "soft_targets/test_cache.py",
-    "teachers.ensemble": "reports/test_classification.py",
-    "teachers.live": "training/test_trainer_features.py",
     "training.arguments": "training/test_trainer.py",
-    "training.attached_matchings": "training/test_trainer_features.py",
     "training.objective": "training/test_trainer.py",
+    "training.seq2seq": "training/test_evaluating.py",
     # A file a task: each is run whole, from its recipe to its card.
     **{
         f"tasks.{name}": "recipes/test_run.py" for name in ("base", "labelling", "models", "settings", "teacher_logits")
@@ -137,6 +137,15 @@ def test_no_file_is_longer_than_500_lines():
     for module, path in MODULES.items():
         if module != "students.lstm.modeling_lstm":
             assert len(path.read_text().splitlines()) <= 500, module
+
+
+def test_parts_of_the_long_tests_have_one_list():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    assert [line.split(":")[0] for line in settings["tool:pytest"]["markers"].split("\n") if line] == [*PARTS]
+    assert f'-m "not ({" or ".join(PARTS)})"' in settings["tool:pytest"]["addopts"]
+    assert f"\nLONG = {' or '.join(PARTS)}\n" in (ROOT / "Makefile").read_text()
+    assert sum(PARTS.values()) <= 15, "make test-long takes fifteen minutes"
 
 
 def test_nothing_is_pinned_twice():
