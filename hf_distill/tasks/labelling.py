@@ -453,6 +453,7 @@ class LabellingTask(RecipeTask):
         """Measure the models on the test rows."""
         settings = self.settings
         taught = [name for name in trained.controls if name in self.with_teacher]
+        single = self.splits.problem_type in (None, SINGLE_LABEL)
         return compare(
             trained.teacher[0],
             trained.student[0],
@@ -469,12 +470,20 @@ class LabellingTask(RecipeTask):
             groups=self.groups,
             test_sets={name: self.for_comparison(part) for name, part in self.further.items()},
             texts=list(texts_of(self.splits.test)) if settings.compare.quote else None,
+            raw_texts=self.raw_texts,
+            training_labels=self.splits.train["label"] if single else None,
+            validation_rows=len(self.splits.validation),
             onnx=trained.onnx,
             detailed_costs=settings.compare.detailed_costs,
             teacher_floor=settings.teacher.floor,
             resamples=settings.compare.resamples,
             seed=settings.seed,
         )
+
+    @property
+    @abstractmethod
+    def raw_texts(self) -> list[Any]:
+        """The test rows as a user has them, to time the way from text to label."""
 
     def for_comparison(self, rows: datasets.Dataset) -> datasets.Dataset:
         """Rows as `compare` reads them: with the teacher's mapped logits where it has other classes."""

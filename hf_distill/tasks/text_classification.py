@@ -51,6 +51,12 @@ class TextClassification(LabellingTask):
         return known if keep_known and known != IGNORE_INDEX else int(answer)
 
     @property
+    def raw_texts(self) -> list[Any]:
+        """Texts, or the two of each pair."""
+        columns = [self.splits.test[name] for name in TEXTS[: len(self.settings.data.text_columns)]]
+        return list(columns[0]) if len(columns) == 1 else [list(pair) for pair in zip(*columns, strict=True)]
+
+    @property
     def example(self) -> list[str]:
         """A text or a pair."""
         made = {"text": "Some text", "text_pair": "Another text"}

@@ -75,6 +75,11 @@ class TokenClassification(LabellingTask):
         return made
 
     @property
+    def raw_texts(self) -> list[Any]:
+        """The words of each sentence."""
+        return list(self.splits.test["words"])
+
+    @property
     def example(self) -> list[str]:
         """The words of a sentence."""
         return self.splits.test[0]["words"] if self.settings.compare.quote else ["Some", "words", "."]
