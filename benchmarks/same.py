@@ -60,9 +60,10 @@ TIMED = re.compile(
 )
 UNSTABLE = re.compile(r"(^|/)(versions|transformers_version|auto_map)(/|$)")
 RECORDED = re.compile(r"(^|/)(fingerprint|key|of)(/|$)")  # in `.work`
-SKIPPED = ("*.py", "*.pyc", "*/cache-*.arrow", "*/steps.json", "*fingerprint", "log.txt", "seconds")
+SKIPPED = ("*.py", "*.pyc", "*/cache-*.arrow", "*/steps.json", "*fingerprint", "log.txt")
 CARD_SPEED = re.compile(r"(?ms)^## Size and speed$.*?^## How it was made$|and \S+× (?:less|more) time")
 SHOWN = 6
+LONGEST = 1800  # seconds that a job may take
 
 # The materials of the jobs
 
@@ -77,13 +78,9 @@ CHAT = (
 )
 ANSWERS = {"how are you": "fine thanks", "who is there": "only me", "what is new": "not much", "is it cold": "it is"}
 SMALL = {"embedding_size": 8, "hidden_size": 8}
-QUICK = {
-    "num_train_epochs": 2,
-    "learning_rate": 5.0e-3,
-    "per_device_train_batch_size": 16,
-    "logging_steps": 1,
-    "disable_tqdm": True,
-}
+QUICK = {"num_train_epochs": 4, "learning_rate": 1.0e-2, "per_device_train_batch_size": 16}
+QUICK |= {"logging_steps": 1, "disable_tqdm": True}
+FINE_TUNED = {**QUICK, "num_train_epochs": 8, "learning_rate": 2.0e-3}
 LOSSES = "forward_kl reverse_kl jensen_shannon skewed_kl total_variation logit_mse decoupled_kd".split()
 
 
@@ -367,13 +364,13 @@ translation_sequence:  # of some texts, sampled, for an LSTM with its own tokens
   task: translation
   family: bart
   distill: {targets: sequence, sequences: 40}
-  teacher: {fine_tune: {num_train_epochs: 8},
+  teacher: {fine_tune: {},
             generation: {do_sample: true, num_beams: 1, max_new_tokens: 24, seed: 3}}
   student: {vocab_size: 290}
 translation_both:  # probabilities of what the teacher writes, ONNX, costs
   task: translation
   distill: {targets: both}
-  teacher: {fine_tune: {num_train_epochs: 8}, generation: {num_beams: 2}}
+  teacher: {fine_tune: {}, generation: {num_beams: 2}}
   student: {vocab_size: null}
   export: {onnx: true}
   compare: {detailed_costs: true, quote: true}
@@ -434,7 +431,7 @@ def run(name: str, output_dir: str = "out", **changes: Any) -> None:
     distill = [{**QUICK, **stage} for stage in stages] if isinstance(stages, list) else {**QUICK, **stages}
     content = {part: {**own.get(part, {}), **given.get(part, {})} for part in {**own, **given}}
     if content["teacher"].get("fine_tune") is not None:
-        content["teacher"]["fine_tune"] = {**QUICK, **content["teacher"]["fine_tune"]}
+        content["teacher"]["fine_tune"] = {**FINE_TUNED, **content["teacher"]["fine_tune"]}
     hd.run_recipe(hd.Recipe.from_dict({"task": task, "distill": distill, "output_dir": output_dir, **content}))
 
 
@@ -652,7 +649,10 @@ def work(tree: Path, folder: Path, names: Sequence[str]) -> None:
         process = multiprocessing.get_context("fork").Process(target=work_on, args=(folder / name, JOBS[name]))
         began = time.perf_counter()
         process.start()
-        process.join()
+        process.join(LONGEST)
+        if process.is_alive():
+            process.kill()
+            process.join()
         done = "done" if process.exitcode == 0 else "FAILED"
         print(f"  {name}: {done} after {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
@@ -808,7 +808,7 @@ def git(*words: str) -> str:
 
 def run_jobs(tree: Path, folder: Path, names: Sequence[str]) -> None:
     """Run jobs on a tree in a process with its own environment."""
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "", "HF_HOME": "hf"}
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     paths = {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1", "HF_HOME": str(folder / "hf")}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **quiet, **paths}
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(tree), str(folder), "--only", *names]
@@ -827,6 +827,8 @@ def main() -> None:
     if asked.worker:
         work(*asked.worker, asked.only)
         return
+    if asked.old_ref is None:
+        parser.error("expected OLD_REF")
     with tempfile.TemporaryDirectory() as scratch:
         commit = git("rev-parse", f"{asked.old_ref}^{{commit}}")
         results = (asked.keep or Path(scratch, "results")).resolve()

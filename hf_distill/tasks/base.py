@@ -1,5 +1,6 @@
 """What a recipe's steps ask of its task."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,12 +114,15 @@ class RecipeTask(ABC):
         return model
 
     def student_tokenizer(self) -> Any:
-        """The student's tokenizer: made once, then read from its folder."""
+        """The student's tokenizer: made once, then read from its folder.
+
+        Each call gives a copy, since a tokenizer remembers how it was last used, and saves that.
+        """
         if self.models.initialized:
             return self.models.tokenizer(self.models.initial)
         if self._student_tokenizer is None:
             self._student_tokenizer = self.new_student_tokenizer()
-        return self._student_tokenizer
+        return copy.deepcopy(self._student_tokenizer)
 
     @abstractmethod
     def new_student_tokenizer(self) -> Any:
