@@ -56,7 +56,7 @@ if "--worker" in sys.argv:
 
 TIMED = re.compile(
     r"(^|/)(latency_ms|throughput|words_a_second|tokens_a_second|calls|p50_ms|p95_ms|per_second|faster|environment"
-    r"|seconds|total_seconds|peak_memory_bytes)(/|$)|runtime$|_per_second$"
+    r"|seconds|total_seconds|peak_memory_bytes|end_to_end\w*)(/|$)|runtime$|_per_second$"
 )
 UNSTABLE = re.compile(r"(^|/)(versions|transformers_version|auto_map)(/|$)")
 RECORDED = re.compile(r"(^|/)(fingerprint|key|of)(/|$)")  # in `.work`
@@ -747,8 +747,13 @@ def flat(tree: Any, in_work: bool = False, path: str = "") -> dict[str, Any]:
         tree = dict(enumerate(each for each in tree if each != "The student is no faster than the teacher."))
     if not isinstance(tree, dict):
         return {path: repr(tree)}
-    parts = [flat(value, in_work, f"{path}/{key}".lstrip("/")) for key, value in tree.items()]
+    parts = [flat(value, in_work, f"{path}/{renamed(str(key))}".lstrip("/")) for key, value in tree.items()]
     return {key: value for part in parts for key, value in part.items()} or {path: "nothing"}
+
+
+def renamed(key: str) -> str:
+    """A logged name as later commits have it: `<term>_loss`, `<prefix>_soft_loss`."""
+    return re.sub(r"^loss_(\w+)$", r"\1_loss", re.sub(r"^(\w+)_loss_soft$", r"\1_soft_loss", key))
 
 
 def difference(old: Any, new: Any) -> str:
