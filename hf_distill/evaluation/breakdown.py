@@ -45,7 +45,7 @@ def by_group(
             count = len(part.labels) if unit == "words" else len(np.unique(part.items.owners))
             entry: dict[str, Any] = {unit: count}
             for model in models:
-                said = part.said(metric, model)
+                said = part.answers(metric, model)
                 if said is not None:
                     entry[model] = {metric.name: value_of(metric, said, part.labels, part.items)}
             if metric.name == "accuracy" and entry.get("teacher", {"accuracy": 1})["accuracy"] < 1:
@@ -132,6 +132,8 @@ def most_different(predictions: Predictions, texts: Sequence[Any] | None) -> lis
     items = predictions.items
     if texts is not None and len(texts) != items.examples:
         raise ValueError(f"Expected a text for each of the {items.examples} examples, got {len(texts)}.")
+    predictions = predictions.where(predictions.read_by("student", "teacher"))
+    items = predictions.items
     kl = kl_to_teacher(predictions.logits["student"], predictions.logits["teacher"])
     mean = divide(np.bincount(items.owners, weights=kl, minlength=items.examples), items.counts)
     found = []

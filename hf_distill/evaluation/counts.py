@@ -65,17 +65,18 @@ def class_counts(predictions: np.ndarray, references: np.ndarray, items: Items) 
     """How often each example's items hit, name and are of each class.
 
     Args:
-        predictions: (items,) class numbers.
+        predictions: (items,) class numbers, -1 for none.
         references: likewise.
-        items: whose they are.
+        items: the examples they belong to.
     Returns:
         (examples, 3 x classes): hits, predicted, true.
     """
     predictions, references = predictions.astype(np.int64), references.astype(np.int64)
+    named = predictions >= 0  # a word that was not read is predicted to be of no class
     classes = int(max(predictions.max(initial=0), references.max(initial=0))) + 1
     hits = predictions == references
-    rows = np.concatenate([items.owners[hits], items.owners, items.owners])
-    cells = np.concatenate([references[hits], classes + predictions, 2 * classes + references])
+    rows = np.concatenate([items.owners[hits], items.owners[named], items.owners])
+    cells = np.concatenate([references[hits], classes + predictions[named], 2 * classes + references])
     # A cell that is named several times holds the sum.
     return csr_matrix((np.ones(len(rows)), (rows, cells)), shape=(items.examples, 3 * classes))
 
@@ -99,7 +100,7 @@ def span_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -
     """How many entities each sentence gets right, is said to have and has.
 
     Args:
-        predictions: (words,) class numbers.
+        predictions: (words,) class numbers, -1 for none.
         references: likewise.
         items: the words; their `names` are BIO tags.
     Returns:
@@ -108,7 +109,7 @@ def span_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -
         ImportError: seqeval is not installed.
     """
     entities = optional("seqeval.metrics.sequence_labeling", "tagging").get_entities
-    names = np.asarray(items.names, dtype=object)
+    names = np.asarray([*items.names, "O"], dtype=object)  # -1, a word that was not read, is in no entity
     ends = np.cumsum(items.counts)[:-1]
     rows = []
     for said, true in zip(np.split(names[predictions], ends), np.split(names[references], ends), strict=True):
@@ -187,7 +188,8 @@ def _matthews_correlation(totals: np.ndarray) -> np.ndarray:
     hits, said, true = by_class(totals)
     right, total = hits.sum(axis=-1), true.sum(axis=-1)
     covariance = right * total - (true * said).sum(axis=-1)
-    spread = np.sqrt((total**2 - (said**2).sum(axis=-1)) * (total**2 - (true**2).sum(axis=-1)))
+    none = total - said.sum(axis=-1)  # predicted to be of no class, which is as a class of its own
+    spread = np.sqrt((total**2 - (said**2).sum(axis=-1) - none**2) * (total**2 - (true**2).sum(axis=-1)))
     return divide(covariance, spread)
 
 

@@ -38,10 +38,12 @@ def score(
     found: dict[str, dict[str, Estimate]] = {name: {} for name in known.decisions}
     for name in found:
         for metric in scores:
-            answers = known.said(metric, name)
+            logits = getattr(metric, "reads_logits", False) and name in known.logits
+            part = known.where(known.read_by(name)) if logits else known
+            answers = part.answers(metric, name)
             if answers is not None:
                 found[name][metric.name] = estimate(
-                    metric, answers, known.labels, known.items, resamples=resamples, seed=seed
+                    metric, answers, part.labels, part.items, resamples=resamples, seed=seed
                 )
     return means_over_seeds(found, trainings, seed)
 
@@ -133,6 +135,8 @@ def fidelity(predictions: Predictions) -> dict[str, Any]:
             f"Student and teacher logits have shapes {student.shape} and {teacher.shape}: the two need the same "
             "classes to be compared. Give the student the teacher's num_labels and id2label."
         )
+    read = predictions.read_by("student", "teacher")
+    student, teacher = student[read], teacher[read]
     found = {
         "agreement": TeacherAgreement().score(student, teacher),
         "kl": TeacherKL().score(student, teacher),
@@ -149,4 +153,5 @@ def calibration(predictions: Predictions, names: Sequence[str]) -> dict[str, flo
         names: of whom.
     """
     known = predictions.where(predictions.labelled)
-    return {name: CalibrationError().score(known.logits[name], known.labels) for name in names if name in known.logits}
+    read = {name: known.where(known.read_by(name)) for name in names if name in known.logits}
+    return {name: CalibrationError().score(part.logits[name], part.labels) for name, part in read.items()}

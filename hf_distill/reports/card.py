@@ -220,6 +220,10 @@ def _measured_on(report: Report) -> str:
             f" with {report.words['words']:,} words, of which {report.words['scored']:,} are scored; cut off at the "
             f"longest that a model reads were {' and '.join(cut)}"
         )
+        if "lost_words" in report.words:
+            found += "; words that were cut off are scored as wrong"
+        if "entities" in report.words:
+            found += f", {report.words['lost_entities']:,} of {report.words['entities']:,} entities as missed"
     return found
 
 

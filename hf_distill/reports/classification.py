@@ -25,7 +25,7 @@ from hf_distill.evaluation.end_to_end import (
     end_to_end_ratios,
     measure_end_to_end,
 )
-from hf_distill.evaluation.predictions import Predictions, Predictors
+from hf_distill.evaluation.predictions import UNREAD, Predictions, Predictors
 from hf_distill.evaluation.predictor import Predictor
 from hf_distill.evaluation.quality import (
     MAJORITY,
@@ -379,5 +379,7 @@ def exported(
     }
     ours, theirs = predictions.decisions["student"], predictions.decisions[name]
     if ours.dtype.kind == "i":  # a quantity is never quite the same
+        read = (ours != UNREAD).reshape(len(ours), -1).all(axis=1)
+        ours, theirs = ours[read], theirs[read]
         found["agreement"] = float((ours == theirs).reshape(len(ours), -1).all(axis=1).mean())
     return found

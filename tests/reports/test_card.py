@@ -410,6 +410,9 @@ def test_words_that_were_cut_off_are_told(report, folder):
     assert "3,012 test examples with 9,000 words, of which 8,950 are scored" in text
     assert "cut off at the longest that a model reads were 12 for the teacher and 32 for the student" in text
     assert "0.9700 of 300 words of 20 texts" in text
+    missed = {"lost_words": 30, "entities": 70, "lost_entities": 4}
+    text = render(replace(tagging, words=words | missed), folder).text
+    assert "words that were cut off are scored as wrong, 4 of 70 entities as missed" in text
     assert "word: `unseen` | 1,718 words |" in text
 
 
