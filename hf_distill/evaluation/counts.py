@@ -91,9 +91,11 @@ def row_counts(predictions: np.ndarray, references: np.ndarray, items: Items) ->
     Returns:
         (examples, 3 x classes + 2): hits, predicted, true; faultless, all.
     """
-    said, true = predictions > 0, references > 0
-    faultless = (said == true).all(axis=1, keepdims=True)
-    return csr_matrix(np.concatenate([said & true, said, true, faultless, faultless | True], axis=1).astype(np.float64))
+    predicted, true = predictions > 0, references > 0
+    faultless = (predicted == true).all(axis=1, keepdims=True)
+    return csr_matrix(
+        np.concatenate([predicted & true, predicted, true, faultless, faultless | True], axis=1).astype(np.float64)
+    )
 
 
 def span_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
@@ -109,8 +111,8 @@ def span_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -
         ImportError: seqeval is not installed.
     """
     entities = optional("seqeval.metrics.sequence_labeling", "tagging").get_entities
-    names = np.asarray([*items.names, "O"], dtype=object)  # -1, a word that was not read, is in no entity
-    ends = np.cumsum(items.counts)[:-1]
+    names = np.asarray(items.names, dtype=object)
+    names, ends = np.append(names, "O"), np.cumsum(items.counts)[:-1]  # -1, a word that was not read: no entity
     rows = []
     for said, true in zip(np.split(names[predictions], ends), np.split(names[references], ends), strict=True):
         found, wanted = set(entities(said.tolist())), set(entities(true.tolist()))
@@ -159,8 +161,8 @@ def by_class(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
         three of (..., classes)
     """
-    hits, said, true = np.split(totals, 3, axis=-1)
-    return hits, said, true
+    hits, predicted, true = np.split(totals, 3, axis=-1)
+    return hits, predicted, true
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -174,28 +176,28 @@ def _accuracy(totals: np.ndarray) -> np.ndarray:
 
 
 def _f1(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = (counts[:, 1] if counts.shape[1] > 1 else 0 * counts[:, 0] for counts in by_class(totals))
-    return divide(2 * hits, said + true)
+    hits, predicted, true = (counts[:, 1] if counts.shape[1] > 1 else 0 * counts[:, 0] for counts in by_class(totals))
+    return divide(2 * hits, predicted + true)
 
 
 def _macro_f1(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = by_class(totals)
-    present = said + true > 0
-    return divide(divide(2 * hits, said + true).sum(axis=-1), present.sum(axis=-1))
+    hits, predicted, true = by_class(totals)
+    present = predicted + true > 0
+    return divide(divide(2 * hits, predicted + true).sum(axis=-1), present.sum(axis=-1))
 
 
 def _matthews_correlation(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = by_class(totals)
+    hits, predicted, true = by_class(totals)
     right, total = hits.sum(axis=-1), true.sum(axis=-1)
-    covariance = right * total - (true * said).sum(axis=-1)
-    none = total - said.sum(axis=-1)  # predicted to be of no class, which is as a class of its own
-    spread = np.sqrt((total**2 - (said**2).sum(axis=-1) - none**2) * (total**2 - (true**2).sum(axis=-1)))
+    covariance = right * total - (true * predicted).sum(axis=-1)
+    none = total - predicted.sum(axis=-1)  # predicted to be of no class, which is as a class of its own
+    spread = np.sqrt((total**2 - (predicted**2).sum(axis=-1) - none**2) * (total**2 - (true**2).sum(axis=-1)))
     return divide(covariance, spread)
 
 
 def _span_f1(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = by_class(totals)
-    return divide(2 * hits, said + true)[:, 0]
+    hits, predicted, true = by_class(totals)
+    return divide(2 * hits, predicted + true)[:, 0]
 
 
 def _bits_per_byte(totals: np.ndarray) -> np.ndarray:
@@ -207,8 +209,8 @@ def _faultless(totals: np.ndarray) -> np.ndarray:
 
 
 def _macro_f1_of_rows(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = by_class(totals[:, :-2])
-    return divide(2 * hits, said + true).mean(axis=-1)  # of all classes: rows name each of them
+    hits, predicted, true = by_class(totals[:, :-2])
+    return divide(2 * hits, predicted + true).mean(axis=-1)  # of all classes: rows name each of them
 
 
 FROM_COUNTS: dict[str, Counted] = {

@@ -1,4 +1,4 @@
-"""What models and controls said about one test set, side by side: an item an example or, in tagging, a word."""
+"""The predictions of models and controls on one test set: an item is an example or, in tagging, a word."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ CONTROL = "Expected one class number, or one row of logits,"
 
 @dataclass(frozen=True)
 class Predictions:
-    """What everybody said about the same items.
+    """The predictions of models and controls on the same items.
 
     Attributes:
-        items: whose they are, and the names of the classes.
-        decisions: class numbers (items,), by who said so; (items, classes) of 0/1 or numbers where the labels are so.
-        logits: (items, classes) of those who gave some.
+        items: the examples that they belong to, and the names of the classes.
+        decisions: class numbers (items,), by model or control; (items, classes) of 0/1 or numbers where the labels are.
+        logits: (items, classes), by model or control, where it returned logits.
         labels: (items,) or (items, classes); empty where the rows have none.
         words: of a tagged set, see `Report.words`.
     """
@@ -103,8 +103,8 @@ class Predictors:
     def predict(self, dataset: Dataset, controls: Mapping[str, Any] | None = None) -> Predictions:
         """What all models and controls predict on a tokenised data set.
 
-        The column `teacher_logits` speaks for the teacher where it is there. The k-th word of one tokenizer is the k-th
-        of the other; words are cut off at a sentence's end, at the length that a model's rows were given.
+        Where there is a column `teacher_logits`, it holds the logits of the teacher. The k-th word of one tokenizer is
+        the k-th of the other; words are cut off at a sentence's end, at the length that a model's rows were given.
 
         Args:
             dataset: tokenised, with the columns that the readers were made for.
@@ -113,10 +113,10 @@ class Predictors:
         Raises:
             ValueError: a control about other examples or words, or NaN logits.
         """
-        for name, said in (controls or {}).items():
-            if len(said) != len(dataset):
+        for name, given in (controls or {}).items():
+            if len(given) != len(dataset):
                 raise ValueError(
-                    f"The control {name!r} predicts {len(said)} examples, but the test set has {len(dataset)}. "
+                    f"The control {name!r} predicts {len(given)} examples, but the test set has {len(dataset)}. "
                     + ("Expected the class numbers of its words" if self.word_level else CONTROL)
                     + " for every row, in the same order, unlabelled rows included."
                 )
@@ -131,8 +131,8 @@ class Predictors:
             else:
                 logits[name] = predict_logits(predictor, dataset, name=name, batch_size=self.batch_size)
         decided = {}
-        for name, said in controls.items():
-            values = np.asarray(said)
+        for name, given in controls.items():
+            values = np.asarray(given)
             if values.ndim == 2 and values.dtype.kind == "f":
                 check_finite(values, name)
                 logits[name] = values
@@ -143,17 +143,17 @@ class Predictors:
         return Predictions(Items.one_an_example(len(dataset), self.names), decisions, logits, labels)
 
     def _about_words(self, dataset: Dataset, controls: Mapping[str, Any]) -> Predictions:
-        spoken: dict[str, list[np.ndarray]] = {}
+        by_sentence: dict[str, list[np.ndarray]] = {}
         for name, predictor in self.models.items():
             if name == "teacher" and columns.LOGITS in dataset.column_names:
-                spoken[name] = _cached(predictor, dataset, len(self.names))
+                by_sentence[name] = _cached(predictor, dataset, len(self.names))
             else:
-                spoken[name] = predict_word_logits(predictor, dataset, name=name, batch_size=self.batch_size)
-        lengths = {name: np.array([len(row) for row in rows]) for name, rows in {**spoken, **controls}.items()}
-        read_by_all = np.min([lengths[name] for name in spoken], axis=0)
+                by_sentence[name] = predict_word_logits(predictor, dataset, name=name, batch_size=self.batch_size)
+        lengths = {name: np.array([len(row) for row in rows]) for name, rows in {**by_sentence, **controls}.items()}
+        read_by_all = np.min([lengths[name] for name in by_sentence], axis=0)
         known = _word_labels(self.models["student"], dataset)
         if WORD_LABELS in dataset.column_names:
-            whole = _all_labels(dataset, known, {name: lengths[name] for name in spoken})
+            whole = _all_labels(dataset, known, {name: lengths[name] for name in by_sentence})
             scored = total = np.array([len(row) for row in whole], dtype=np.int64)
             labels = first_words(whole, scored).astype(np.int64)
         else:  # of the words beyond, no label is known
@@ -166,7 +166,7 @@ class Predictors:
                     f"{read_by_all[row]} of it and {scored[row]} are scored. Expected a class number for each word of "
                     "the sentence."
                 )
-        logits = {name: first_words(_filled(rows, scored), scored) for name, rows in spoken.items()}
+        logits = {name: first_words(_filled(rows, scored), scored) for name, rows in by_sentence.items()}
         decisions = {name: _decided(values) for name, values in logits.items()}
         decisions |= {name: first_words(rows, scored).astype(np.int64) for name, rows in controls.items()}
         items = Items(np.repeat(np.arange(len(scored)), scored), len(scored), self.names)

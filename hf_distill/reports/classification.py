@@ -244,7 +244,7 @@ class Scores:
 
     @property
     def without_teacher(self) -> list[str]:
-        """Who did not use the teacher, the baseline first."""
+        """The models and controls that did not use the teacher, the baseline first."""
         return [name for name in (BASELINE, *self.controls) if name in self.value]
 
 

@@ -267,7 +267,7 @@ def _checked(
     return scores
 
 
-def _check_names(controls: Mapping[str, Any], taught: Mapping[str, Any], models: Set[str]) -> None:
-    twice = models & (controls.keys() | taught.keys()) | controls.keys() & taught.keys()
+def _check_names(controls: Mapping[str, Any], with_teacher: Mapping[str, Any], models: Set[str]) -> None:
+    twice = models & (controls.keys() | with_teacher.keys()) | controls.keys() & with_teacher.keys()
     if twice:
         raise ValueError(f"Two results would be called {sorted(twice)}. Give each control a name of its own.")

@@ -151,6 +151,6 @@ def leak(texts: Sequence[Any], training_texts: Iterable[Any]) -> str | None:
         return None
     return (
         f"Of {len(texts)} test texts {found} ({found / len(texts):.1%}) stand in the training texts too, or nearly so: "
-        "all figures are too good by what was learned by heart. Split the data so that near-duplicates stay on one "
+        "all figures are inflated by memorised texts. Split the data so that near-duplicates stay on one "
         "side."
     )
