@@ -105,7 +105,7 @@ class F1(OfflineMetric):
     limits = (0.0, 1.0)
 
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
-        """See `sklearn.metrics.f1_score`; a class that nobody names scores 0."""
+        """See `sklearn.metrics.f1_score`; a class that is never predicted scores 0."""
         return sklearn.metrics.f1_score(references, predictions, **{"zero_division": 0.0} | settings)
 
 
@@ -254,11 +254,11 @@ class BitsPerByte(OfflineMetric):
 
 
 class DistinctN(OfflineMetric):
-    """Share of the n-grams in all texts together that differ from each other: 1 where nothing is said twice.
+    """Share of the n-grams in all texts together that differ from each other: 1 where nothing is written twice.
 
     Predictions are texts, references are not needed. Words are lowercased runs of letters, digits and underscores; any
     other character that is not white space is a word of its own. No n-gram reaches from one text into the next; where
-    no text has n words the share is 0. `compute(n=...)`, 2 if not said otherwise.
+    no text has n words the share is 0. `compute(n=...)`, 2 by default.
 
     Source: Li et al. 2016, arXiv:1510.03055, section 5.2; they divide by the number of words, which for n = 1 is the
     same.
@@ -387,7 +387,7 @@ def load(name: str) -> evaluate.EvaluationModule:
     Args:
         name: what recipes call it.
     Raises:
-        ValueError: nobody knows it, or the Hub cannot be reached.
+        ValueError: it is not known, or the Hub cannot be reached.
 
     >>> load("accuracy").compute(predictions=[1, 0, 1], references=[1, 1, -100])
     {'accuracy': 0.5}

@@ -24,7 +24,7 @@ Count = Callable[[list[str]], int]
 
 @contextmanager
 def _told_once() -> Iterator[None]:
-    """How many answers were cut has been told when texts are written again for their time."""
+    """Silence the warning of cut answers: it was given before, when the same texts were written to be scored."""
     logger = logging.getLogger(GeneratingTeacher.__module__)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -63,7 +63,7 @@ def measure_writing_cells(
     Args:
         writers: by name.
         texts: to choose from.
-        lengths: (texts,) tokens of each, by writer; the thirds go by the mean of them.
+        lengths: (texts,) tokens of each, by writer; the thirds are by their mean.
         counts: by writer what counts the tokens that it wrote, by which the cells are then compared. None: by the text.
         seed: of the choice.
     """
@@ -122,9 +122,9 @@ def writing_flops(
         Means `flops_per_text` and `flops_per_token`, read or written.
     """
     chosen = [texts[row] for row in np.random.default_rng(seed).permutation(len(texts))[:COUNTED]]
-    said: list[str] = []
-    total = sum(count_flops(lambda text: said.extend(write([text])), text) for text in chosen)
-    return {"flops_per_text": total / len(chosen), "flops_per_token": total / tokens(chosen, said)}
+    replies: list[str] = []
+    total = sum(count_flops(lambda text: replies.extend(write([text])), text) for text in chosen)
+    return {"flops_per_text": total / len(chosen), "flops_per_token": total / tokens(chosen, replies)}
 
 
 def _groups(rows: np.ndarray, batch: int, calls: int) -> np.ndarray:

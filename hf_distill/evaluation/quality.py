@@ -1,4 +1,4 @@
-"""What verdicts and timings amount to: quality, ratios, errors, the gain over the controls, fidelity, calibration."""
+"""Quality, ratios, errors, the gain over the controls, fidelity and calibration, from predictions and times."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,11 +23,11 @@ def score(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Estimate]]:
-    """Every metric of everybody, on what has a label.
+    """Every metric of every model and control, on the items with a label.
 
     Args:
         scores: the metrics.
-        predictions: of whoever is scored.
+        predictions: of the models and controls.
         trainings: see `seeds.further_trainings`.
         resamples: of the examples.
         seed: of the draws, the same for all.
@@ -38,10 +38,12 @@ def score(
     found: dict[str, dict[str, Estimate]] = {name: {} for name in known.decisions}
     for name in found:
         for metric in scores:
-            answers = known.said(metric, name)
+            logits = getattr(metric, "reads_logits", False) and name in known.logits
+            part = known.where(known.read_by(name)) if logits else known
+            answers = part.answers(metric, name)
             if answers is not None:
                 found[name][metric.name] = estimate(
-                    metric, answers, known.labels, known.items, resamples=resamples, seed=seed
+                    metric, answers, part.labels, part.items, resamples=resamples, seed=seed
                 )
     return means_over_seeds(found, trainings, seed)
 
@@ -106,14 +108,14 @@ def errors(value: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
 
 
 def gain(value: Mapping[str, Estimate], controls: Sequence[str], name: str = "student") -> dict[str, Any]:
-    """The lead over the best of some rivals, paired.
+    """The lead over the best of some controls, paired.
 
     Args:
         value: of the first metric, by name.
         controls: at least one.
-        name: whose lead.
+        name: of the model that leads.
     Returns:
-        `value`, `low`, `high`, and the best rival as `control`.
+        `value`, `low`, `high`, and the best one as `control`.
     """
     best = max(controls, key=lambda control: value[control].value)
     return (value[name] - value[best]).summary() | {"control": best}
@@ -133,6 +135,8 @@ def fidelity(predictions: Predictions) -> dict[str, Any]:
             f"Student and teacher logits have shapes {student.shape} and {teacher.shape}: the two need the same "
             "classes to be compared. Give the student the teacher's num_labels and id2label."
         )
+    read = predictions.read_by("student", "teacher")
+    student, teacher = student[read], teacher[read]
     found = {
         "agreement": TeacherAgreement().score(student, teacher),
         "kl": TeacherKL().score(student, teacher),
@@ -142,11 +146,12 @@ def fidelity(predictions: Predictions) -> dict[str, Any]:
 
 
 def calibration(predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
-    """Expected calibration error of whoever gave logits, on what has a label.
+    """Expected calibration error of the models and controls with logits, on the items with a label.
 
     Args:
         predictions: single-label.
         names: of whom.
     """
     known = predictions.where(predictions.labelled)
-    return {name: CalibrationError().score(known.logits[name], known.labels) for name in names if name in known.logits}
+    read = {name: known.where(known.read_by(name)) for name in names if name in known.logits}
+    return {name: CalibrationError().score(part.logits[name], part.labels) for name, part in read.items()}

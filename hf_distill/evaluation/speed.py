@@ -172,7 +172,7 @@ def with_tokens(readers: Mapping[str, Predictor], dataset: Dataset, seed: int) -
 
 
 def batches_of(rows: np.ndarray, most: int, size: int) -> np.ndarray:
-    """(batches, size) rows; few of them are gone through again, so that every batch is full."""
+    """(batches, size) rows; where there are too few, they are repeated, so that every batch is full."""
     number = min(most, max(1, len(rows) // size))
     return np.resize(rows, (number, size))
 

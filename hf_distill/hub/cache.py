@@ -9,10 +9,10 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 from hf_distill.hub.push import short_errors, with_owner
 
 # The card of a pushed cache.
-OUTPUTS = """# What a teacher said
+OUTPUTS = """# Outputs of a teacher
 
 The outputs ({columns}) of the teacher of [{student}](https://huggingface.co/{student}), one row for each text that it
-was asked about, and none of the texts. `provenance.json` tells which teacher and which options; `row_hash` is a hash of
+read, and none of the texts. `provenance.json` tells which teacher and which options; `row_hash` is a hash of
 the tokens that it read. To put the outputs to the same tokenised rows:
 
 ```python

@@ -184,7 +184,7 @@ def shareable_recipe(path: str | Path) -> str:
 
 
 def _checked_card(text: str, repo_id: str) -> str:
-    """The card that is sent; it is told where one of hf_distill 0.1 still loads the student from a local folder."""
+    """The card that is sent, with a warning where one of hf_distill 0.1 may load the student from a local folder."""
     tags = read_card(text).data.get("tags") or []
     if "hf_distill" in tags and "generated_from_trainer" not in tags and BEGIN not in text:
         logger.warning(
@@ -206,9 +206,9 @@ def read_card(text: str) -> ModelCard:
     try:
         return ModelCard(text, ignore_metadata_errors=True)
     except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"README.md: expected YAML between the two lines of ---. {said}. Mend it, or write the card again."
+            f"README.md: expected YAML between the two lines of ---. {reason}. Mend it, or write the card again."
         ) from error
 
 
@@ -288,8 +288,8 @@ def _why_refused(error: BaseException) -> str:
     """One line for what huggingface_hub says in five, with what to do."""
     reason = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
     if not isinstance(reason, HfHubHTTPError):
-        said = " ".join(str(reason).split()) or type(reason).__name__
-        return f"the connection to the Hub failed ({said}). Push again: files that arrived are not sent twice."
+        line = " ".join(str(reason).split()) or type(reason).__name__
+        return f"the connection to the Hub failed ({line}). Push again: files that arrived are not sent twice."
     status = reason.response.status_code
     # Of a 401 huggingface_hub says that the repository is missing, although the token usually is what is wrong.
     advice = {
@@ -300,5 +300,5 @@ def _why_refused(error: BaseException) -> str:
         412: "the repository was changed meanwhile. Push again",
         429: "too many requests. Wait some minutes, then push again",
     }.get(status, "an error of the Hub, see https://status.huggingface.co. Push again later" if status >= 500 else "")
-    said = " ".join((reason.response.headers.get("X-Error-Message") or reason.server_message or "").split())
-    return f"the Hub answered {status}{f' ({said})' if said else ''}{f': {advice}' if advice else ''}."
+    line = " ".join((reason.response.headers.get("X-Error-Message") or reason.server_message or "").split())
+    return f"the Hub answered {status}{f' ({line})' if line else ''}{f': {advice}' if advice else ''}."

@@ -196,13 +196,13 @@ def _summary(report: Report, teacher: str) -> str:
     metric, student = report.metrics[0], report.models["student"]
     quality, above = student["quality"][metric], report.models["teacher"]["quality"].get(metric)
     unit = "token" if report.task == "text-generation" else "text"
-    said = f"{display_name(metric)} {quality['value']:.4f}"
-    said += f" (mean of {report.seeds} seeds)" if report.seeds > 1 else ""
+    reached = f"{display_name(metric)} {quality['value']:.4f}"
+    reached += f" (mean of {report.seeds} seeds)" if report.seeds > 1 else ""
     # A teacher of other classes has no quality here.
-    said += "" if above is None else f" against the teacher's {above['value']:.4f}"
+    reached += "" if above is None else f" against the teacher's {above['value']:.4f}"
     return (
         f"A student of {student['parameters']:,} parameters for {report.task}, distilled from {teacher} "
-        f"({report.models['teacher']['parameters']:,} parameters): {said}, with "
+        f"({report.models['teacher']['parameters']:,} parameters): {reached}, with "
         f"{_compared(report.ratios['smaller'], 'fewer', 'more')} parameters and "
         f"{_compared(report.ratios['faster'], 'less', 'more')} time a {unit}."
     )
@@ -220,6 +220,10 @@ def _measured_on(report: Report) -> str:
             f" with {report.words['words']:,} words, of which {report.words['scored']:,} are scored; cut off at the "
             f"longest that a model reads were {' and '.join(cut)}"
         )
+        if "lost_words" in report.words:
+            found += "; words that were cut off are scored as wrong"
+        if "entities" in report.words:
+            found += f", {report.words['lost_entities']:,} of {report.words['entities']:,} entities as missed"
     return found
 
 
@@ -250,14 +254,14 @@ def _gain(report: Report) -> str | None:
 def _errors(report: Report) -> str | None:
     if not report.errors:
         return None
-    said = (
-        f"Errors (what {words(report.metrics[0])} misses of 1): student {interval(report.errors['student'])}, teacher "
+    text = (
+        f"Errors (1 − {words(report.metrics[0])}): student {interval(report.errors['student'])}, teacher "
         f"{interval(report.errors['teacher'])}"
     )
     ratio = report.errors.get("error_ratio")
     if ratio is None:
-        return f"{said}."
-    return f"{said}; the student makes {interval(ratio, '.3g')} times as many."
+        return f"{text}."
+    return f"{text}; the student makes {interval(ratio, '.3g')} times as many."
 
 
 def _fidelity(report: Report) -> str | None:
@@ -309,7 +313,7 @@ def _origin(teacher: str, revision: str | None, datasets: Sequence[str], fine_tu
 def _trainings(
     fine_tuning: Mapping[str, Any] | None, stages: Sequence[Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
-    """Everybody's settings, by whom they were for."""
+    """The settings of each training, by what was trained."""
     of_student = {
         f"student, stage {number}" if len(stages) > 1 else "student": stage for number, stage in enumerate(stages, 1)
     }
@@ -322,8 +326,8 @@ def _limits(report: Report) -> list[str]:
     covered += f" and {report.seeds} trainings of the student" if report.seeds > 1 else ""
     left = "another teacher nor another split" if report.seeds > 1 else "another training run nor another split"
     limits = [
-        f"It was measured on {'one test set' if sets == 1 else f'{sets} test sets'}; on other domains, languages or "
-        "lengths it may be worse: nobody has looked.",
+        f"It was measured on {'one test set' if sets == 1 else f'{sets} test sets'}; other domains, languages and "
+        "lengths are untested.",
         "It learned from its teacher, and so it repeats the teacher's errors and biases as well as its skill.",
         f"Intervals cover {covered}, neither {left}.",
         "Speed depends on the machine; ratios travel better than milliseconds.",

@@ -25,7 +25,7 @@ from hf_distill.evaluation.end_to_end import (
     end_to_end_ratios,
     measure_end_to_end,
 )
-from hf_distill.evaluation.predictions import Predictions, Predictors
+from hf_distill.evaluation.predictions import UNREAD, Predictions, Predictors
 from hf_distill.evaluation.predictor import Predictor
 from hf_distill.evaluation.quality import (
     MAJORITY,
@@ -244,7 +244,7 @@ class Scores:
 
     @property
     def without_teacher(self) -> list[str]:
-        """Who did not use the teacher, the baseline first."""
+        """The models and controls that did not use the teacher, the baseline first."""
         return [name for name in (BASELINE, *self.controls) if name in self.value]
 
 
@@ -379,5 +379,7 @@ def exported(
     }
     ours, theirs = predictions.decisions["student"], predictions.decisions[name]
     if ours.dtype.kind == "i":  # a quantity is never quite the same
+        read = (ours != UNREAD).reshape(len(ours), -1).all(axis=1)
+        ours, theirs = ours[read], theirs[read]
         found["agreement"] = float((ours == theirs).reshape(len(ours), -1).all(axis=1).mean())
     return found

@@ -36,8 +36,9 @@ class Comparison:
         dataset: the tokenised test set, with `labels` (-100 is not counted) and the student's columns; where the
             teacher has its own tokenizer also `teacher_input_ids` and its companions. For tagging, labels stand at the
             words' first pieces, which `word_starts` and, for the teacher's own tokens, `teacher_word_starts` mark with
-            1. If `teacher_logits` were cached on it, the teacher's quality and fidelity are those of the cache; its
-            speed is always measured live.
+            1. With `word_labels`, the class numbers of all words of each sentence, words that a model did not read
+            count as wrong; without, only words that all models read are scored. If `teacher_logits` were cached on it,
+            the teacher's quality and fidelity are those of the cache; its speed is always measured live.
         task: "text-classification" (single-label, multi-label or regression by the student's config) or
             "token-classification".
         baseline_model: the same student, trained on labels alone. It counts as a control without a teacher.
@@ -266,7 +267,7 @@ def _checked(
     return scores
 
 
-def _check_names(controls: Mapping[str, Any], taught: Mapping[str, Any], models: Set[str]) -> None:
-    twice = models & (controls.keys() | taught.keys()) | controls.keys() & taught.keys()
+def _check_names(controls: Mapping[str, Any], with_teacher: Mapping[str, Any], models: Set[str]) -> None:
+    twice = models & (controls.keys() | with_teacher.keys()) | controls.keys() & with_teacher.keys()
     if twice:
         raise ValueError(f"Two results would be called {sorted(twice)}. Give each control a name of its own.")

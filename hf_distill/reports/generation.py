@@ -185,10 +185,10 @@ def agreement(models: Mapping[str, Writer], rows: Dataset, batch_size: int = 8) 
         return {}
     same, divergence, counted = 0, 0.0, 0
     both = (_passes(models[name].model, rows, batch_size) for name in ("teacher", "student"))
-    for (_, taught, targets), (_, learnt, _) in zip(*both, strict=True):
+    for (_, of_teacher, targets), (_, of_student, _) in zip(*both, strict=True):
         read = targets != IGNORE_INDEX
-        tokens = min(taught.shape[-1], learnt.shape[-1])
-        teacher, student = (logits[read][:, :tokens].log_softmax(dim=-1) for logits in (taught, learnt))
+        tokens = min(of_teacher.shape[-1], of_student.shape[-1])
+        teacher, student = (logits[read][:, :tokens].log_softmax(dim=-1) for logits in (of_teacher, of_student))
         same += int((teacher.argmax(dim=-1) == student.argmax(dim=-1)).sum())
         divergence += float(F.kl_div(student, teacher, reduction="sum", log_target=True))
         counted += int(read.sum())

@@ -46,7 +46,9 @@ class Report:
         errors: where the first metric is a share: `teacher` and `student`, what they miss of 1, and `error_ratio`, the
             student's over the teacher's, each with `{value,low,high}`. Less is better.
         words: of a tagged test set how many there are: `words`, `cut_off_teacher`, `cut_off_student`, `read_by_all`,
-            `scored`.
+            `scored`. Where the labels of all words are known (the column `word_labels`), also `lost_words`, labelled
+            ones that the student did not read, and of entities `entities` and `lost_entities`: a word that a model did
+            not read is scored as wrong, an entity with such a word as missed.
         breakdown: `<group>.<value>.{examples or words, <model>.<metric>, error_ratio}`, on the first metric.
         per_class: `<class>.{support, <model>.{precision,recall,f1}}`, of many classes the commonest 20.
         calibration: expected calibration error by model, 0 is best.

@@ -1,6 +1,6 @@
 """What a reader should know before using a report's numbers, in plain words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_distill.data.near_duplicates import near_duplicates
@@ -77,8 +77,10 @@ def report_warnings(
         if metric in quality
     }
     warnings = sample_warnings(report, validation_rows)
+    if report.words.get("lost_words"):
+        warnings.append(words_lost(report.words))
     lost = {name: report.words.get(f"cut_off_{name}", 0) for name in ("teacher", "student")}
-    if any(lost.values()):
+    if any(lost.values()) and "lost_words" not in report.words:
         warnings.append(
             f"Of {report.words['words']} words {lost['teacher']} were cut off for the teacher and {lost['student']} "
             f"for the student, at the longest that each reads; all are scored on the {report.words['scored']} labelled "
@@ -119,6 +121,24 @@ def report_warnings(
     return warnings
 
 
+def words_lost(words: Mapping[str, int]) -> str:
+    """What the student did not read of a tagged test set.
+
+    Args:
+        words: of the report.
+
+    >>> words_lost({"words": 90, "scored": 80, "lost_words": 8, "entities": 9, "lost_entities": 2}).partition(':')[0]
+    'Of 80 labelled words the student did not read 8, nor 2 of 9 entities whole'
+    """
+    entities = ""
+    if "entities" in words:
+        entities = f", nor {words['lost_entities']:,} of {words['entities']:,} entities whole"
+    return (
+        f"Of {words['scored']:,} labelled words the student did not read {words['lost_words']:,}{entities}: they lie "
+        "beyond the longest sentence that it reads, and are scored as wrong."
+    )
+
+
 def leak(texts: Sequence[Any], training_texts: Iterable[Any]) -> str | None:
     """A warning where test texts were trained on; None where none was.
 
@@ -131,6 +151,6 @@ def leak(texts: Sequence[Any], training_texts: Iterable[Any]) -> str | None:
         return None
     return (
         f"Of {len(texts)} test texts {found} ({found / len(texts):.1%}) stand in the training texts too, or nearly so: "
-        "all figures are too good by what was learned by heart. Split the data so that near-duplicates stay on one "
+        "all figures are inflated by memorised texts. Split the data so that near-duplicates stay on one "
         "side."
     )

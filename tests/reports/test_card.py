@@ -357,7 +357,7 @@ def test_a_report_without_baseline_and_controls_has_a_card(report, folder):
     assert "There is no baseline" in card.text
     assert "2× fewer parameters and 2× more time a text" in card.text
     assert "None was chosen for the student" in card.text
-    for missing in ("Gain over", "Read this first", "### By", "calibration error", "misses of 1", "seeds", "onnx"):
+    for missing in ("Gain over", "Read this first", "### By", "calibration error", "Errors (1", "seeds", "onnx"):
         assert missing not in card.text
     assert len(card.data.eval_results) == 2
 
@@ -410,6 +410,9 @@ def test_words_that_were_cut_off_are_told(report, folder):
     assert "3,012 test examples with 9,000 words, of which 8,950 are scored" in text
     assert "cut off at the longest that a model reads were 12 for the teacher and 32 for the student" in text
     assert "0.9700 of 300 words of 20 texts" in text
+    missed = {"lost_words": 30, "entities": 70, "lost_entities": 4}
+    text = render(replace(tagging, words=words | missed), folder).text
+    assert "words that were cut off are scored as wrong, 4 of 70 entities as missed" in text
     assert "word: `unseen` | 1,718 words |" in text
 
 
