@@ -35,6 +35,7 @@ TESTED_BY = {
     "recipes.overrides": "recipes/test_recipe.py",
     "recipes.steps": "recipes/test_run.py",
     "recipes.training": "recipes/test_run.py",
+    "reports.comparison": "reports/test_classification.py",
     "reports.card_tables": "reports/test_card.py",
     "reports.report": "reports/test_card.py",
     "reports.texts": "reports/test_generation.py",
