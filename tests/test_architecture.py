@@ -24,6 +24,7 @@ ALIASES = ("provenance",)
 TESTED_BY = {
     "data.assistant_tokens": "data/test_language_modeling.py",
     "data.config": "recipes/test_recipe.py",
+    "data.delimited": "data/test_files.py",
     "data.labelled": "data/test_splits.py",
     "data.labels": "data/test_splits.py",
     "data.near_duplicates": "data/test_splits.py",
