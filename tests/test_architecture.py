@@ -24,6 +24,7 @@ ALIASES = ("provenance",)
 TESTED_BY = {
     "data.assistant_tokens": "data/test_language_modeling.py",
     "data.config": "recipes/test_recipe.py",
+    "data.delimited": "data/test_files.py",
     "data.labelled": "data/test_splits.py",
     "data.labels": "data/test_splits.py",
     "data.near_duplicates": "data/test_splits.py",
@@ -35,6 +36,7 @@ TESTED_BY = {
     "recipes.overrides": "recipes/test_recipe.py",
     "recipes.steps": "recipes/test_run.py",
     "recipes.training": "recipes/test_run.py",
+    "reports.comparison": "reports/test_classification.py",
     "reports.card_tables": "reports/test_card.py",
     "reports.report": "reports/test_card.py",
     "reports.texts": "reports/test_generation.py",
