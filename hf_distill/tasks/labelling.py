@@ -441,7 +441,11 @@ class LabellingTask(RecipeTask):
             keep_in_memory=True,
             desc="Label",
         )
-        return self.decisions(*self._on(train(name, labelled), self.read(self.splits.test)))
+        return self.test_decisions(train(name, labelled))
+
+    def test_decisions(self, loaded: Loaded) -> Any:
+        """A model's class for each test row, or for each word of it."""
+        return self.decisions(*self._on(loaded, self.read(self.splits.test)))
 
     @staticmethod
     def _on(loaded: Loaded, rows: datasets.Dataset) -> tuple[PreTrainedModel, datasets.Dataset, Any]:

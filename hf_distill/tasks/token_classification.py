@@ -11,8 +11,10 @@ from hf_distill.columns import LOGITS, TEACHER_WORD_STARTS, WORD_STARTS
 from hf_distill.data.labelled import Splits
 from hf_distill.data.tokenization import words_cut_off
 from hf_distill.evaluation.controls import crf_tagger, most_frequent_tag
+from hf_distill.evaluation.predictions import UNREAD, WORD_LABELS
 from hf_distill.evaluation.predictor import predict_tags
 from hf_distill.problems import IGNORE_INDEX
+from hf_distill.tasks.base import Loaded
 from hf_distill.tasks.labelling import Control, LabellingTask
 
 MANY_SENTENCES = 10_000
@@ -55,6 +57,11 @@ class TokenClassification(LabellingTask):
         """A model's class for each word."""
         return predict_tags(model, rows, tokenizer)
 
+    def test_decisions(self, loaded: Loaded) -> Any:
+        """A model's class for each word of the test sentences; words that it does not read are marked."""
+        pairs = zip(super().test_decisions(loaded), self.splits.test["words"], strict=True)
+        return [[*found, *[UNREAD] * (len(words) - len(found))] for found, words in pairs]
+
     def relabelled(self, row: dict[str, Any], answer: Any, keep_known: bool) -> Any:
         """The class numbers of a row's tokens, one at each word's first piece."""
         known = row["labels"]
@@ -73,6 +80,10 @@ class TokenClassification(LabellingTask):
             for words in self.splits.test["words"]
         ]
         return made
+
+    def for_comparison(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Rows as `compare` reads them, with the labels of all words, those that a model cuts off among them."""
+        return super().for_comparison(rows).add_column(WORD_LABELS, rows["label"])
 
     @property
     def raw_texts(self) -> list[Any]:
