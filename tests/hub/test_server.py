@@ -528,7 +528,8 @@ def test_a_trainers_card_tells_the_objective(hub, published):
 
 
 def push_with_the_card_of_a_report(folder: Path, repo_id: str) -> None:
-    card = '---\ntags:\n- hf_distill\n---\n# Measured\n```python\npipeline("text-classification", "student")\n```\n'
+    usage = Usage("text-classification", "student", on_hub=False, example=["So"]).block
+    card = f"---\ntags:\n- hf_distill\n---\n# Measured\n{usage}\n"
     folder.mkdir()
     (folder / "README.md").write_text(card)
     trainer(folder, hub_model_id=repo_id, save_strategy="no").push_to_hub()
