@@ -39,12 +39,12 @@ class EvaluatingTrainer(PublishingTrainer):
     ) -> tuple[dict[str, Term], Any]:
         raise NotImplementedError
 
-    def _get_dataloader(self, dataset: Any, *arguments: Any, is_training: bool = False, **kwargs: Any) -> Any:
+    def _get_dataloader(self, dataset: Any, *arguments: Any, **kwargs: Any) -> Any:
         """`Trainer`'s; of a stream that several processes read each gets its share of every batch."""
         if self._distils:
-            workers = 0 if is_training else self.args.dataloader_num_workers
+            workers = 0 if kwargs.get("is_training") else self.args.dataloader_num_workers
             dataset = counted(dataset, self.accelerator, workers)
-        return super()._get_dataloader(dataset, *arguments, is_training=is_training, **kwargs)
+        return super()._get_dataloader(dataset, *arguments, **kwargs)
 
     def evaluation_loop(
         self,

@@ -25,7 +25,7 @@ def read_in_processes(accelerator: Accelerator, datasets: Iterable[Any]) -> None
         settings.dispatch_batches = False
 
 
-class CountedStream(IterableDataset):  # type: ignore[type-arg]
+class CountedStream(IterableDataset):
     """A stream that knows how many rows it had, once it was read.
 
     Processes that read a stream themselves fill the last batch up with rows of the first one. Accelerate drops those
@@ -83,6 +83,7 @@ def note_rows_of_last_batch(accelerator: Accelerator) -> None:
         accelerator: that is about to gather a batch of an evaluation.
     """
     loader = accelerator.gradient_state.active_dataloader
-    stream = getattr(getattr(loader, "dataset", None), "dataset", None)
+    shard = getattr(loader, "dataset", None)
+    stream = getattr(shard, "dataset", None)
     if isinstance(stream, CountedStream) and stream.number is not None and loader.end_of_dataloader:
-        loader.remainder = stream.number % loader.total_batch_size
+        loader.remainder = stream.number % (shard.batch_size * shard.num_processes)

@@ -31,7 +31,7 @@ def test_processes_read_streams_themselves_unless_the_user_chose():
 def test_the_last_batch_has_the_rows_that_are_left():
     stream = counted(tiny_rows(21).to_iterable_dataset(), SimpleNamespace(num_processes=2, dispatch_batches=False), 0)
     shard = IterableDatasetShard(stream, batch_size=4, num_processes=2, process_index=1)
-    loader = SimpleNamespace(dataset=shard, end_of_dataloader=False, remainder=-1, total_batch_size=8)
+    loader = SimpleNamespace(dataset=shard, end_of_dataloader=False, remainder=-1)
     accelerator = SimpleNamespace(gradient_state=SimpleNamespace(active_dataloader=loader))
     assert len(list(shard)) == 12
     note_rows_of_last_batch(accelerator)
