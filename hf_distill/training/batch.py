@@ -16,7 +16,7 @@ COMPANIONS = ("attention_mask", "token_type_ids", "position_ids")  # one entry a
 
 
 class Batch:
-    """What the objective needs of a collated batch; each part is derived when it is first asked for.
+    """What the objective needs of a collated batch; each part is derived at its first use.
 
     Args:
         inputs: the whole batch, the teacher's columns included.

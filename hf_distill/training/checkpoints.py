@@ -41,9 +41,9 @@ def last_whole_checkpoint(folder: str | Path, resumable: bool = True, sharded: b
             return str(path)
         faults[path.name] = fault
     if faults:
-        told = "; ".join(f"{name}: {reason}" for name, reason in faults.items())
+        found = "; ".join(f"{name}: {reason}" for name, reason in faults.items())
         raise ValueError(
-            f"No checkpoint in {folder} is whole ({told}). Delete the damaged ones and start anew, or name a folder by "
+            f"No checkpoint in {folder} is whole ({found}). Delete the damaged ones and start anew, or name a folder: "
             "resume_from_checkpoint=..."
         )
     return None

@@ -152,6 +152,25 @@ class Alignment:
         return {name: value[..., :shared] for name, value in targets.items()}, shared
 
 
+def check_alignment(named: Mapping[str, Any], alignment: Alignment, loss: str) -> None:
+    """Raise where the teacher's outputs would not belong to the items of a data set.
+
+    Args:
+        named: see `named_datasets`. A set whose columns are unknown is judged by its batches.
+        alignment: of student and teacher.
+        loss: the name of the soft target loss.
+    """
+    if not named and alignment.teachers:
+        alignment.check((), loss)
+    for name, dataset in named.items():
+        known = columns.column_names([dataset])
+        if known and (alignment.teachers or any(columns.is_output(each) for each in known)):
+            try:
+                alignment.check(known, loss)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+
 def check_teacher(settings: Objective, teacher: LiveTeacher | None, train_columns: set[str]) -> None:
     """Raise where soft targets are wanted and there are none.
 

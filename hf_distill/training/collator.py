@@ -88,7 +88,7 @@ class TeacherColumnsCollator:
             elif name in (WORD_STARTS, TEACHER_WORD_STARTS) or (is_output(name) and not name.endswith(SCALE)):
                 if TEACHER_LABELS in batch and name in SOFT_TARGETS:
                     self._check_targets(rows, name)
-                batch[name] = self._stack([numbers(row, name) for row in rows], name, batch)
+                batch[name] = self._stack([numbers(row, name) for row in rows], name, batch, rows)
         return batch
 
     def _pad_inputs(self, rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
@@ -109,7 +109,7 @@ class TeacherColumnsCollator:
         length = max(map(len, labels))
         if not self.in_decoder:
             for row in labels:
-                row[:1] = IGNORED  # nothing comes before it to say it, unless padding on the left would
+                row[:1] = IGNORED  # no position is before it, or one of padding
         if not self.in_decoder and PREFIX + "input_ids" in batch:
             if any(len(row[TEACHER_LABELS]) != len(row[PREFIX + "input_ids"]) for row in rows):
                 raise ValueError(
@@ -124,12 +124,12 @@ class TeacherColumnsCollator:
         # A decoder reads its labels moved by one: padding on their left would come between.
         return "right" if self.in_decoder else getattr(self.processing_class, "padding_side", "right")
 
-    def _stack(self, tensors: list[Tensor], name: str, batch: dict[str, Any]) -> Tensor:
+    def _stack(self, tensors: list[Tensor], name: str, batch: dict[str, Any], rows: list[dict[str, Any]]) -> Tensor:
         """One column of a batch; a column with a row a position takes the length and the side of what it belongs to."""
         of_positions = tensors[0].dim() > 1 or name in (WORD_STARTS, TEACHER_WORD_STARTS, TAIL, TOP_K_IDS, TOP_K_LOGITS)
         if not of_positions or tensors[0].dim() == 0:
             return torch.stack(tensors)
-        side = self._teacher_side
+        sides = [self._teacher_side] * len(rows)
         if name == TEACHER_WORD_STARTS:  # with cached outputs there may be no inputs of the teacher to line up with
             positions = batch.get(PREFIX + "input_ids", torch.empty(1, 0))
         elif TEACHER_LABELS in batch and name != WORD_STARTS:
@@ -140,10 +140,24 @@ class TeacherColumnsCollator:
             labels = batch.get("labels")
             at_labels = self.per_position and labels is not None and labels.dim() > 1
             positions = labels if at_labels else batch["input_ids"]
-            side = getattr(getattr(self.collator, "tokenizer", None), "padding_side", "right")
+            sides = self._student_sides(rows, batch)
         length = max(*(len(tensor) for tensor in tensors), positions.shape[1])
         fill = IGNORED if name in (WORD_STARTS, TEACHER_WORD_STARTS) else 0
-        return torch.stack([_pad_to(tensor, length, side, fill) for tensor in tensors])
+        return torch.stack([_pad_to(each, length, side, fill) for each, side in zip(tensors, sides, strict=True)])
+
+    def _student_sides(self, rows: list[dict[str, Any]], batch: dict[str, Any]) -> list[str]:
+        """The side that each row was padded on, read from where its own tokens (or a decoder's targets) are."""
+        otherwise = getattr(getattr(self.collator, "tokenizer", None), "padding_side", "right")
+        name = "labels" if self.in_decoder else "input_ids"
+        if name not in batch or name not in rows[0]:
+            return [otherwise] * len(rows)
+        sides = []
+        for padded, row in zip(batch[name].tolist(), rows, strict=True):
+            original = torch.as_tensor(row[name]).tolist()
+            begins = padded[: len(original)] == original
+            ends = padded[len(padded) - len(original) :] == original
+            sides.append(otherwise if begins == ends else "right" if begins else "left")
+        return sides
 
     def _stack_words(self, rows: list[dict[str, Any]], name: str) -> Tensor:
         for row in rows:
@@ -152,10 +166,10 @@ class TeacherColumnsCollator:
                     f"{name} has {len(row[name])} rows for a sentence of which the teacher reads {words} words: "
                     "for tagging a cache holds one row a word. Make it with cache_teacher_outputs on these very rows."
                 )
-        said = [numbers(row, name) for row in rows]
-        shape = next((tensor.shape[1:] for tensor in said if len(tensor)), torch.Size())
-        # A sentence without words has an empty list, which knows nothing of classes.
-        return pad_sequence([tensor if len(tensor) else tensor.new_zeros(0, *shape) for tensor in said], True)
+        logits = [numbers(row, name) for row in rows]
+        shape = next((tensor.shape[1:] for tensor in logits if len(tensor)), torch.Size())
+        # A sentence without words has an empty list, without the number of classes.
+        return pad_sequence([tensor if len(tensor) else tensor.new_zeros(0, *shape) for tensor in logits], True)
 
     def _check_targets(self, rows: list[dict[str, Any]], name: str) -> None:
         for row in rows:

@@ -17,7 +17,7 @@ from hf_distill.training.streams import counted, note_rows_of_last_batch
 
 
 class EvaluatingTrainer(PublishingTrainer):
-    """`transformers.Trainer` that evaluates the terms of the objective; `DistillationTrainer` says which."""
+    """`transformers.Trainer` that evaluates the terms of the objective; `DistillationTrainer` computes them."""
 
     task: Task
     teacher: Any
@@ -108,7 +108,11 @@ class EvaluatingTrainer(PublishingTrainer):
             return loss, None, None
         if getattr(self.args, "predict_with_generate", False):
             # Without labels and what was made of them, Seq2SeqTrainer generates and computes no loss of its own.
-            read = {name: value for name, value in batch.student_inputs.items() if "decoder" not in name}
+            read = {
+                name: value
+                for name, value in batch.student_inputs.items()
+                if name in batch.inputs and "decoder" not in name
+            }
             _, generated, _ = super().prediction_step(model, read, False, ignore_keys, **kwargs)
             return loss, generated, batch.inputs.get("labels")
         return loss, None if logits is None else logits.detach(), batch.inputs.get("labels")

@@ -20,7 +20,7 @@ from hf_distill.hub.redaction import shareable
 
 logger = logging.get_logger(__name__)
 
-# How `Trainer`'s draft begins, and what it says of data that it does not know.
+# How `Trainer`'s draft begins, and what it writes of unknown data.
 ORIGIN = re.compile(
     r"^This model (?:was trained from scratch|is a fine-tuned version of \[(.*?)\]\(.*?\)) on (.*)\.$", re.MULTILINE
 )
@@ -28,7 +28,7 @@ UNKNOWN_DATA = ("an unknown dataset", "the None dataset")
 
 
 class Uploads(HfApi):
-    """The Hub's client as `Trainer` uses it, whose uploads leave here what `hub.NOT_PUSHED` names."""
+    """The Hub's client as `Trainer` uses it, whose uploads leave out what `hub.NOT_PUSHED` names."""
 
     def upload_folder(  # type: ignore[override]  # what Trainer passes
         self,
@@ -86,7 +86,7 @@ class PublishingTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Publish a checkpoint as `Trainer` does, with the student's own code, and never over a running upload.
 
-        `Trainer` copies only configuration and weights, and nobody could load that. With `hub_always_push` it also
+        `Trainer` copies only configuration and weights, which cannot be loaded. With `hub_always_push` it also
         overwrites files while they are uploaded: that commit is lost, or has the weights of a later step.
         """
         if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
@@ -99,7 +99,7 @@ class PublishingTrainer(Trainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _finish_current_push(self) -> None:
-        """Wait as `Trainer` does, and say what went wrong: an expired token would only show after the training."""
+        """Wait as `Trainer` does, and warn of a failed push: an expired token would only show after the training."""
         super()._finish_current_push()
         pushing = getattr(self, "push_in_progress", None)
         for job in pushing.jobs if pushing is not None else ():
@@ -135,7 +135,7 @@ class PublishingTrainer(Trainer):
             start = card.data.get("base_model")
             card.data["base_model"] = [*([start] if start else []), *teachers]
             card.data["base_model_relation"] = "finetune"
-        card.text = ORIGIN.sub(lambda told: _origin(told[1], told[2], teachers), card.text, count=1)
+        card.text = ORIGIN.sub(lambda found: _origin(found[1], found[2], teachers), card.text, count=1)
         card.save(path)
 
 
@@ -146,7 +146,7 @@ def _is_of_report(path: Path) -> bool:
 
 def _origin(start: str | None, data: str, teachers: Sequence[str]) -> str:
     """The draft's first sentence; of a student without a start of its own `Trainer` makes up one, as of the data."""
-    told = f"fine-tuned version of [{start}](https://huggingface.co/{start})" if start else "student"
+    origin = f"fine-tuned version of [{start}](https://huggingface.co/{start})" if start else "student"
     if teachers:
-        told += f", distilled from {' and '.join(f'[{name}](https://huggingface.co/{name})' for name in teachers)}"
-    return f"This model is a {told}{'' if data in UNKNOWN_DATA else f' on {data}'}."
+        origin += f", distilled from {' and '.join(f'[{name}](https://huggingface.co/{name})' for name in teachers)}"
+    return f"This model is a {origin}{'' if data in UNKNOWN_DATA else f' on {data}'}."

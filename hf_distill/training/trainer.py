@@ -189,12 +189,8 @@ class DistillationTrainer(EvaluatingTrainer):
         checks.check_cached_temperatures(named, settings)
         names = columns.column_names([self.train_dataset])
         checks.check_teacher(settings, self.teacher, names)
-        for dataset in named.values() or [None]:
-            known = columns.column_names([dataset])  # without any, the first batch will tell
-            with_teacher = self.teacher is not None or any(columns.is_output(name) for name in known)
-            judged = bool(known) or dataset is None
-            if judged and with_teacher and settings.wants_soft_targets and self._comparable:
-                self.alignment.check(known, settings.soft_target_loss)
+        if settings.wants_soft_targets and self._comparable:
+            checks.check_alignment(named, self.alignment, settings.soft_target_loss)
         checks.check_matchings(self._matching, self.teacher, names)
         checks.check_router(self.model)
 
@@ -294,7 +290,7 @@ class DistillationTrainer(EvaluatingTrainer):
         if resume_from_checkpoint is True:
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
             found = last_whole_checkpoint(str(self.args.output_dir), not self.args.save_only_model, sharded)
-            resume_from_checkpoint = found or True  # without any, Trainer tells
+            resume_from_checkpoint = found or True  # without any, Trainer raises
         try:
             output = super().train(resume_from_checkpoint, *arguments, **kwargs)
         finally:
@@ -420,7 +416,7 @@ class DistillationTrainer(EvaluatingTrainer):
         """The terms that have items in this batch, and the student's output."""
         attached = None if evaluating else self._attached
         problem = self.task.problem_type(self.model.config, batch.labels)
-        soft_targets = self._ask_teacher(batch, attached, problem) if weights.soft > 0 or attached is not None else {}
+        soft_targets = self._soft_targets(batch, attached, problem) if weights.soft > 0 or attached is not None else {}
         if columns.TEMPERATURE in batch.inputs:
             checks.check_temperature(batch.inputs[columns.TEMPERATURE], weights)
         self._check_packed_rows(batch.inputs)
@@ -447,7 +443,7 @@ class DistillationTrainer(EvaluatingTrainer):
             inputs = add_decoder_inputs(inputs, self.model)
         return inputs
 
-    def _ask_teacher(self, batch: Batch, attached: AttachedMatchings | None, problem: str) -> dict[str, Tensor]:
+    def _soft_targets(self, batch: Batch, attached: AttachedMatchings | None, problem: str) -> dict[str, Tensor]:
         """The soft targets: the cached columns where the batch has some, else the live teacher's logits."""
         soft_targets = dict(batch.cached)
         if self.settings.wants_soft_targets:

@@ -146,3 +146,33 @@ def test_it_is_the_collator_it_holds(tokenizers):
     assert made.tokenizer is tokenizers[0]
     again = pickle.loads(pickle.dumps(made))  # worker processes get a copy
     assert torch.equal(again(rows(2))["input_ids"], made(rows(2))["input_ids"])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["input_ids", "labels"])
+def test_the_side_of_padding_is_read_from_the_batch(side, name):
+    """Of a collator without a tokenizer to ask, the labels of a decoder included."""
+
+    def padded(rows):
+        fill = {"labels": -100}
+        batch = {}
+        for column in ("input_ids", "attention_mask", "labels"):
+            longest = max(len(row[column]) for row in rows)
+            padding = [[fill.get(column, 0)] * (longest - len(row[column])) for row in rows]
+            parts = [
+                (p, row[column]) if side == "left" else (row[column], p) for p, row in zip(padding, rows, strict=True)
+            ]
+            batch[column] = torch.tensor([[*first, *second] for first, second in parts])
+        return batch
+
+    rows = [
+        {
+            "input_ids": list(range(5, 5 + length)),
+            "attention_mask": [1] * length,
+            "labels": list(range(5, 5 + length)),
+            "teacher_logits": [[float(place)] for place in range(5, 5 + length)],
+        }
+        for length in (2, 4, 3)
+    ]
+    batch = TeacherColumnsCollator(padded, in_decoder=name == "labels")(rows)
+    assert torch.equal(batch["teacher_logits"].squeeze(-1).long(), batch[name].clamp(min=0))
