@@ -82,8 +82,8 @@ def note_rows_of_last_batch(accelerator: Accelerator) -> None:
     Args:
         accelerator: that is about to gather a batch of an evaluation.
     """
-    loader = accelerator.gradient_state.active_dataloader
-    shard = getattr(loader, "dataset", None)
+    loader: Any = accelerator.gradient_state.active_dataloader
+    shard: Any = getattr(loader, "dataset", None)
     stream = getattr(shard, "dataset", None)
     if isinstance(stream, CountedStream) and stream.number is not None and loader.end_of_dataloader:
         loader.remainder = stream.number % (shard.batch_size * shard.num_processes)
