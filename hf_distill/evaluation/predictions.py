@@ -13,6 +13,7 @@ from hf_distill import columns
 from hf_distill.evaluation.counts import Items, span_counts
 from hf_distill.evaluation.predictor import Predictor, check_finite, predict_logits, predict_word_logits
 from hf_distill.metrics import IGNORE_INDEX
+from hf_distill.tag_schemes import tag_scheme
 
 # For tagging, the class number of every word of a sentence, also of those beyond the longest that a model reads.
 WORD_LABELS = "word_labels"
@@ -238,8 +239,7 @@ def lost(decisions: np.ndarray, labels: np.ndarray, items: Items) -> dict[str, i
     """
     unread = decisions == UNREAD
     found = {"lost_words": int((unread & (labels != IGNORE_INDEX)).sum())}
-    entity_tags = any(name.startswith(("B-", "I-")) for name in items.names)
-    if not entity_tags or importlib.util.find_spec("seqeval") is None:
+    if tag_scheme(items.names) is None or importlib.util.find_spec("seqeval") is None:
         return found
     whole = np.where(labels == IGNORE_INDEX, UNREAD, labels)
     read = np.where(unread, UNREAD, whole)

@@ -306,15 +306,8 @@ class LabellingTask(RecipeTask):
     @cached_property
     def teacher_logits(self) -> TeacherLogits:
         """What the teachers predict."""
-        return TeacherLogits(
-            self.settings,
-            self.models,
-            self.classes,
-            lambda: self.teacher_classes,
-            self.splits.validation,
-            self.read,
-            self.notes,
-        )
+        classes = self.classes, lambda: self.teacher_classes
+        return TeacherLogits(self.settings, self.models, *classes, self.splits.validation, self.read, self.notes)
 
     @cached_property
     def folds(self) -> np.ndarray:
@@ -390,7 +383,7 @@ class LabellingTask(RecipeTask):
         """
 
     @abstractmethod
-    def decisions(self, model: PreTrainedModel, rows: datasets.Dataset, tokenizer: Any) -> Any:
+    def decisions(self, loaded: Loaded, rows: datasets.Dataset) -> Any:
         """A model's class for each row, or for each word of it."""
 
     @abstractmethod
@@ -433,7 +426,7 @@ class LabellingTask(RecipeTask):
             tokenized = with_outputs.remove_columns(outputs)
         else:
             tokenized = self.distillation_rows()
-            answers = self.decisions(*self._on(self.models.load(baseline), tokenized))
+            answers = self.decisions(self.models.load(baseline), tokenized)
         keep_known = name == SELF_TRAINING
         labelled = tokenized.map(
             lambda row, number: {"labels": self.relabelled(row, answers[number], keep_known)},
@@ -445,11 +438,7 @@ class LabellingTask(RecipeTask):
 
     def test_decisions(self, loaded: Loaded) -> Any:
         """A model's class for each test row, or for each word of it."""
-        return self.decisions(*self._on(loaded, self.read(self.splits.test)))
-
-    @staticmethod
-    def _on(loaded: Loaded, rows: datasets.Dataset) -> tuple[PreTrainedModel, datasets.Dataset, Any]:
-        return loaded[0], rows, loaded[1]
+        return self.decisions(loaded, self.read(self.splits.test))
 
     # The end
 

@@ -6,13 +6,14 @@ from typing import Any
 import datasets
 import numpy as np
 from scipy.special import softmax
-from transformers import DataCollatorWithPadding, PreTrainedModel
+from transformers import DataCollatorWithPadding
 
 from hf_distill.columns import LOGITS
 from hf_distill.data.labelled import TEXTS, Splits, texts_of
 from hf_distill.evaluation.controls import majority_class, tfidf_logistic_regression
 from hf_distill.evaluation.predictor import predict_classes
 from hf_distill.problems import IGNORE_INDEX
+from hf_distill.tasks.base import Loaded
 from hf_distill.tasks.labelling import SINGLE_LABEL, Control, LabellingTask
 
 
@@ -41,8 +42,9 @@ class TextClassification(LabellingTask):
         texts = list(texts_of(self.all_texts))
         return tfidf_logistic_regression(texts, None, *_judged(self.splits), soft_labels=soft)
 
-    def decisions(self, model: PreTrainedModel, rows: datasets.Dataset, tokenizer: Any) -> Any:
+    def decisions(self, loaded: Loaded, rows: datasets.Dataset) -> Any:
         """A model's class for each row."""
+        model, tokenizer = loaded
         return predict_classes(model, rows, tokenizer)
 
     def relabelled(self, row: dict[str, Any], answer: Any, keep_known: bool) -> Any:

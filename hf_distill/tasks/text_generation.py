@@ -129,6 +129,7 @@ class TextGeneration(GenerativeTask):
             quote=settings.compare.quote,
             detailed_costs=settings.compare.detailed_costs,
             teacher_floor=settings.teacher.floor,
+            validation_rows=len(self.splits.validation),
             resamples=settings.compare.resamples,
             seed=settings.seed,
         )

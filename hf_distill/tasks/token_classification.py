@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import DataCollatorForTokenClassification, PreTrainedModel
+from transformers import DataCollatorForTokenClassification
 
 from hf_distill.columns import LOGITS, TEACHER_WORD_STARTS, WORD_STARTS
 from hf_distill.data.labelled import Splits
@@ -53,8 +53,9 @@ class TokenClassification(LabellingTask):
         validation = self.splits.validation["words"], self.splits.validation["label"]
         return crf_tagger(words, found, *validation, self.splits.test["words"], algorithm="ap")
 
-    def decisions(self, model: PreTrainedModel, rows: datasets.Dataset, tokenizer: Any) -> Any:
+    def decisions(self, loaded: Loaded, rows: datasets.Dataset) -> Any:
         """A model's class for each word."""
+        model, tokenizer = loaded
         return predict_tags(model, rows, tokenizer)
 
     def test_decisions(self, loaded: Loaded) -> Any:

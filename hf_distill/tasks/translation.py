@@ -214,6 +214,7 @@ class Translation(GenerativeTask):
             quote=settings.compare.quote,
             detailed_costs=settings.compare.detailed_costs,
             teacher_floor=settings.teacher.floor,
+            validation_rows=len(self.splits.validation),
             resamples=settings.compare.resamples,
             seed=settings.seed,
         )
