@@ -15,6 +15,20 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 after an error that the user can fix, which is printed without a traceback.
     """
+    parser = _parser()
+    arguments, overrides = parser.parse_known_args(words)
+    if arguments.command != "run" and overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    try:
+        if arguments.command == "run":
+            return _run(arguments, overrides)
+        return _push(arguments) if arguments.command == "push" else _space(arguments)
+    except (ValueError, OSError, ImportError) as error:  # OSError: no such file, model or data set, or no network
+        sys.stderr.write(f"hf-distill: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-distill", description="Distil a teacher into a small student and publish it."
     )
@@ -57,47 +71,48 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     space_words.add_argument("--push", metavar="USER/NAME", help="publish it as a Space")
     space_words.add_argument("--public", action="store_true", help="make it public (default: private)")
-    arguments, overrides = parser.parse_known_args(words)
-    if arguments.command != "run" and overrides:
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    return parser
 
-    try:
-        # Imported here to keep --help fast.
-        if arguments.command == "push":
-            from hf_distill.hub.cache import check_cache, push_cache
-            from hf_distill.hub.push import push, repo_id_of
 
-            private = not arguments.public
-            if arguments.with_cache:
-                check_cache(arguments.folder)  # before anything is published
-            repo_id = arguments.repo_id or repo_id_of(arguments.folder)
-            sys.stdout.write(f"{push(arguments.folder, repo_id, private=private)}\n")
-            if arguments.with_cache:
-                sys.stdout.write(f"{push_cache(arguments.folder, repo_id, private=private)}\n")
-        elif arguments.command == "space":
-            from hf_distill.space.build import push_space, write_space
+# What the commands need is imported in them, to keep --help fast.
 
-            written = write_space(
-                arguments.folder, arguments.output, teacher=arguments.teacher, examples=arguments.example
-            )
-            sys.stdout.write(f"{written}: python {written / 'app.py'}\n")
-            if arguments.push is not None:
-                sys.stdout.write(f"{push_space(written, arguments.push, private=not arguments.public)}\n")
-        else:
-            import rich
-            from transformers.utils import logging
 
-            from hf_distill.recipes.recipe import Recipe
-            from hf_distill.recipes.run import plan_recipe, run_recipe
+def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    import rich
+    from transformers.utils import logging
 
-            logging.set_verbosity_error()
-            recipe = Recipe.load(arguments.recipe, overrides)
-            if arguments.dry_run:
-                planned = plan_recipe(recipe, verify=arguments.verify)
-                rich.print(planned.details())
-                return 1 if planned.refusals else 0
-            run_recipe(recipe, only=arguments.only, verify=arguments.verify)
-    except (ValueError, OSError, ImportError) as error:  # OSError: no such file, model or data set, or no network
-        sys.stderr.write(f"hf-distill: {error}\n")
-        return 1
+    from hf_distill.recipes.recipe import Recipe
+    from hf_distill.recipes.run import plan_recipe, run_recipe
+
+    logging.set_verbosity_error()
+    recipe = Recipe.load(arguments.recipe, overrides)
+    if arguments.dry_run:
+        planned = plan_recipe(recipe, verify=arguments.verify)
+        rich.print(planned.details())
+        return 1 if planned.refusals else 0
+    run_recipe(recipe, only=arguments.only, verify=arguments.verify)
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from hf_distill.hub.cache import check_cache, push_cache
+    from hf_distill.hub.push import push, repo_id_of
+
+    private = not arguments.public
+    if arguments.with_cache:
+        check_cache(arguments.folder)  # before anything is published
+    repo_id = arguments.repo_id or repo_id_of(arguments.folder)
+    sys.stdout.write(f"{push(arguments.folder, repo_id, private=private)}\n")
+    if arguments.with_cache:
+        sys.stdout.write(f"{push_cache(arguments.folder, repo_id, private=private)}\n")
+    return 0
+
+
+def _space(arguments: argparse.Namespace) -> int:
+    from hf_distill.space.build import push_space, write_space
+
+    written = write_space(arguments.folder, arguments.output, teacher=arguments.teacher, examples=arguments.example)
+    sys.stdout.write(f"{written}: python {written / 'app.py'}\n")
+    if arguments.push is not None:
+        sys.stdout.write(f"{push_space(written, arguments.push, private=not arguments.public)}\n")
     return 0

@@ -111,29 +111,34 @@ def cache_teacher_outputs(
         loaded = load_teacher(teacher_model, TASKS[task].auto_class)
     teacher = LiveTeacher(loaded, processes.device)
     classes = check_teacher(teacher, task, layout, teacher_processing_class)
-
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"output_dir: expected a folder, and {output_dir} is a file. Choose another name.")
     read = names_read(names, task)
-    options = {
-        "task": task,
-        "top_k": top_k,
-        "temperature": temperature,
-        "dtype": dtype,
-        "hidden_layers": list(hidden_layers),
-        "bf16": bf16,
-        "shard_size": shard_size,
-        "keeps_rows": isinstance(dataset, datasets.IterableDataset),
-    }
-    if teacher.tokens is not None:
-        options["tokens"] = teacher.tokens
+    options = _options(task, layout, shard_size, bf16, isinstance(dataset, datasets.IterableDataset), teacher)
     origin = provenance(teacher, teacher_processing_class, options, read)
     pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
     collate = data_collator or functools.partial(pad, pad_id=pad_id)
     teacher_pass = TeacherPass(teacher, task, layout, collate, batch_size, bf16)
     work = _CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
     return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
+
+
+def _options(
+    task: str, layout: Layout, shard_size: int, bf16: bool, keeps_rows: bool, teacher: LiveTeacher
+) -> dict[str, Any]:
+    """The options of a pass that its outputs depend on, for the record of the cache."""
+    options = {
+        "task": task,
+        "top_k": layout.top_k,
+        "temperature": layout.temperature,
+        "dtype": layout.dtype,
+        "hidden_layers": list(layout.hidden_layers),
+        "bf16": bf16,
+        "shard_size": shard_size,
+        "keeps_rows": keeps_rows,
+    }
+    return options if teacher.tokens is None else options | {"tokens": teacher.tokens}
 
 
 # The pass

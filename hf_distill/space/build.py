@@ -104,14 +104,45 @@ def write_space(
             "examples": [[example] for example in examples],
         },
     )
-    torch_version = torch.__version__.split("+")[0]
     named = [model["path"] for model in models if not model["trusted"]]
+    _write_requirements(temporary, named, task)
+    _write_readme(temporary, known, title, summary, named)
+    for path in temporary.iterdir():  # other files of an existing Space are kept
+        target = output / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    temporary.rmdir()
+    return output
+
+
+def _write_requirements(folder: Path, named: Sequence[str], task: str) -> None:
+    """Pin what the app was written with.
+
+    Args:
+        folder: of the app.
+        named: teachers that the app downloads.
+        task: of the models.
+    """
+    torch_version = torch.__version__.split("+")[0]
     needed = [f"gradio=={GRADIO}", f"torch=={torch_version}", f"transformers=={transformers.__version__}"]
     # For Marian's tokenizer and others without tokenizer.json. The files of a translator on the Hub are not known here.
-    if any(temporary.glob("*/*.spm")) or (named and task == "translation"):
+    if any(folder.glob("*/*.spm")) or (named and task == "translation"):
         needed.append(f"sentencepiece=={SENTENCEPIECE}")
-    (temporary / "requirements.txt").write_text("".join(f"{each}\n" for each in needed), encoding="utf-8")
-    base = getattr(known, "base_model", None)
+    (folder / "requirements.txt").write_text("".join(f"{each}\n" for each in needed), encoding="utf-8")
+
+
+def _write_readme(folder: Path, card: Any, title: str, summary: str, named: Sequence[str]) -> None:
+    """Write the Space's card.
+
+    Args:
+        folder: of the app.
+        card: metadata of the student's card. None: it has none.
+        title: of the Space.
+        summary: of the student.
+        named: teachers that the app downloads.
+    """
+    base = getattr(card, "base_model", None)
     metadata = SpaceCardData(
         title=title,
         emoji="🎓",
@@ -122,18 +153,11 @@ def write_space(
         python_version=PYTHON,
         app_file="app.py",
         pinned=False,
-        license=getattr(known, "license", None),
-        models=named or ([base] if isinstance(base, str) else None),
+        license=getattr(card, "license", None),
+        models=list(named) or ([base] if isinstance(base, str) else None),
         tags=["knowledge-distillation", "hf_distill"],
     )
-    SpaceCard.from_template(metadata, template_str=README, title=title, summary=summary).save(temporary / "README.md")
-    for path in temporary.iterdir():  # other files of an existing Space are kept
-        target = output / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(path, target)
-    temporary.rmdir()
-    return output
+    SpaceCard.from_template(metadata, template_str=README, title=title, summary=summary).save(folder / "README.md")
 
 
 def push_space(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

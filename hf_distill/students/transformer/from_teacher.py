@@ -51,18 +51,7 @@ def shrink(
     layers = chosen_layers(teacher.config, config, family)
     student_config = shrunk_config(teacher.config, config, family, layers)
     if pieces is not None:
-        student_config.vocab_size = len(pieces)
-        if hasattr(student_config, "decoder_vocab_size"):  # Marian's
-            student_config.decoder_vocab_size = len(pieces)
-        for name, index in special_ids.items():
-            if hasattr(student_config, name):
-                setattr(student_config, name, index)
-        if family.counts_from_padding and student_config.pad_token_id != teacher.config.pad_token_id:
-            raise ValueError(
-                f"Expected a tokenizer whose padding id is the teacher's {teacher.config.pad_token_id}, got "
-                f"{student_config.pad_token_id}: a {teacher.config.model_type} model counts positions from it, so "
-                "all position embeddings would be shifted. Make the tokenizer with student_tokenizer."
-            )
+        _set_vocabulary(student_config, len(pieces), special_ids, teacher.config, family)
     student = type(teacher)(student_config)
     if pieces is None and student.can_generate():
         student.generation_config = copy.deepcopy(teacher.generation_config)
@@ -112,6 +101,24 @@ def shrink(
         if name in parameters:
             carried[name] = ", ".join([sources[name], *words])
     return student, carried
+
+
+def _set_vocabulary(
+    student_config: PreTrainedConfig, size: int, special_ids: dict, teacher_config: PreTrainedConfig, family: Family
+) -> None:
+    """Give a student another vocabulary than its teacher's."""
+    student_config.vocab_size = size
+    if hasattr(student_config, "decoder_vocab_size"):  # Marian's
+        student_config.decoder_vocab_size = size
+    for name, index in special_ids.items():
+        if hasattr(student_config, name):
+            setattr(student_config, name, index)
+    if family.counts_from_padding and student_config.pad_token_id != teacher_config.pad_token_id:
+        raise ValueError(
+            f"Expected a tokenizer whose padding id is the teacher's {teacher_config.pad_token_id}, got "
+            f"{student_config.pad_token_id}: a {teacher_config.model_type} model counts positions from it, so "
+            "all position embeddings would be shifted. Make the tokenizer with student_tokenizer."
+        )
 
 
 def chosen_layers(
