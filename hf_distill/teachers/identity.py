@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hf_distill.models import unwrapped
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher
 
@@ -23,7 +24,7 @@ def weights_hash(teacher: LiveTeacher) -> str:
     """A hash of a teacher's weights, independent of the model's name and folder."""
     digest = hashlib.sha256()
     for member in teacher.members:
-        for name, tensor in sorted(member.state_dict().items()):
+        for name, tensor in sorted(unwrapped(member).state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     if isinstance(teacher.model, TeacherEnsemble):
@@ -57,4 +58,6 @@ def public_name(teacher: LiveTeacher) -> str:
     """The Hub ids of a teacher's members; the class of the first member in place of a local path."""
     # The name of a local folder may reveal something about its owner's machine.
     names = [getattr(member.config, "_name_or_path", "") for member in teacher.members]
-    return " + ".join(name if name and not Path(name).exists() else type(teacher.members[0]).__name__ for name in names)
+    return " + ".join(
+        name if name and not Path(name).exists() else type(unwrapped(teacher.members[0])).__name__ for name in names
+    )
