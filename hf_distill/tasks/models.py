@@ -12,6 +12,7 @@ from hf_distill.environment import optional
 from hf_distill.paths import resolve
 from hf_distill.problems import TASKS
 from hf_distill.tasks.settings import Settings
+from hf_distill.teachers.live import load_teacher
 
 GGUF = ".gguf"
 
@@ -30,6 +31,10 @@ class Models:
         self.initial = self.work / "initial"
         self.source = resolve(settings.teacher.model)
         self.teacher_path: str | Path = self.source if settings.teacher.fine_tune is None else self.folder / "teacher"
+        # A head that was never trained is no teacher of logits; for matchings alone it is not used.
+        self.needs_trained_source = settings.teacher.fine_tune is None and (
+            settings.uses_soft_targets or settings.targets == "sequence"
+        )
         self.initialized = False  # whether `initial` holds the student of this recipe
         self._teacher: tuple[PreTrainedModel, Any] | None = None
 
@@ -56,11 +61,13 @@ class Models:
         Args:
             path: a folder, a Hub id, or one GGUF file.
         """
-        file, options = Path(path), {}
+        file, options = Path(path), dict[str, Any]()
         if str(path).endswith(GGUF):
             optional("gguf", "generation")
             options = {"gguf_file": file.name}
-        model = self.kind.auto_class.from_pretrained(file.parent if options else path, dtype=torch.float32, **options)
+        trained_before = path == self.source and self.needs_trained_source
+        load = load_teacher if trained_before else lambda name, kind, **settings: kind.from_pretrained(name, **settings)
+        model = load(file.parent if options else path, self.kind.auto_class, dtype=torch.float32, **options)
         if getattr(model, "hf_quantizer", None) is not None and options:
             # Its weights are dequantized by now, and can be trained.
             model.hf_quantizer.remove_quantization_config(model)
