@@ -152,6 +152,28 @@ class Alignment:
         return {name: value[..., :shared] for name, value in targets.items()}, shared
 
 
+class PlainCollator:
+    """Any collator of a training without a teacher; refuses rows of unknown columns that hold a teacher's outputs.
+
+    Args:
+        collator: makes a batch of rows.
+    Raises:
+        ValueError: the outputs would be dropped, as columns that the model does not read.
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], Any]) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[Any]) -> Any:
+        outputs = [name for name in rows[0] if columns.is_output(name)] if isinstance(rows[0], Mapping) else []
+        if outputs:
+            raise ValueError(
+                f"The rows have {', '.join(outputs)}, which could not be known beforehand, and with TrainingArguments "
+                "this is Trainer, which would drop them. Pass DistillationArguments to learn from them, or remove them."
+            )
+        return self.collator(rows)
+
+
 def check_alignment(named: Mapping[str, Any], alignment: Alignment, loss: str) -> None:
     """Raise where the teacher's outputs would not belong to the items of a data set.
 

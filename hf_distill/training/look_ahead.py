@@ -20,7 +20,8 @@ def first_rows(dataset: Any, number: int) -> tuple[list[Any], Any]:
     Returns:
         The rows, and the data set itself or, for a stream that does not begin anew, one that yields all of its rows.
     """
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+    by_number = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if by_number and not isinstance(dataset, IterableDataset):  # torch's has a __getitem__ that raises
         return [dataset[index] for index in range(min(number, len(dataset)))], dataset
     begun = iter(dataset)
     rows = list(itertools.islice(begun, number))

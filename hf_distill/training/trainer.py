@@ -207,6 +207,10 @@ class DistillationTrainer(EvaluatingTrainer):
             self._signature_columns: Any
             self._signature_columns += sorted(wanted - set(self._signature_columns))
 
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        collator = super()._get_collator_with_removed_columns(data_collator, description)
+        return collator if self._distils else checks.PlainCollator(collator)
+
     # Rows
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

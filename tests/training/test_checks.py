@@ -192,6 +192,23 @@ def test_evaluation_rows_of_positions_that_do_not_line_up(tmp_path, task):
         trainer.evaluate(Rows(unaligned))
 
 
+@pytest.mark.parametrize("kind", ["stream", "torch"])
+def test_cached_columns_that_trainer_would_drop(tmp_path, kind):
+    """Without a teacher and with plain arguments the class is Trainer, and these rows could not be known before."""
+    rows = tiny_rows(8).add_column("teacher_logits", [[0.0, 1.0, 2.0]] * 8)
+
+    def build(rows, cls):
+        given = rows.to_iterable_dataset().map(lambda row: row) if kind == "stream" else Rows(rows)
+        return DistillationTrainer(tiny_bert(num_labels=3), arguments(tmp_path, cls=cls, max_steps=1), collate, given)
+
+    with pytest.raises(ValueError, match=r"The rows have teacher_logits.*Pass DistillationArguments"):
+        build(rows, TrainingArguments).train()
+    build(rows.remove_columns("teacher_logits"), TrainingArguments).train()
+    distilled = build(rows, DistillationArguments)
+    distilled.train()
+    assert history(distilled, "soft_loss")[0] > 0
+
+
 # Longer rows than the teacher's
 
 

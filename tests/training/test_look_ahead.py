@@ -50,7 +50,14 @@ class Opened(Once):
         return rows
 
 
-@pytest.mark.parametrize("kind", [Once, Itself, Opened])
+class Counted(Once):
+    """That knows how many rows it has."""
+
+    def __len__(self):
+        return 3
+
+
+@pytest.mark.parametrize("kind", [Once, Itself, Opened, Counted])
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 7])
 def test_every_row_is_there_once(number, kind):
     rows = [{"input_ids": [each, 7]} for each in range(number)]
