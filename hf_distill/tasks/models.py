@@ -61,14 +61,16 @@ class Models:
         Args:
             path: a folder, a Hub id, or one GGUF file.
         """
-        file, options = Path(path), dict[str, Any]()
+        place, options = path, dict[str, Any]()
         if str(path).endswith(GGUF):
             optional("gguf", "generation")
-            options = {"gguf_file": file.name}
-        trained_before = path == self.source and self.needs_trained_source
-        load = load_teacher if trained_before else lambda name, kind, **settings: kind.from_pretrained(name, **settings)
-        model = load(file.parent if options else path, self.kind.auto_class, dtype=torch.float32, **options)
-        if getattr(model, "hf_quantizer", None) is not None and options:
+            place, options = Path(path).parent, {"gguf_file": Path(path).name}
+        options["dtype"] = torch.float32
+        if path == self.source and self.needs_trained_source:
+            model = load_teacher(place, self.kind.auto_class, **options)
+        else:
+            model = self.kind.auto_class.from_pretrained(place, **options)
+        if getattr(model, "hf_quantizer", None) is not None and "gguf_file" in options:
             # Its weights are dequantized by now, and can be trained.
             model.hf_quantizer.remove_quantization_config(model)
         tokenizer = self.tokenizer(path)
