@@ -1,4 +1,5 @@
-# `make demo` distils a teacher on tweets, `make test` runs the tests; both make .venv first where it is missing.
+# `make demo` distils a teacher on tweets, `make test` runs the tests of a working day, `make test-long` all others. They
+# make .venv first where it is missing.
 PYTHON ?= python3
 BIN = .venv/bin
 WORKERS ?= 2
@@ -6,13 +7,27 @@ WORKERS ?= 2
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH = $(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: demo test lint format bench docs address clean
+PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+LONG = notebooks or long or faults or processes or served or cheapest
+# What a version can break: tests of examples, apps and speed have dependencies or subjects of their own.
+LOWEST = $(addprefix tests/,test_losses.py test_problems.py data matching recipes soft_targets students teachers training)
+
+.PHONY: demo test test-long test-lowest lint format bench docs wheel address clean
 
 demo: .venv/demo
 	$(BIN)/hf-distill run examples/recipes/tweet-sentiment.yaml
 
+# Five minutes on two quiet cores.
 test: .venv/demo .venv/dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(PYTEST)
+
+# Fifteen minutes: tutorials, whole runs, kills, several processes; tests/conftest.py says how long each part may take.
+test-long: .venv/demo .venv/dev
+	$(PYTEST) -m "$(LONG)"
+
+# The lowest versions that setup.cfg admits, which may warn of more than the pinned ones do; once, some gigabytes come.
+test-lowest: .venv-lowest/base
+	HF_HUB_OFFLINE=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -W default $(LOWEST)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -34,12 +49,15 @@ bench: .venv/demo
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+wheel: .venv/base
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
 # Once, when the repository has a public address, or moves: make address URL=https://github.com/owner/name
 address:
 	$(PYTHON) docs/address.py $(URL)
 
 clean:
-	rm -rf .venv outputs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest outputs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 .venv/base: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -58,4 +76,12 @@ clean:
 
 .venv/docs: .venv/base
 	$(PIP) -e ".[docs]"
+	touch $@
+
+.venv-lowest/base: setup.cfg
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+	  $(if $(TORCH_INDEX),--torch-backend cpu) -e ".[tagging,generation,onnx,served]"
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python optuna pytest pytest-timeout pytest-xdist
 	touch $@

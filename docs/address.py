@@ -2,8 +2,9 @@
 
     make address URL=https://github.com/owner/name
 
-The badges of the tutorials then open them in Colab and their first cell installs from there; the package's metadata,
-the citation and the site name it too.
+The badges of the tutorials then open them in Colab, and their first cell installs from the address. The package's
+metadata, the citation and the site name it. The README installs from it, and its links and pictures are absolute, so
+that they work on a package index too.
 """
 
 import re
@@ -27,6 +28,7 @@ def write(root: Path, url: str) -> None:
     if found is None:
         raise ValueError(f"URL: expected https://github.com/owner/name, from which Colab opens notebooks; got {url!r}.")
     url = f"https://github.com/{found[1]}"
+    write_readme(root / "README.md", found[1])
     for book in sorted(root.glob("examples/notebooks/*.ipynb")):
         badge = f"({COLAB}github/{found[1]}/blob/main/{book.relative_to(root).as_posix()})"
         text = re.sub(rf"\({COLAB}(?!assets)[^)]*\)", badge, book.read_text(encoding="utf-8"))
@@ -38,6 +40,24 @@ def write(root: Path, url: str) -> None:
         kept = [line for line in lines if not line.startswith(key)]
         kept.insert(next(row for row, line in enumerate(kept) if line[:1].isalpha()) + 1, key + url)
         (root / name).write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+def write_readme(path: Path, name: str) -> None:
+    """Make the links and pictures of a README absolute, and its install line one that needs no checkout.
+
+    Args:
+        path: of the README.
+        name: "owner/name" on GitHub.
+    """
+    text = path.read_text(encoding="utf-8")
+    # Back to relative links first, in case the repository has moved.
+    text = re.sub(
+        r"\]\(https://(?:github\.com/[^/]+/[^/]+/blob|raw\.githubusercontent\.com/[^/]+/[^/]+)/main/", "](", text
+    )
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\1https://raw.githubusercontent.com/{name}/main/", text)
+    text = re.sub(r"(?<!!)(\[[^]]*\]\()(?!https?:|#)", rf"\1https://github.com/{name}/blob/main/", text)
+    text = re.sub(r"(?m)^pip install (?:\.|git\+).*$", f"pip install git+https://github.com/{name}", text)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,55 +8,61 @@ from hf_distill import __version__
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command line.
+    """Run the command line.
 
     Args:
-        words: after the program's name; None: the process's own.
+        words: the arguments after the program's name. None: those of this process.
     Returns:
-        The exit status: 0, or 1 after an error that the user can mend, which is printed without a traceback.
+        The exit status: 0, or 1 after an error that the user can fix, which is printed without a traceback.
     """
     parser = argparse.ArgumentParser(
-        prog="hf-distill", description="Distil a teacher into a small student, and publish it."
+        prog="hf-distill", description="Distil a teacher into a small student and publish it."
     )
     parser.add_argument("--version", action="version", version=f"hf-distill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     run_words = commands.add_parser(
         "run",
-        help="run a recipe, skipping what is done",
-        description="Any key of the recipe can follow as --key.inside VALUE, for instance --distill.temperature 4.",
+        help="run a recipe, skipping finished steps",
+        description="Any key of the recipe can follow as --section.key VALUE, for example --distill.temperature 4.",
     )
-    run_words.add_argument("recipe", help="a YAML file, see examples/recipes/")
+    run_words.add_argument("recipe", help="a YAML file; examples are in examples/recipes/")
     run_words.add_argument(
         "--only",
         metavar="STEP",
-        help="go no further than teacher, cache, initialize, distill, controls, seeds, export or compare",
+        help="stop after this step: teacher, cache, initialize, distill, controls, seeds, export, compare or card",
+    )
+    run_words.add_argument("--dry-run", action="store_true", help="show what would run and why, and run nothing")
+    run_words.add_argument(
+        "--verify", action="store_true", help="compare the content of all files of finished steps with their record"
     )
     push_words = commands.add_parser("push", help="publish a student's folder on the Hub")
     push_words.add_argument(
-        "folder", help="the student's folder, with its model card; a recipe.yaml beside it goes along"
+        "folder", help="the student's folder, with its model card; a recipe.yaml beside it is published too"
     )
-    push_words.add_argument("--repo-id", help="user/name on the Hub; by default push.repo_id of the run's recipe")
-    push_words.add_argument("--public", action="store_true", help="visible to others; private otherwise")
+    push_words.add_argument("--repo-id", help="user/name on the Hub (default: push.repo_id of the run's recipe)")
+    push_words.add_argument("--public", action="store_true", help="make it public (default: private)")
     push_words.add_argument(
         "--with-cache",
         action="store_true",
-        help="publish the teacher's outputs too, from the cache beside the folder, as REPO_ID-teacher-outputs",
+        help="also publish the teacher's outputs, from the cache beside the folder, as REPO_ID-teacher-outputs",
     )
     space_words = commands.add_parser("space", help="write an app that shows teacher and student side by side")
-    space_words.add_argument("folder", help="of a finished run, or of a student")
-    space_words.add_argument("--output", metavar="DIR", help="the app's folder; by default space, beside the student's")
-    space_words.add_argument("--teacher", metavar="NAME", help="a folder or Hub id; by default the run's own teacher")
+    space_words.add_argument("folder", help="the folder of a finished run, or of a student")
     space_words.add_argument(
-        "--example", action="append", default=[], metavar="TEXT", help="to click on; may be repeated"
+        "--output", metavar="DIR", help="the app's folder (default: space, beside the student's folder)"
+    )
+    space_words.add_argument("--teacher", metavar="NAME", help="a folder or Hub id (default: the run's teacher)")
+    space_words.add_argument(
+        "--example", action="append", default=[], metavar="TEXT", help="an example text to click on; may be repeated"
     )
     space_words.add_argument("--push", metavar="USER/NAME", help="publish it as a Space")
-    space_words.add_argument("--public", action="store_true", help="visible to others; private otherwise")
+    space_words.add_argument("--public", action="store_true", help="make it public (default: private)")
     arguments, overrides = parser.parse_known_args(words)
     if arguments.command != "run" and overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
 
     try:
-        # Imported here so that --help answers at once.
+        # Imported here to keep --help fast.
         if arguments.command == "push":
             from hf_distill.hub.cache import check_cache, push_cache
             from hf_distill.hub.push import push, repo_id_of
@@ -78,13 +84,19 @@ def main(words: Sequence[str] | None = None) -> int:
             if arguments.push is not None:
                 sys.stdout.write(f"{push_space(written, arguments.push, private=not arguments.public)}\n")
         else:
+            import rich
             from transformers.utils import logging
 
             from hf_distill.recipes.recipe import Recipe
-            from hf_distill.recipes.run import run_recipe
+            from hf_distill.recipes.run import plan_recipe, run_recipe
 
             logging.set_verbosity_error()
-            run_recipe(Recipe.load(arguments.recipe, overrides), only=arguments.only)
+            recipe = Recipe.load(arguments.recipe, overrides)
+            if arguments.dry_run:
+                planned = plan_recipe(recipe, verify=arguments.verify)
+                rich.print(planned.details())
+                return 1 if planned.refusals else 0
+            run_recipe(recipe, only=arguments.only, verify=arguments.verify)
     except (ValueError, OSError, ImportError) as error:  # OSError: no such file, model or data set, or no network
         sys.stderr.write(f"hf-distill: {error}\n")
         return 1

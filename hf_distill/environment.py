@@ -1,4 +1,4 @@
-"""What this machine and this installation have."""
+"""The hardware and the packages of this machine."""
 
 import platform
 import sys
@@ -10,15 +10,15 @@ import transformers
 
 
 def has_fast_bf16() -> bool:
-    """Whether bfloat16 is fast here: on an accelerator that supports it, or a processor with instructions for it."""
+    """Whether bfloat16 is fast here: the accelerator supports it, or the processor has instructions for it."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    # What torch's own compiler asks; the public list of capabilities is missing before torch 2.13.
+    # The check that torch's own compiler uses; the public list of capabilities is missing before torch 2.13.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes; 0 where the system does not tell."""
+    """Peak memory of this process so far, in bytes; 0 where the system does not report it."""
     if sys.platform == "win32":
         return 0
     import resource
@@ -28,10 +28,12 @@ def peak_memory() -> int:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a speed depends on: the kind of processor, threads, versions; nothing that names this machine or its user.
+    """What measured speeds depend on: processor, threads and versions. Nothing identifies this machine or its user.
 
     Args:
-        device: where the models ran.
+        device: the device that the models ran on.
+    Returns:
+        Names to plain values, as `report.json` holds them under `environment`.
     """
     described: dict[str, Any] = {
         "machine": platform.machine(),
@@ -60,13 +62,13 @@ def _processor() -> str:
 
 
 def optional(module: str, extra: str) -> Any:
-    """A module of a package that only an extra brings.
+    """Import a module of a package that only an extra of hf-distill installs.
 
     Args:
         module: its full name.
-        extra: of hf-distill.
+        extra: the name of the extra.
     Raises:
-        ImportError: with what to install.
+        ImportError: the package is not installed. The message has the pip command.
     """
     try:
         return __import__(module, fromlist=["_"])

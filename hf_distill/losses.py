@@ -5,10 +5,10 @@ Below, p is the teacher's distribution and q the student's, both softened by the
 - returns unreduced values over the leading dimensions, so that the caller masks, sums and divides;
 - computes in float32 (float16 and bfloat16 are upcast; a float64 student stays float64);
 - gives the teacher no gradient;
-- reads a logit of -inf (or the least number of float32 or bfloat16) as a class ruled out: probability exactly 0.
-  Ruled out by both sides, it counts 0. Ruled out only by the side a divergence compares with, it makes that row
-  +inf, never NaN; gradients stay finite. A row in which every class is ruled out reads as uniform. NaN logits stay
-  NaN: they are not masks, and hiding them would hide a diverged model.
+- treats a logit of -inf (or the least number of float32 or bfloat16) as a class that is ruled out: its probability is
+  exactly 0. A class that both sides rule out adds 0. A class ruled out only by the second argument of a divergence
+  makes that row +inf, never NaN; gradients stay finite. A row in which every class is ruled out counts as uniform.
+  NaN logits stay NaN: they are not masks, and hiding them would hide a diverged model.
 
 Gradients of divergences fall with 1 / temperature², those of distances between probabilities with 1 / temperature;
 each function multiplies this back, so that a weight means the same at every temperature.
@@ -28,15 +28,15 @@ from torch import Tensor
 _RULED_OUT = -1e28
 
 # No finite logits come this far apart (masks of -1e9 included), so a larger divergence is due to a class ruled out on
-# one side, with a probability above 1e-16 on the other, and is reported as what it is: +inf.
+# one side, with a probability above 1e-16 on the other. It is reported as +inf.
 _UNBOUNDED = 1e12
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(teacher ‖ student) of the temperature-softened classes, times temperature².
 
-    Makes the student cover all that the teacher finds likely. A class that only the student rules out makes the row
-    +inf; its gradient is still the usual, finite (q - p) × temperature.
+    Mode-covering: the student is pushed to cover every class that the teacher finds likely. A class that only the
+    student rules out makes the row +inf; its gradient is still the usual, finite (q - p) × temperature.
 
     Args:
         student_logits: (..., classes), unnormalised.
@@ -59,8 +59,8 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(student ‖ teacher) of the temperature-softened classes, times temperature².
 
-    Makes the student keep to what the teacher finds likely. A class that only the teacher rules out makes the row
-    +inf and leaves it without a gradient: rule the same classes out in the student.
+    Mode-seeking: the student is pushed away from classes that the teacher finds unlikely. A class that only the
+    teacher rules out makes the row +inf and leaves it without a gradient: rule out the same classes in the student.
 
     Args:
         student_logits: (..., classes), unnormalised.
@@ -78,7 +78,7 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     """
     student, teacher = _soften(student_logits, teacher_logits, temperature)
     kl = _kl(student.log_softmax(-1), teacher.log_softmax(-1))
-    # The derivative holds log(q / p) itself, which would be infinite in these rows; masked_fill stops it.
+    # The derivative contains log(q / p), which would be infinite in these rows; masked_fill stops it.
     return kl.masked_fill(kl.isinf(), math.inf) * temperature**2
 
 
@@ -122,7 +122,7 @@ def jensen_shannon(
 def skewed_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, beta: float = 0.1) -> Tensor:
     """KL(p ‖ (1 - beta) q + beta p): the forward KL with a little of the teacher mixed into the student.
 
-    Any beta > 0 bounds the value by log(1 / beta), also where the student rules out what the teacher says.
+    Any beta > 0 bounds the value by log(1 / beta), also where the student rules out a class that the teacher does not.
 
     Args:
         student_logits: (..., classes), unnormalised.
@@ -184,7 +184,7 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     Args:
         student_logits: (..., classes), unnormalised.
         teacher_logits: (..., classes); receives no gradient.
-        temperature: without effect, here so that all losses are called alike; still has to be > 0.
+        temperature: no effect; accepted so that all losses have one signature. Must still be > 0.
     Returns:
         (...), logits², unreduced over the leading dimensions, the mean over classes.
     Raises:
@@ -209,17 +209,17 @@ def decoupled_kd(
     target_weight: float = 1.0,
     non_target_weight: float = 8.0,
 ) -> Tensor:
-    """Forward KL taken apart: the target class against the rest, plus the classes within the rest.
+    """Forward KL in two parts: the target class against all others, and the distribution over the others.
 
-    The forward KL weights the second part by the teacher's 1 - p(target), which all but removes it where the teacher
-    is confident; here each part has a weight of its own. Where the teacher rules out all but the target, the second
-    part is 0.
+    The forward KL weights the second part by the teacher's 1 - p(target), which makes it almost vanish where the
+    teacher is confident. Here each part has its own weight. Where the teacher rules out all classes but the target, the
+    second part is 0.
 
     Args:
         student_logits: (..., classes), at least three classes, unnormalised.
         teacher_logits: (..., classes); receives no gradient.
         temperature: dimensionless, > 0.
-        labels: (...), integers. Where -100, and everywhere if None, the teacher's first class is the target.
+        labels: (...), integers. Where -100, and everywhere if None, the teacher's most likely class is the target.
         target_weight: the paper's alpha, dimensionless, >= 0.
         non_target_weight: the paper's beta, dimensionless, >= 0.
     Returns:
@@ -261,10 +261,10 @@ def decoupled_kd(
 
 
 def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher ‖ student) of a yes/no decision a class (multi-label), averaged over the classes, × temperature².
+    """KL(teacher ‖ student) of one yes/no decision per class (multi-label), averaged over classes, × temperature².
 
     Args:
-        student_logits: (..., classes), one log-odds a class.
+        student_logits: (..., classes), one log-odds per class.
         teacher_logits: (..., classes); receives no gradient.
         temperature: dimensionless, > 0.
     Returns:
@@ -285,7 +285,7 @@ def universal_logit_distance(student_logits: Tensor, teacher_logits: Tensor, tem
     """L1 distance of the sorted probabilities, times temperature: for two different vocabularies.
 
     The smaller vocabulary is padded with zero probabilities. Sequences are compared position by position up to the
-    end of the shorter one; which of these positions count is the caller's to say.
+    end of the shorter one. The caller masks positions that should not count.
 
     Args:
         student_logits: (..., student length, student vocabulary), unnormalised; or (..., student classes) with the
@@ -310,7 +310,7 @@ def universal_logit_distance(student_logits: Tensor, teacher_logits: Tensor, tem
         raise ValueError(
             "student_logits and teacher_logits must agree in all but the last two dimensions (length, vocabulary), or "
             f"all but the last one for (batch, classes); got {tuple(student_logits.shape)} and "
-            f"{tuple(teacher_logits.shape)}. Give both the same examples, and a single pair of sequences a batch of 1."
+            f"{tuple(teacher_logits.shape)}. Give both the same examples; give a single pair of sequences a batch of 1."
         )
     if student_logits.ndim > 2:
         length = min(student_logits.shape[-2], teacher_logits.shape[-2])
@@ -334,13 +334,13 @@ def top_k_forward_kl(
 ) -> Tensor:
     """Forward KL of the k + 1 classes {each of the teacher's top k, everything else}, times temperature².
 
-    Never more than the full forward KL, and equal to it where the tail is -inf. Keeping the tail as a class of its
-    own leaves the top k their true probabilities, where renormalising them would teach overconfidence.
+    At most the full forward KL, and equal to it where the tail is -inf. With the tail as a class of its own, the top k
+    keep their true probabilities; renormalising them would teach overconfidence.
 
     Args:
         student_logits: (..., vocabulary), unnormalised.
         teacher_top_k_logits: (..., k), unnormalised, not divided by the temperature; receives no gradient.
-        teacher_top_k_ids: (..., k), any integer type, no id twice in a row.
+        teacher_top_k_ids: (..., k), any integer type; each id at most once per row.
         teacher_tail: (...), log-sum-exp of the other logits / temperature, -inf where k = vocabulary.
         temperature: dimensionless, > 0, the one the tail was computed at.
     Returns:
@@ -387,9 +387,9 @@ def top_k_universal_logit_distance(
 ) -> Tensor:
     """L1 distance of k + 1 probabilities, {each of the sorted top k, everything else}, times temperature.
 
-    The teacher's top k keep their exact probabilities. How the rest is shared out was not kept, so its mass as a whole
-    meets that of all but the student's own top k. Never more than `universal_logit_distance`, less by at most
-    2 × temperature × the smaller of the two rests, and equal to it where the tail is -inf.
+    The teacher's top k keep their exact probabilities. The distribution of the rest is unknown, so its total mass is
+    compared with the mass outside the student's own top k. At most `universal_logit_distance`, lower by at most
+    2 × temperature × the smaller of the two remaining masses, and equal to it where the tail is -inf.
 
     Args:
         student_logits: (..., student vocabulary), unnormalised.
@@ -437,14 +437,14 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
         *(decoupled_kd, bernoulli_kl, universal_logit_distance),
     )
 }
-"""What `soft_target_loss` may name; each is called as (student_logits, teacher_logits, temperature)."""
+"""The values of `soft_target_loss`; each is called as (student_logits, teacher_logits, temperature)."""
 
 
 def _check_temperature(temperature: float) -> None:
     if not 0 < temperature < math.inf:
         raise ValueError(
             f"temperature must be positive and finite, got {temperature}: logits are divided by it. Use 1.0 for the "
-            "models' own probabilities, more to soften them."
+            "models' own probabilities, a higher value to soften them."
         )
 
 
@@ -455,14 +455,14 @@ def _compute_dtype(student_logits: Tensor) -> torch.dtype:
 def _scale(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
     """logits / temperature, with -inf made finite (see `_RULED_OUT`)."""
     scaled = logits.to(dtype) / temperature
-    # In place, on memory the division has just made, and unseen by autograd: a clamp that autograd sees would keep
-    # one more (..., classes) tensor, and the gradient at a class ruled out is finite without it.
+    # In place on the new tensor, and outside autograd: a clamp recorded by autograd would keep one more (..., classes)
+    # tensor, and the gradient at a class that is ruled out is finite without it.
     scaled.detach().clamp_(min=_RULED_OUT)
     return scaled
 
 
 def _soften(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Both checked and scaled, the student with its gradient, the teacher without."""
+    """Both logits, checked and divided by the temperature; the teacher's are detached."""
     _check_temperature(temperature)
     if student_logits.shape != teacher_logits.shape or student_logits.ndim == 0:
         raise ValueError(

@@ -16,6 +16,7 @@ import sklearn.metrics
 from datasets import Features, Sequence, Value
 
 from hf_distill.environment import optional
+from hf_distill.tag_schemes import BILOU, IOBES, in_letters, tag_scheme
 
 IGNORE_INDEX = -100
 
@@ -39,11 +40,13 @@ class OfflineMetric(evaluate.Metric):
         inputs: the shapes of predictions and references that are understood, as `datasets` features.
         larger_is_better: the direction.
         reads_logits: whether predictions are logits rather than decisions.
+        limits: the least and the greatest value; None where there is none.
     """
 
     inputs: ClassVar[list[Features]] = LABELS
     larger_is_better: ClassVar[bool] = True
     reads_logits: ClassVar[bool] = False
+    limits: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self, config_name: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("keep_in_memory", True)
@@ -89,6 +92,8 @@ def labelled(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarra
 class Accuracy(OfflineMetric):
     """Share of examples predicted exactly; with rows of 0/1, of rows without any mistake."""
 
+    limits = (0.0, 1.0)
+
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
         """See `sklearn.metrics.accuracy_score`."""
         return sklearn.metrics.accuracy_score(references, predictions, **settings)
@@ -97,13 +102,17 @@ class Accuracy(OfflineMetric):
 class F1(OfflineMetric):
     """F1 of the positive class; `compute(average=...)` for more than two classes."""
 
+    limits = (0.0, 1.0)
+
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
-        """See `sklearn.metrics.f1_score`; a class that nobody names scores 0."""
+        """See `sklearn.metrics.f1_score`; a class that is never predicted scores 0."""
         return sklearn.metrics.f1_score(references, predictions, **{"zero_division": 0.0} | settings)
 
 
 class MacroF1(OfflineMetric):
     """Mean over the classes of their F1, each class counting the same."""
+
+    limits = (0.0, 1.0)
 
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
         """See `sklearn.metrics.f1_score`; the classes are those among predictions and references."""
@@ -115,6 +124,8 @@ class MacroF1(OfflineMetric):
 class MatthewsCorrelation(OfflineMetric):
     """Correlation between predicted and true classes, -1 to 1; 0 where either is constant."""
 
+    limits = (-1.0, 1.0)
+
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
         """See `sklearn.metrics.matthews_corrcoef`."""
         return sklearn.metrics.matthews_corrcoef(references, predictions, **settings)
@@ -123,6 +134,7 @@ class MatthewsCorrelation(OfflineMetric):
 class Pearson(OfflineMetric):
     """Linear correlation of numbers, -1 to 1; 0 where either side is constant."""
 
+    limits = (-1.0, 1.0)
     inputs = NUMBERS
 
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
@@ -135,6 +147,7 @@ class Pearson(OfflineMetric):
 class Spearman(OfflineMetric):
     """Rank correlation of numbers, -1 to 1; 0 where either side is constant."""
 
+    limits = (-1.0, 1.0)
     inputs = NUMBERS
 
     def score(self, predictions: np.ndarray, references: np.ndarray, **settings: Any) -> float:
@@ -155,6 +168,7 @@ class TeacherAgreement(OfflineMetric):
     Both are rows of logits, or both are class numbers.
     """
 
+    limits = (0.0, 1.0)
     inputs: ClassVar[list[Features]] = [*LOGITS, _pair(Value("int64"))]
     reads_logits = True
 
@@ -203,6 +217,7 @@ class CalibrationError(OfflineMetric):
     Predictions are rows of logits, references class numbers. Source: Guo et al. 2017, arXiv:1706.04599, section 2.
     """
 
+    limits = (0.0, 1.0)
     inputs: ClassVar[list[Features]] = [_pair(Sequence(Value("float64")), Value("int64"))]
     larger_is_better = False
     reads_logits = True
@@ -239,16 +254,17 @@ class BitsPerByte(OfflineMetric):
 
 
 class DistinctN(OfflineMetric):
-    """Share of the n-grams in all texts together that differ from each other: 1 where nothing is said twice.
+    """Share of the n-grams in all texts together that differ from each other: 1 where nothing is written twice.
 
     Predictions are texts, references are not needed. Words are lowercased runs of letters, digits and underscores; any
     other character that is not white space is a word of its own. No n-gram reaches from one text into the next; where
-    no text has n words the share is 0. `compute(n=...)`, 2 if not said otherwise.
+    no text has n words the share is 0. `compute(n=...)`, 2 by default.
 
     Source: Li et al. 2016, arXiv:1510.03055, section 5.2; they divide by the number of words, which for n = 1 is the
     same.
     """
 
+    limits = (0.0, 1.0)
     inputs: ClassVar[list[Features]] = [Features({"predictions": Value("string")})]
 
     def _compute(  # type: ignore[override]  # the settings are spelled out
@@ -264,6 +280,7 @@ class DistinctN(OfflineMetric):
 class Sacrebleu(OfflineMetric):
     """Corpus BLEU, 0 to 100, with sacrebleu's own tokenisation; references are one text an example, or several."""
 
+    limits = (0.0, 100.0)
     inputs = TEXTS
 
     def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
@@ -274,6 +291,7 @@ class Sacrebleu(OfflineMetric):
 class Chrf(OfflineMetric):
     """Character n-gram F-score of the corpus, 0 to 100; references are one text an example, or several."""
 
+    limits = (0.0, 100.0)
     inputs = TEXTS
 
     def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
@@ -288,27 +306,33 @@ def _streams(references: Any) -> list[list[str | None]]:
 
 
 class Seqeval(OfflineMetric):
-    """F1 of whole entities in BIO-tagged sentences (rows of tag names), with precision and recall beside it.
+    """F1 of whole entities in tagged sentences (rows of tag names), with precision and recall beside it.
 
-    Positions whose reference is "-100" are not counted.
+    Positions whose reference is "-100" are not counted. Tags of IOBES (BIOES) and BILOU are read strictly: an entity is
+    one from its beginning to its end. IOB1 and IOB2 are read as seqeval's default and `conlleval` read them.
     """
 
+    limits = (0.0, 1.0)
     inputs = TAGS
 
     def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
         scores = optional("seqeval.metrics", "tagging")
         ignored = str(IGNORE_INDEX)
         counted = [
-            [(said, true) for said, true in zip(*rows, strict=True) if true != ignored]
+            [(predicted, true) for predicted, true in zip(*rows, strict=True) if true != ignored]
             for rows in zip(predictions, references, strict=True)
         ]
-        said = [[pair[0] for pair in row] for row in counted]
+        predicted = [[pair[0] for pair in row] for row in counted]
         true = [[pair[1] for pair in row] for row in counted]
+        scheme = tag_scheme({tag for row in [*predicted, *true] for tag in row})
+        if scheme in (IOBES, BILOU) and not settings.keys() & {"mode", "scheme", "suffix"}:
+            settings |= {"mode": "strict", "scheme": getattr(optional("seqeval.scheme", "tagging"), scheme)}
+            predicted, true = ([in_letters(row, scheme) for row in rows] for rows in (predicted, true))
         settings = {"zero_division": 0} | settings
         return {
-            self.name: float(scores.f1_score(true, said, **settings)),
-            "precision": float(scores.precision_score(true, said, **settings)),
-            "recall": float(scores.recall_score(true, said, **settings)),
+            self.name: float(scores.f1_score(true, predicted, **settings)),
+            "precision": float(scores.precision_score(true, predicted, **settings)),
+            "recall": float(scores.recall_score(true, predicted, **settings)),
         }
 
 
@@ -363,7 +387,7 @@ def load(name: str) -> evaluate.EvaluationModule:
     Args:
         name: what recipes call it.
     Raises:
-        ValueError: nobody knows it, or the Hub cannot be reached.
+        ValueError: it is not known, or the Hub cannot be reached.
 
     >>> load("accuracy").compute(predictions=[1, 0, 1], references=[1, 1, -100])
     {'accuracy': 0.5}

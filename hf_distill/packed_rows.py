@@ -1,6 +1,6 @@
 """Packed rows: several rows one after the other in one, as `DataCollatorWithFlattening` makes them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,27 @@ def row_starts(batch: Mapping[str, Any]) -> Tensor | None:
     if isinstance(batch.get("cu_seq_lens_q"), Tensor):
         starts[:, batch["cu_seq_lens_q"][1:-1].long()] = True
     return starts if starts.any() else None
+
+
+def check_packing_is_marked(rows: Sequence[Any], batch: Mapping[str, Any]) -> None:
+    """Raise where a collator packed rows and says nowhere where they start: no model could tell them apart.
+
+    Args:
+        rows: the token ids of each row before; None where it has none.
+        batch: that they became.
+    Raises:
+        ValueError: fewer and longer rows came out, without `position_ids` or the like.
+    """
+    ids = batch.get("input_ids")
+    if rows[0] is None or not isinstance(ids, Tensor) or ids.dim() != 2:
+        return
+    longer = ids.shape[1] > max(map(len, rows))
+    if len(ids) < len(rows) and longer and not PACKING.union({"position_ids"}) & set(batch):
+        raise ValueError(
+            f"The data_collator packed {len(rows)} rows into {len(ids)} of {ids.shape[1]} tokens, and the batch has "
+            f"only {sorted(batch)}: nothing says where a row starts, so every model would mix them. Let it return "
+            "position_ids (DataCollatorWithFlattening does by default), or use a collator that pads."
+        )
 
 
 class PackedRowsCheck:

@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can only mean a repository on the Hub: "user/name" or "name", and no folder here is called that.
+    """Whether a name can only mean a Hub repository: it has the form "user/name" or "name", and is no local path.
 
     >>> is_hub_id("google-bert/bert-base-uncased"), is_hub_id("/data/teacher"), is_hub_id("./teacher")
     (True, False, False)
@@ -28,10 +28,12 @@ PACKAGE = "package:"
 
 
 def resolve(path: str) -> str:
-    """A path or Hub id as it is, or `package:name/path` as the file in that installed package.
+    """The file that `package:name/path` names inside an installed package; any other path or Hub id unchanged.
 
+    Args:
+        path: a local path, a Hub id, or `package:name/path`.
     Raises:
-        ValueError: the package or the file is not there.
+        ValueError: the package or the file does not exist.
     """
     if not path.startswith(PACKAGE):
         return path
@@ -46,12 +48,12 @@ def resolve(path: str) -> str:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The plain values of a YAML file.
+    """The content of a YAML file, as plain Python values.
 
     Args:
         path: of the file.
     Raises:
-        ValueError: it is no YAML; one line.
+        ValueError: the file is not valid YAML. The message is one line.
     """
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -60,12 +62,12 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def name_of(path: str) -> str:
-    """A Hub id as it is, and of a file only what says nothing about this machine."""
+    """A name that is safe to publish: a Hub id unchanged, the name of a package, or the last part of a local path."""
     if path.startswith(PACKAGE):
         return path.removeprefix(PACKAGE).partition("/")[0]
     return Path(path).name if Path(path).exists() else path
 
 
 def local(path: str) -> str:
-    """A Hub id as it is; anything else with a dot before it, so that nobody takes it for one."""
+    """A Hub id unchanged; a local path as `./name`, so that it cannot be mistaken for a Hub id."""
     return f"./{name_of(path)}" if path.startswith(PACKAGE) or Path(path).exists() else path

@@ -1,6 +1,7 @@
 """What the tests share: no network, and models small enough to train in a second."""
 
 import os
+from collections import Counter
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -15,6 +16,29 @@ from transformers import BertConfig, BertForSequenceClassification, set_seed
 from hf_distill.evaluation import generation_speed, speed
 
 datasets.disable_progress_bars()
+
+# The parts of `make test-long` and the minutes that each may take with two workers, 15 in all.
+PARTS = {"notebooks": 1.5, "long": 1.5, "faults": 5, "processes": 3, "served": 2, "cheapest": 2}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        part = next((name for name in PARTS if item.get_closest_marker(name)), "quick")
+        item.user_properties.append(("part", part))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """One line: the seconds of all tests, summed by part."""
+    sums: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                sums[dict(report.user_properties)["part"]] += report.duration
+    workers = getattr(config.option, "numprocesses", None) or 1
+    limits = {part: f" of {60 * workers * minutes:.0f}" for part, minutes in PARTS.items()}
+    told = ", ".join(f"{part} {seconds:.0f}{limits.get(part, '')}" for part, seconds in sorted(sums.items()))
+    terminalreporter.write_line(f"seconds of tests by part: {told or 'none'}")
 
 
 def tiny_bert(seed: int = 0, dropout: float = 0.0, **config) -> BertForSequenceClassification:

@@ -11,10 +11,12 @@ from transformers import (
 
 from hf_distill import LSTMStudentConfig, LSTMStudentForCausalLM
 from hf_distill.models import forward_arguments
-from hf_distill.packed_rows import PackedRowsCheck, row_starts
+from hf_distill.packed_rows import PackedRowsCheck, check_packing_is_marked, row_starts
+from hf_distill.training.collator import TeacherColumnsCollator
 from tests.teachers.models import tiny_gpt2, tiny_llama
 
 ROWS = [{"input_ids": [5, 6, 7, 8]}, {"input_ids": [9, 10, 11]}, {"input_ids": [12, 13]}]
+IDS = [row["input_ids"] for row in ROWS]
 STARTS = [[False] * 4 + [True, False, False, True, False]]
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -93,3 +95,15 @@ def test_a_mask_of_tokens_switches_the_detection_off():
 def test_models_of_transformers_take_the_keywords_of_packed_rows():
     assert {"cu_seq_lens_q", "max_length_k"} <= forward_arguments(tiny_llama())
     assert "cu_seq_lens_q" not in forward_arguments(recurrent())
+
+
+def test_packing_that_nothing_tells_of_is_refused(tmp_path):
+    check_packing_is_marked(IDS, packed())
+    check_packing_is_marked(IDS, packed(return_position_ids=False, return_seq_idx=True))
+    check_packing_is_marked(IDS, {"input_ids": torch.ones(1, 3)})  # rows left out
+    check_packing_is_marked(IDS, {"input_ids": torch.ones(3, 8)})
+    with pytest.raises(ValueError, match="packed 3 rows into 1 of 9 tokens"):
+        check_packing_is_marked(IDS, packed(return_position_ids=False))
+    collator = TeacherColumnsCollator(DataCollatorWithFlattening(return_position_ids=False), per_position=True)
+    with pytest.raises(ValueError, match="nothing says where a row starts"):
+        collator([dict(row) for row in ROWS])

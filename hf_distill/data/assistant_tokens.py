@@ -30,8 +30,8 @@ class Reply(NamedTuple):
 
     Attributes:
         start: of its targets.
-        text: first character of what is said.
-        end: of what is said.
+        text: first character of its content.
+        end: of its content.
         stop: of its targets, the end of turn included.
     """
 
@@ -106,7 +106,7 @@ class TokenizedMessages:
 
 
 class MessageTokenizer:
-    """Reads rows through one tokenizer, and says of each where the replies are.
+    """Tokenizes rows with one tokenizer, and finds the replies in each.
 
     Args:
         dataset: tells which column to read.
@@ -139,8 +139,8 @@ class MessageTokenizer:
         if self.column == MESSAGES:
             if chat_template is None and tokenizer.chat_template is None:
                 raise ValueError(
-                    f"{type(tokenizer).__name__} has no chat template, so nothing says how to write a conversation "
-                    "down. Set tokenizer.chat_template = ... to the one its model was trained with (or pass "
+                    f"{type(tokenizer).__name__} has no chat template, so there is no rule for how to write a "
+                    "conversation. Set tokenizer.chat_template = ... to the one its model was trained with (or pass "
                     "chat_template=...); a model that never saw one may take that of any chat model."
                 )
             self.template = tokenizer.get_chat_template(chat_template)
@@ -192,12 +192,12 @@ class MessageTokenizer:
         text, offsets = self._render(messages), encoded["offset_mapping"]
         marks = "".join(map(str, encoded["assistant_masks"]))
         runs = [(offsets[run.start()][0], offsets[run.end() - 1][1]) for run in re.finditer("1+", marks)]
-        said = [message["content"] for message in messages if message["role"] == ASSISTANT]
-        if len(runs) != len(said):
+        contents = [message["content"] for message in messages if message["role"] == ASSISTANT]
+        if len(runs) != len(contents):
             raise LeftOutError("of which the chat template marks other tokens than each reply")
         replies = [
             _found(text, content, start, stop, stop)._replace(start=start)
-            for content, (start, stop) in zip(said, runs, strict=True)
+            for content, (start, stop) in zip(contents, runs, strict=True)
         ]
         return TokenizedMessages(text, encoded["input_ids"], offsets, replies)
 
@@ -241,18 +241,18 @@ def _checked(messages: list[dict[str, Any]] | None) -> Messages:
             )
         if message.get("role") not in ROLES:
             raise LeftOutError(f"with the role {message.get('role')!r} (known are {', '.join(ROLES)})")
-    said = [{"role": message["role"], "content": (message.get("content") or "").strip()} for message in messages]
-    turns = [message for message in said if message["role"] != SYSTEM]
+    stripped = [{"role": message["role"], "content": (message.get("content") or "").strip()} for message in messages]
+    turns = [message for message in stripped if message["role"] != SYSTEM]
     replies = [message for message in turns if message["role"] == ASSISTANT]
     if len(turns) < 2 or not replies:
         raise LeftOutError("without a reply")
     if not all(reply["content"] for reply in replies):
         raise LeftOutError("with an empty reply")
-    return said
+    return stripped
 
 
 def _found(text: str, content: str, start: int, end: int, stop: int) -> Reply:
-    """The reply that says `content` between two characters of the rendered text."""
+    """The reply with this content between two characters of the rendered text."""
     first = text.find(content, start, end)
     if first < 0:
         raise LeftOutError("of which the chat template changes a reply")

@@ -61,6 +61,7 @@ class Augment:
             )
 
 
+WORDS, TAGS = "words", "tags"
 NEAR_DUPLICATES = "near-duplicates of held-out rows, left out"
 
 
@@ -69,39 +70,51 @@ class Data:
     """Where the texts come from and what becomes of them.
 
     Attributes:
-        path: a Hub id; a local csv, tsv, json, jsonl, parquet or CoNLL file, or a folder of them; or a file inside an
-            installed package as `package:name/path/in/it`. A CoNLL file has the columns `words` and `tags`.
+        path: a Hub id; a local csv, tsv, json, jsonl, parquet, arrow or CoNLL file, perhaps compressed (`.gz`), or a
+            folder of them; or a file inside an installed package as `package:name/path/in/it`. The cells of csv and tsv
+            are strings as they are spelled, and in tsv a quotation mark is a character like others, unless the whole
+            file is quoted. A CoNLL file has the columns `words` and `tags`.
         name: configuration of a Hub data set.
-        text: column of the text, or two columns for pairs; for tagging the column of the words.
-        target: of a translation, column of the text to write. Rows where it is empty lend their text alone.
+        text: column of the text, or two columns for pairs; for tagging the column of the words. Of a CoNLL file a
+            number, counted from 0: `text: 1` where an index stands in front of each word.
+        target: of a translation, column of the text to write. Rows where it is empty are used as unlabelled text.
         messages: of a dialogue, column of each conversation's messages: a list of `role` and `content`. None: `text` is
             the column of plain texts to continue.
-        label: column of the label, numbers or names; for tagging one a word. A column of lists, or several columns of 0
-            and 1, make a multi-label problem.
-        labels: the classes, in order. None: all values of the column. Rows with another value have no label: they lend
-            their text alone, which only the teacher labels.
+        label: column of the label, numbers or names; for tagging one a word. A column of lists, a column with
+            `label_separator`, or several columns of 0 and 1 (-1: not labelled) make a multi-label problem. Of a CoNLL
+            file a number, counted from 0 and, for negative ones, from the end: -1 is the last column.
+        labels: the classes, in order. None: all values of the column, numerals sorted as numbers. Rows with another
+            value have no label: they are used as unlabelled text, which only the teacher labels.
+        label_separator: what stands between several labels in one cell, `;` for instance. None: a cell is one label.
+        missing: values that mean "no label", "no target" or "no text", `[NA]` for instance. Only an empty field is
+            missing without being listed: `None`, `null` or `nan` are labels and texts like others.
         problem_type: `regression` where the label is a quantity; else it is found from the label.
-        minimum: column → smallest value for a row's label to count; below it, or where it is empty, the row lends its
-            text.
+        minimum: column → smallest value for a row's label to count; below it, or where it is empty, the row is used as
+            unlabelled text.
         together: column whose equal values stay on one side of every split: documents, speakers, conversations.
         train: split to train on.
         test: a split, or a number or share of labelled rows to hold out of `train`.
         validation: likewise.
-        unlabelled: a split whose rows lend their text alone, beside those above.
-        labelled: number of training rows that keep their label, drawn at random; the others lend their text. None: all.
+        unlabelled: a split whose rows are used as unlabelled text, beside those above.
+        labelled: number of training rows that keep their label, drawn at random; the others are used as unlabelled
+            text. None: all.
         fidelity: number of rows without labels to hold out, to measure how faithful the student is.
         augment: how many new texts to make of the training texts, and how; only the teacher labels them.
         seed: of the splits; None: the recipe's, so that another seed tests on other rows.
-        options: more arguments of `datasets.load_dataset`, `encoding` for instance.
+        options: more arguments of `datasets.load_dataset`: `encoding`, or of csv and tsv `sep` and `quoting`.
+    Raises:
+        ValueError: an empty `label_separator`, or one beside several label columns.
     """
 
     path: str
-    text: str | list[str] = "text"
+    text: str | int | list[str] = "text"
     target: str = "target"
     messages: str | None = None
-    label: str | list[str] = "label"
+    label: str | int | list[str] = "label"
     name: str | None = None
     labels: list[str | int] | None = None
+    label_separator: str | None = None
+    missing: list[str | int] = field(default_factory=list)
     problem_type: Literal["regression"] | None = None
     minimum: dict[str, float] = field(default_factory=dict)
     together: str | None = None
@@ -115,12 +128,34 @@ class Data:
     seed: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.label_separator is not None and (not self.label_separator or isinstance(self.label, list)):
+            raise ValueError(
+                f"data.label_separator={self.label_separator!r} parts the labels in the cells of one column; expected "
+                f"one character or more, and one column in data.label, got {self.label!r}."
+            )
+
     @property
     def text_columns(self) -> list[str]:
         """The text's columns, one or two."""
+        if isinstance(self.text, int):
+            return [WORDS]
         return [self.text] if isinstance(self.text, str) else list(self.text)
 
     @property
     def label_columns(self) -> list[str]:
         """The label's columns, one or several."""
+        if isinstance(self.label, int):
+            return [TAGS]
         return [self.label] if isinstance(self.label, str) else list(self.label)
+
+    @property
+    def conll_columns(self) -> dict[str, int]:
+        """The columns of a CoNLL file that are given by number: `words`, `tags`, both or none."""
+        named = {WORDS: self.text, TAGS: self.label}
+        return {name: number for name, number in named.items() if isinstance(number, int)}
+
+    @property
+    def missing_values(self) -> frozenset[str]:
+        """The values that `missing` lists, as strings."""
+        return frozenset(str(value).strip() for value in self.missing)

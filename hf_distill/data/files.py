@@ -1,108 +1,188 @@
 """Reads rows from files, folders and the Hub."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.packaged_modules.csv.csv import CsvConfig
 
+from hf_distill.data.config import TAGS, WORDS
+from hf_distill.data.conll import read_conll
+from hf_distill.data.delimited import inspect, opened, wrong_encoding
 from hf_distill.paths import resolve
 
+CONLL = "conll"
 FORMATS = {
     ".csv": "csv",
     ".tsv": "csv",
     ".json": "json",
     ".jsonl": "json",
+    ".ndjson": "json",
     ".parquet": "parquet",
-    ".conll": "conll",
-    ".bio": "conll",
-    ".iob": "conll",
-    ".iob2": "conll",
+    ".arrow": "arrow",
+    **dict.fromkeys((".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes", ".iobes"), CONLL),
 }
-WORDS, TAGS = "words", "tags"
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
+
+# Arguments of `load_dataset` that its builder does not take.
+OF_LOADING = {"split", "streaming", "num_proc", "keep_in_memory", "verification_mode", "save_infos"}
 
 
-def read(path: str, name: str | None = None, split: str = "train", **options: Any) -> datasets.DatasetDict:
+def read(
+    path: str,
+    name: str | None = None,
+    split: str = "train",
+    *,
+    conll_columns: Mapping[str, int] | None = None,
+    counts: Counter[str] | None = None,
+    **options: Any,
+) -> datasets.DatasetDict:
     """A data set by its path.
 
+    The cells of csv and tsv files are strings, spelled as they are in the file; an empty one is None.
+
     Args:
-        path: a Hub id; a local csv, tsv, json, jsonl, parquet or CoNLL file (it becomes the split `split`); a folder of
-            them, each file named after its split, if one is called `split` (other folders are read as `load_dataset`
-            reads them); or `package:name/path`.
+        path: a Hub id; a local csv, tsv, json, jsonl, parquet, arrow or CoNLL file, perhaps compressed (it becomes the
+            split `split`); a folder of them, each file named after its split, if one is called `split` (other folders
+            are read as `load_dataset` reads them); or `package:name/path`.
         name: configuration of a Hub data set.
         split: what a single file is called.
+        conll_columns: numbers of the columns `words` and `tags` of CoNLL files, see `read_conll`.
+        counts: gains what there is to tell of the files, by reason: lines that are left out, for instance.
         options: more arguments of `datasets.load_dataset`, `encoding` for instance.
     Raises:
-        ValueError: no such file, an unknown format, or a file that is empty or broken.
+        ValueError: no such file, an unknown format, a file that is empty or broken, or columns by number in a file that
+            names its columns.
     """
     path = resolve(path)
-    suffix = next((suffix for suffix in reversed(Path(path).suffixes) if suffix in FORMATS), None)
+    counts = Counter() if counts is None else counts
+    suffix = suffix_of(Path(path))
+    files: dict[str, str] = {}
     if Path(path).is_file():
         if suffix is None:
             raise ValueError(f"data.path: {path} is not one of the known formats {', '.join(FORMATS)}.")
-        if FORMATS[suffix] == "conll":
-            return datasets.DatasetDict({split: read_conll(path, **options)})
-        return _read_files({split: path}, suffix, options)
-    if Path(path).is_dir():
-        files = [file for file in sorted(Path(path).iterdir()) if file.suffix in FORMATS]
-        tagged = [file for file in files if FORMATS[file.suffix] == "conll"]
-        if tagged:
-            return datasets.DatasetDict({file.stem: read_conll(file, **options) for file in tagged})
-        # load_dataset knows shards and sub-folders, but few names of splits.
-        for first in (file for file in files if file.stem == split):
-            alike = {file.stem: str(file) for file in files if file.suffix == first.suffix}
-            return _read_files(alike, first.suffix, options)
+        files = {split: path}
+    elif Path(path).is_dir():
+        suffix, files = _files_of_splits(Path(path), split)
     elif suffix is not None or path.startswith(("/", "./", "../")):
         raise ValueError(f"data.path: there is no file {path}.")
+    kind = FORMATS[suffix] if suffix is not None and files else None
+    if kind == CONLL:
+        numbers = conll_columns or {}
+        return datasets.DatasetDict(
+            {
+                part: read_conll(file, words=numbers.get(WORDS), tags=numbers.get(TAGS), counts=counts, **options)
+                for part, file in files.items()
+            }
+        )
+    if conll_columns:
+        raise ValueError(
+            f"data.text and data.label: {', '.join(map(str, conll_columns.values()))} are columns by number, as CoNLL "
+            f"files have them, and {path} names its columns. Write the name; one of digits stands in quotes."
+        )
+    if kind == "csv":
+        separator = "\t" if suffix == ".tsv" else ","
+        parts = {part: _read_delimited(file, separator, options, counts) for part, file in files.items()}
+        return datasets.DatasetDict(parts)
+    if kind is not None:
+        return _loaded(kind, files, options)
+    if not OF_LOADING & options.keys():
+        builder = datasets.load_dataset_builder(path, name, **options)
+        if isinstance(builder.config, CsvConfig) and builder.info.features is None:
+            return _read_shards(builder.config, options, counts)
     loaded = datasets.load_dataset(path, name, **options)
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({split: loaded})
 
 
-def _read_files(files: dict[str, str], suffix: str, options: dict[str, Any]) -> datasets.DatasetDict:
-    """Files of one format, by the names of their splits."""
-    separator = {"sep": "\t"} if suffix == ".tsv" else {}
-    try:
-        return datasets.load_dataset(FORMATS[suffix], data_files=files, **(separator | options))
-    except datasets.exceptions.DatasetGenerationError as error:
+def _read_shards(config: CsvConfig, options: dict[str, Any], counts: Counter[str]) -> datasets.DatasetDict:
+    """The csv or tsv files that the library found in a folder or on the Hub."""
+    settings = {name: value for name, value in options.items() if name in CsvConfig.__dataclass_fields__}
+    return datasets.DatasetDict(
+        {
+            str(part): datasets.concatenate_datasets(
+                [_read_delimited(file, config.sep, settings, counts) for file in files]
+            )
+            for part, files in config.data_files.items()
+        }
+    )
+
+
+def suffix_of(path: Path) -> str | None:
+    """The suffix that tells a file's format, the one in front of `.gz` where it is compressed."""
+    return next((suffix for suffix in reversed(path.suffixes) if suffix in FORMATS), None)
+
+
+def _files_of_splits(folder: Path, split: str) -> tuple[str | None, dict[str, str]]:
+    """The suffix of a folder's files, and each file by the name of its split; none where the library names them."""
+    files = {}
+    for file in sorted(folder.iterdir()):
+        plain = Path(file.stem) if file.suffix in COMPRESSED else Path(file.name)
+        if plain.suffix in FORMATS:
+            files[file] = plain
+    tagged = {plain.stem: str(file) for file, plain in files.items() if FORMATS[plain.suffix] == CONLL}
+    if tagged:
+        return ".conll", tagged
+    # load_dataset finds shards and sub-folders, but few names of splits.
+    first = next((plain for plain in files.values() if plain.stem == split), None)
+    if first is None:
+        return None, {}
+    return first.suffix, {plain.stem: str(file) for file, plain in files.items() if plain.suffix == first.suffix}
+
+
+def _read_delimited(file: str, separator: str, options: dict[str, Any], counts: Counter[str]) -> datasets.Dataset:
+    """A csv or tsv file, every cell a string."""
+    found = inspect(file, separator, options)
+    counts.update(found.counts)
+    strings = datasets.Features({name: datasets.Value("string") for name in found.columns})
+    missing = {"keep_default_na": False, "na_values": [""]}
+    settings = {"sep": separator, "features": strings, **missing, **found.options, **options}
+    read = _loaded("csv", {"rows": file}, settings)["rows"]
+    if found.rows is not None and len(read) != found.rows:
         raise ValueError(
-            f"data.path: {', '.join(files.values())} cannot be read as {FORMATS[suffix]}: {error.__cause__ or error}"
-        ) from error
+            f"data.path: {file} has {found.rows} rows, and {len(read)} were read. Quotation marks may stand where they "
+            "do not belong: where they are characters like others, set data.options: {quoting: 3}."
+        )
+    return read
 
 
-def read_conll(path: str | Path, encoding: str = "utf-8") -> datasets.Dataset:
-    """A CoNLL-style file: a line a word, its first column the word, its last the tag; an empty line ends a sentence.
+def _loaded(kind: str, files: dict[str, str], options: dict[str, Any]) -> datasets.DatasetDict:
+    """Files of one format, by the names of their splits."""
+    names = ", ".join(files.values())
+    if kind == "json":
+        for file in files.values():
+            _check_json(file, options.get("encoding"))
+    try:
+        loaded = datasets.load_dataset(kind, data_files=files, **options)
+    except datasets.exceptions.DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, UnicodeError):
+            raise ValueError(wrong_encoding(names, cause)) from error
+        advice = _EOF if "EOF inside string" in str(cause) else ""
+        raise ValueError(f"data.path: {names} cannot be read as {kind}: {cause or error}{advice}") from error
+    for part, file in files.items():
+        if part not in loaded or not len(loaded[part]):
+            raise ValueError(f"data.path: {file} has no row.")
+    return loaded
 
-    A sentence whose lines have one column has no tags. Lines that start with -DOCSTART- are left out.
 
-    Args:
-        path: of the file; columns are separated by tabs if a line has one, else by blanks.
-        encoding: of the file.
-    Returns:
-        The columns `words` and `tags`, lists of str; `tags` is None for a sentence without.
-    Raises:
-        ValueError: a sentence in which some words have a tag and some have none, with its line.
-    """
-    rows = list(_sentences(Path(path), encoding))
-    features = datasets.Features({name: datasets.Sequence(datasets.Value("string")) for name in (WORDS, TAGS)})
-    return datasets.Dataset.from_list(rows, features=features)
+def _check_json(file: str, encoding: str | None) -> None:
+    """Raise where a file has no row, or is in another encoding: the library would tell only of the row it reads."""
+    content = ""
+    try:
+        with opened(file, encoding) as lines:
+            for line in lines:
+                content = content if len(content) > len("[]") else content + line.strip()
+    except UnicodeError as error:
+        raise ValueError(wrong_encoding(file, error)) from error
+    if content in ("", "[]"):
+        raise ValueError(
+            f"data.path: {file} cannot be read as json: the file is empty. Expected an object for each row."
+        )
 
 
-def _sentences(path: Path, encoding: str) -> Iterator[dict[str, list[str] | None]]:
-    lines: list[list[str]] = []
-    with path.open(encoding=encoding) as file:
-        for number, line in enumerate([*file, "\n"], start=1):
-            columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
-            if columns and columns[0] and not columns[0].startswith("-DOCSTART-"):
-                lines.append(columns)
-            elif lines:
-                tagged = sum(len(columns) > 1 for columns in lines)
-                if tagged not in (0, len(lines)):
-                    raise ValueError(
-                        f"{path.name}: in the sentence that ends before line {number}, {len(lines) - tagged} of "
-                        f"{len(lines)} words have no tag. Expected a tag for every word, or for none."
-                    )
-                yield {
-                    WORDS: [columns[0] for columns in lines],
-                    TAGS: [columns[-1] for columns in lines] if tagged else None,
-                }
-                lines = []
+_EOF = (
+    '. A quotation mark (") opens a text and none closes it. Close it; or, where quotation marks are characters like '
+    "others, set data.options: {quoting: 3}."
+)

@@ -1,12 +1,13 @@
 """Texts and their translations, conversations, plain texts: loaded, cleaned and split for models that write."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 
+from hf_distill.data.cells import as_number, check_texts, numeric_columns, text_of
 from hf_distill.data.config import Data
 from hf_distill.data.near_duplicates import near_duplicate_key
 from hf_distill.data.splits import Row, RowReader, check_columns, cut, sources_of
@@ -40,8 +41,8 @@ def load_writing(data: Data, seed: int = 0, *, task: str, keep: Collection[str] 
     """Read, clean and split pairs of texts, conversations or plain texts.
 
     Texts are stripped; empty ones and exact duplicates are left out. Near-duplicates, equal but for digits, punctuation
-    and case, never stand on two sides of a split; those of a translation's source count, and those of all that is said
-    in a conversation. Everything left out is counted.
+    and case, never stand on two sides of a split: translations are compared by their sources, conversations by all
+    their messages. Everything left out is counted.
 
     Args:
         data: what to read: `text` and `target`, `messages`, or `text`.
@@ -49,16 +50,11 @@ def load_writing(data: Data, seed: int = 0, *, task: str, keep: Collection[str] 
         task: `translation` or `text-generation`.
         keep: more columns to carry along.
     Raises:
-        ValueError: a missing file, split or column; messages that are no roles and texts; a split that comes out empty.
+        ValueError: a missing file, split or column; messages without roles and texts; a split that comes out empty.
     """
-    source = sources_of(data)
-    reader: RowReader
-    if task == "translation":
-        reader = _Pairs(data, keep)
-    elif data.messages is not None:
-        reader = _Conversations(data, keep)
-    else:
-        reader = _Texts(data, keep)
+    source, counts = sources_of(data)
+    kind = _Pairs if task == "translation" else _Conversations if data.messages is not None else _Texts
+    reader: RowReader = kind(data, keep, numeric_columns(source.values(), keep), counts)
     parts = cut(source, data, reader, seed)
     parts.pop("fidelity")  # whatever they read, these models can be compared on it
     return WritingSplits(
@@ -72,9 +68,15 @@ class _Rows:
 
     features: datasets.Features
 
-    def __init__(self, data: Data, keep: Collection[str]) -> None:
-        self.data, self.keep = data, list(keep)
-        self.counts: dict[str, int] = defaultdict(int)
+    def __init__(
+        self,
+        data: Data,
+        keep: Collection[str],
+        numeric: Mapping[str, type[int] | type[float]],
+        counts: Mapping[str, int],
+    ) -> None:
+        self.data, self.keep, self.numeric = data, list(keep), numeric
+        self.counts: dict[str, int] = defaultdict(int, counts)
         self._seen: set[str] = set()
 
     def columns(self, *names: str) -> list[str]:
@@ -100,7 +102,7 @@ class _Rows:
 
     def made(self, row: Row, content: dict[str, Any], key: str, known: bool) -> Row:
         """A row as `cut` wants it."""
-        kept = {name: row[name] for name in self.keep}
+        kept = {name: as_number(row[name], self.numeric.get(name)) for name in self.keep}
         together = key if self.data.together is None else str(row[self.data.together])
         return {"content": content, "kept": kept, "key": key, "together": together, "known": known}
 
@@ -120,15 +122,19 @@ class _Pairs(_Rows):
     known_by = "a target"
 
     def rows(self, dataset: datasets.Dataset) -> Iterable[Row]:
-        """Pairs; without a target the source alone."""
+        """Pairs; where the target is empty, unlabelled sources."""
         (name,) = self.data.text_columns
         check_columns(dataset, [name], "data.text")
-        if not self.counts:  # of all splits only the one of texts alone, which is read last, may lack them
+        if not self.counts["rows read"]:  # only the split of unlabelled texts, which is read last, may lack them
             check_columns(dataset, [self.data.target], "data.target")
         targets = [self.data.target] if self.data.target in dataset.column_names else []
+        check_texts(dataset, [name])
+        check_texts(dataset, targets, "data.target")
+        missing = self.data.missing_values
         for row in self.read(dataset, name, *targets):
-            source = " ".join(str(row[name] or "").split())
-            target = " ".join(str(row[targets[0]] or "").split()) if targets else ""
+            source = " ".join(text_of(row[name], name, missing).split())
+            target = "".join(text_of(row[column], column, missing, key="data.target") for column in targets)
+            target = " ".join(target.split())
             if not source:
                 self.counts["empty texts, left out"] += 1
                 continue
@@ -139,7 +145,7 @@ class _Pairs(_Rows):
                 yield self.made(row, {SOURCE: source, TARGET: target}, key, known=bool(target))
 
     def without_label(self, row: Row) -> Row:
-        """The source alone."""
+        """The same source without its target."""
         return row | {"content": row["content"] | {TARGET: ""}, "known": False}
 
 
@@ -158,12 +164,13 @@ class _Conversations(_Rows):
             if not messages:
                 self.counts["conversations without messages, left out"] += 1
                 continue
-            said = "\n".join(message["content"] for message in messages)
-            if self.is_new(said):
-                yield self.made(row, {MESSAGES: messages}, near_duplicate_key(said) or said.lower(), known=True)
+            contents = "\n".join(message["content"] for message in messages)
+            if self.is_new(contents):
+                key = near_duplicate_key(contents) or contents.lower()
+                yield self.made(row, {MESSAGES: messages}, key, known=True)
 
     def without_label(self, row: Row) -> Row:
-        """The same: who learns from a conversation alone needs no more than it."""
+        """The same: a conversation holds its own targets."""
         return row
 
 
@@ -177,8 +184,9 @@ class _Texts(_Rows):
         """Texts."""
         (name,) = self.data.text_columns
         check_columns(dataset, [name], "data.text")
+        check_texts(dataset, [name])
         for row in self.read(dataset, name):
-            text = str(row[name] or "").strip()
+            text = text_of(row[name], name, self.data.missing_values)
             if not text:
                 self.counts["empty texts, left out"] += 1
             elif self.is_new(text):
@@ -189,9 +197,9 @@ class _Texts(_Rows):
         return row
 
 
-def _messages(said: Any, column: str, number: int) -> list[dict[str, str]]:
+def _messages(value: Any, column: str, number: int) -> list[dict[str, str]]:
     """The messages of a row, none where there are none."""
-    messages = [] if said is None else said
+    messages = [] if value is None else value
     plain = isinstance(messages, list) and all(
         isinstance(message, dict)
         and isinstance(message.get("role"), str)
@@ -201,7 +209,7 @@ def _messages(said: Any, column: str, number: int) -> list[dict[str, str]]:
     if not plain:
         raise ValueError(
             f'data.messages: expected conversations as lists of {{"role": "user", "content": "text"}}, got '
-            f"{said!s:.120} in row {number} of the column {column!r}. Write them that way first: rename other keys "
+            f"{value!s:.120} in row {number} of the column {column!r}. Write them that way first: rename other keys "
             "(from, value), join the texts of a content in parts, and read lists that are kept as JSON text with "
             "json.loads."
         )

@@ -33,8 +33,8 @@ def language_model_rows(
     """Tokenise conversations or texts, with the tokens to predict as labels.
 
     Of a conversation these are the tokens of the assistant's messages, each with its end of turn; a row ends with the
-    last of them, as nothing that follows is learnt from. A template with `{% generation %}` says itself which tokens
-    they are; with any other they are what it adds for a message, once rendering the conversation up to there is seen to
+    last of them, as nothing that follows is learnt from. A template with `{% generation %}` marks these tokens
+    itself; with any other they are what it adds for a message, once rendering the conversation up to there is seen to
     be the beginning of rendering the whole. White space around a message is no part of it.
 
     A text stands between the tokenizer's `bos_token` (if it has none, its `eos_token`) and its `eos_token`, and all of
@@ -95,8 +95,8 @@ def cut_to_fit(
 
     Two tokenizers reach the same limit at different words. Called with one of them and then with the other, this leaves
     what both have room for, so that teacher and student read the same replies, and bits per byte are of the same text.
-    It takes whole messages, where cutting tokens would leave a reply whose end nobody may learn, and each model at
-    another letter; the price is at most one reply a conversation.
+    It takes whole messages, where cutting tokens would leave replies without an end, cut at another letter for each
+    model; the price is at most one reply a conversation.
 
     Args:
         dataset: as for `language_model_rows`.

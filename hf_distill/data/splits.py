@@ -1,6 +1,6 @@
 """Training, validation and test rows, with near-duplicates kept together."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -36,13 +36,20 @@ class RowReader(Protocol):
         """Some rows as a data set."""
 
 
-def sources_of(data: Data) -> dict[str, datasets.Dataset]:
-    """The splits of a source.
+def read_data(data: Data) -> tuple[dict[str, datasets.Dataset], Counter[str]]:
+    """The splits of a source as they are in its files, and what there is to tell of the files."""
+    counts: Counter[str] = Counter()
+    source = read(data.path, data.name, data.train, conll_columns=data.conll_columns, counts=counts, **data.options)
+    return source, counts
+
+
+def sources_of(data: Data) -> tuple[dict[str, datasets.Dataset], Counter[str]]:
+    """The splits of a source that a recipe names, and what there is to tell of its files.
 
     Raises:
         ValueError: one that is named is not there.
     """
-    source = read(data.path, data.name, data.train, **data.options)
+    source, counts = read_data(data)
     named = (data.train, data.unlabelled, data.test, data.validation)
     for key, part in zip(("train", "unlabelled", "test", "validation"), named, strict=True):
         if isinstance(part, str) and part not in source:
@@ -51,7 +58,7 @@ def sources_of(data: Data) -> dict[str, datasets.Dataset]:
                 f"data.{key}: {data.path} has no split {part!r}, it has {', '.join(source)}."
                 + (advice if key in ("test", "validation") else "")
             )
-    return source
+    return source, counts
 
 
 def cut(source: dict[str, datasets.Dataset], data: Data, reader: RowReader, seed: int) -> dict[str, list[Row]]:
@@ -198,4 +205,13 @@ def check_columns(dataset: datasets.Dataset, names: Iterable[str], key: str) -> 
     """Raise a ValueError that names the recipe's `key` for the first of the names that is no column."""
     for name in names:
         if name not in dataset.column_names:
-            raise ValueError(f"{key}: there is no column {name!r}, the data has {', '.join(dataset.column_names)}.")
+            raise ValueError(
+                f"{key}: there is no column {name!r}, the data has {', '.join(dataset.column_names)}."
+                + _separator_advice(dataset.column_names)
+            )
+
+
+def _separator_advice(columns: Sequence[str]) -> str:
+    """What to set where a file was read as one column because its separator is another one."""
+    found = [separator for separator in (";", "|", "\t", ",") if len(columns) == 1 and separator in columns[0]]
+    return f' Set data.options: {{sep: "{found[0]}"}} if {found[0]!r} separates its columns.' if found else ""

@@ -1,11 +1,14 @@
-"""The rows as a student reads them, and as its teacher does where it has a tokenizer of its own."""
+"""Rows as tokens: those of the student, and of its teacher where that has a tokenizer of its own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
 
 from hf_distill.columns import IGNORED, PREFIX, WORD_STARTS
+from hf_distill.problems import IGNORE_INDEX
+from hf_distill.tag_schemes import spans_of, tag_scheme
 
 
 def tokenize(
@@ -52,10 +55,12 @@ def tokenize(
         if teacher_tokenizer is None:
             return encoded
         if word_level:
-            said: Mapping[str, Any] = _read_words(rows["words"], teacher_tokenizer, teacher_max_length)
+            teachers: Mapping[str, Any] = _read_words(rows["words"], teacher_tokenizer, teacher_max_length)
         else:
-            said = teacher_tokenizer(*(rows[name] for name in texts), truncation=True, max_length=teacher_max_length)
-        return encoded | {PREFIX + name: value for name, value in said.items()}
+            teachers = teacher_tokenizer(
+                *(rows[name] for name in texts), truncation=True, max_length=teacher_max_length
+            )
+        return encoded | {PREFIX + name: value for name, value in teachers.items()}
 
     return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenise", keep_in_memory=True)
 
@@ -111,6 +116,52 @@ def tokenize_pairs(
             "models and their tokenizers go."
         )
     return kept, {"pairs longer than a model's limit, left out": left_out} if left_out else {}
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """What a tokenizer's limit cuts off of some tagged sentences, counted from the data.
+
+    Attributes:
+        words: of the sentences, all of them.
+        words_lost: those of them beyond the limit.
+        labelled_lost: those of `words_lost` that have a tag: a model misses all of them but O's, whatever it predicts.
+        entities: of the sentences; 0 where the tags are not those of entities.
+        entities_lost: those with a word beyond the limit: no model can find them whole.
+    """
+
+    words: int
+    words_lost: int
+    labelled_lost: int = 0
+    entities: int = 0
+    entities_lost: int = 0
+
+
+def cut_off(dataset: datasets.Dataset, starts: Iterable[list[int]], classes: Sequence[str] = ()) -> CutOff:
+    """Count the words and entities of some sentences that do not fit a tokenizer's limit.
+
+    Args:
+        dataset: with `words`, and perhaps with `label`, a list of class numbers a sentence.
+        starts: its `word_starts` or `teacher_word_starts`, one list a sentence.
+        classes: names of the tags, in order. None are needed to count words alone.
+    Raises:
+        ImportError: the tags are those of entities, and seqeval is not installed.
+    """
+    entity_tags = "label" in dataset.column_names and tag_scheme(classes) is not None
+    spans = spans_of(classes) if entity_tags else None
+    words = words_lost = labelled_lost = entities = entities_lost = 0
+    for number, marks in enumerate(starts):
+        row = dataset[number]
+        length, read = len(row["words"]), sum(mark == 1 for mark in marks)
+        words += length
+        words_lost += length - read
+        labels = row.get("label") or []
+        labelled_lost += sum(label != IGNORE_INDEX for label in labels[read:])
+        if spans is not None:
+            found = spans(["O" if label == IGNORE_INDEX else classes[label] for label in labels])
+            entities += len(found)
+            entities_lost += sum(last >= read for _, _, last in found)
+    return CutOff(words, words_lost, labelled_lost, entities, entities_lost)
 
 
 def words_cut_off(dataset: datasets.Dataset, starts: Iterable[list[int]]) -> int:

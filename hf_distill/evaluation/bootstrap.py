@@ -1,13 +1,14 @@
 """Intervals by resampling the test examples, the same draws for every model so that differences are paired."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import evaluate
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from hf_distill.evaluation.bounds import Bounds, alike, bounds_of, mixed, unseen, width_of
 from hf_distill.evaluation.counts import FROM_COUNTS, FROM_ROWS, Counted, Items
 from hf_distill.metrics import OfflineMetric
 
@@ -17,37 +18,66 @@ CHUNK = 2_000_000  # values held at once
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with what it came to on every resample; of two with the same draws, difference and ratio are paired.
+    """A number with its value on every resample; of two with the same draws, difference and ratio are paired.
 
     Attributes:
         value: on the examples as they are.
         drawn: (resamples,)
-        values: where `value` is the mean over several seeds, theirs.
+        values: where `value` is the mean over several seeds, the value of each.
+        bounds: the interval, where that of the resamples would be too narrow, see `bounds`.
+        examples: how many were resampled; 0 where that is not known.
+        width: by how much two such numbers differ at most.
     """
 
     value: float
     drawn: np.ndarray
     values: tuple[float, ...] = ()
+    bounds: Bounds | None = None
+    examples: int = 0
+    width: float = 0.0
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        """The difference."""
-        return Estimate(self.value - other.value, self.drawn - other.drawn)
+        """The difference. Where no resample changes it, examples that were not seen yet still may."""
+        value, width = self.value - other.value, max(self.width, other.width)
+        bounds = mixed(value, unseen(self.examples), -width, width)
+        return self._combined(other, value, self.drawn - other.drawn, bounds)
 
     def __truediv__(self, other: "Estimate") -> "Estimate":
         """The ratio; without resamples, so without an interval, where the divisor is not above 0 on all of them."""
         drawn = self.drawn / other.drawn if (other.drawn > 0).all() else np.empty(0)
-        return Estimate(self.value / other.value, drawn)
+        value = self.value / other.value
+        reach = unseen(self.examples) * max(self.width, other.width) / abs(other.value)
+        return self._combined(other, value, drawn, (value - reach, value + reach))
+
+    def _combined(self, other: "Estimate", value: float, drawn: np.ndarray, bounds: Bounds) -> "Estimate":
+        """What two estimates come to, with the bounds only where they are known and the resamples are all alike."""
+        known = self.examples > 0 and len(drawn) > 0 and alike(drawn)
+        width = max(self.width, other.width)
+        return Estimate(value, drawn, bounds=bounds if known else None, examples=self.examples, width=width)
 
     @property
     def missing(self) -> "Estimate":
         """What a share leaves of 1: the error."""
-        return Estimate(1 - self.value, 1 - self.drawn, tuple(1 - value for value in self.values))
+        return replace(
+            self,
+            value=1 - self.value,
+            drawn=1 - self.drawn,
+            values=tuple(1 - value for value in self.values),
+            bounds=None if self.bounds is None else (1 - self.bounds[1], 1 - self.bounds[0]),
+        )
+
+    @property
+    def interval(self) -> Bounds | None:
+        """Of 95 %; None without resamples."""
+        if self.bounds is not None or not len(self.drawn):
+            return self.bounds
+        return interval(self.drawn)
 
     def summary(self) -> dict[str, Any]:
         """`value`, with `low` and `high` of its 95 % interval and the seeds' `values` where there are any."""
         result: dict[str, Any] = {"value": self.value}
-        if len(self.drawn):
-            result |= dict(zip(("low", "high"), interval(self.drawn), strict=True))
+        if self.interval is not None:
+            result |= dict(zip(("low", "high"), self.interval, strict=True))
         return result | ({"values": list(self.values)} if self.values else {})
 
 
@@ -116,10 +146,29 @@ def estimate(
     """
     items = items or Items.one_an_example(len(references))
     value = value_of(metric, predictions, references, items)
+    drawn = _resampled(metric, predictions, references, items, resamples, seed)
+    return Estimate(
+        value,
+        drawn,
+        bounds=bounds_of(metric, predictions, references, items, value, drawn),
+        examples=len(np.unique(items.owners)),
+        width=width_of(metric, value),
+    )
+
+
+def _resampled(
+    metric: evaluate.EvaluationModule,
+    predictions: np.ndarray,
+    references: np.ndarray,
+    items: Items,
+    resamples: int,
+    seed: int,
+) -> np.ndarray:
+    """(resamples,) the metric on resampled examples."""
     additive = _additive(metric, references)
     if additive is not None:
         totals = resampled_totals(additive.counts(predictions, references, items), resamples, seed)
-        return Estimate(value, np.concatenate([additive.value(part) for part in totals]))
+        return np.concatenate([additive.value(part) for part in totals])
     ends = np.cumsum(items.counts)
     places = [np.arange(end - count, end) for end, count in zip(ends, items.counts, strict=True)]
     values = []
@@ -127,7 +176,7 @@ def estimate(
         for row in rows:
             chosen = np.concatenate([places[example] for example in row])
             values.append(value_of(metric, predictions[chosen], references[chosen]))
-    return Estimate(value, np.array(values))
+    return np.array(values)
 
 
 def over_seeds(estimates: Sequence[Estimate], seed: int = 0) -> Estimate:
@@ -146,11 +195,18 @@ def over_seeds(estimates: Sequence[Estimate], seed: int = 0) -> Estimate:
     mean = drawn.mean(axis=1, keepdims=True)
     wider = mean + (drawn - mean) * np.sqrt(len(estimates) / (len(estimates) - 1))
     picks = np.random.default_rng(seed).integers(len(estimates), size=drawn.shape)
-    return Estimate(
+    together = Estimate(
         value=float(np.mean([one.value for one in estimates])),
         drawn=np.take_along_axis(wider, picks, axis=1).mean(axis=1),
         values=tuple(one.value for one in estimates),
+        examples=estimates[0].examples,
+        width=estimates[0].width,
     )
+    if all(one.bounds is None for one in estimates):
+        return together
+    ends = np.array([one.interval for one in (*estimates, together)])  # (seeds + 1, 2)
+    low, high = ends[:-1].mean(axis=0)
+    return replace(together, bounds=(float(min(low, ends[-1, 0])), float(max(high, ends[-1, 1]))))
 
 
 def value_of(

@@ -1,4 +1,4 @@
-"""Where the quality lies: by groups of examples, by class, and in the examples on which two models differ most."""
+"""Quality by groups of examples, by class, and the examples on which two models differ most."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,9 +45,9 @@ def by_group(
             count = len(part.labels) if unit == "words" else len(np.unique(part.items.owners))
             entry: dict[str, Any] = {unit: count}
             for model in models:
-                said = part.said(metric, model)
-                if said is not None:
-                    entry[model] = {metric.name: value_of(metric, said, part.labels, part.items)}
+                answers = part.answers(metric, model)
+                if answers is not None:
+                    entry[model] = {metric.name: value_of(metric, answers, part.labels, part.items)}
             if metric.name == "accuracy" and entry.get("teacher", {"accuracy": 1})["accuracy"] < 1:
                 entry["error_ratio"] = (1 - entry["student"]["accuracy"]) / (1 - entry["teacher"]["accuracy"])
             found[name][str(value)] = entry
@@ -110,8 +110,12 @@ def per_class(predictions: Predictions, models: Sequence[str]) -> dict[str, dict
     found: dict[str, dict[str, Any]] = {_name(names, number): {"support": int(support[number])} for number in chosen}
     for model in models:
         totals = np.asarray(class_counts(known.decisions[model], known.labels, known.items).sum(axis=0))[0]
-        hits, said, true = by_class(totals)
-        scores = {"precision": divide(hits, said), "recall": divide(hits, true), "f1": divide(2 * hits, said + true)}
+        hits, predicted, true = by_class(totals)
+        scores = {
+            "precision": divide(hits, predicted),
+            "recall": divide(hits, true),
+            "f1": divide(2 * hits, predicted + true),
+        }
         for number in chosen:
             found[_name(names, number)][model] = {name: float(values[number]) for name, values in scores.items()}
     return found
@@ -132,6 +136,8 @@ def most_different(predictions: Predictions, texts: Sequence[Any] | None) -> lis
     items = predictions.items
     if texts is not None and len(texts) != items.examples:
         raise ValueError(f"Expected a text for each of the {items.examples} examples, got {len(texts)}.")
+    predictions = predictions.where(predictions.read_by("student", "teacher"))
+    items = predictions.items
     kl = kl_to_teacher(predictions.logits["student"], predictions.logits["teacher"])
     mean = divide(np.bincount(items.owners, weights=kl, minlength=items.examples), items.counts)
     found = []
@@ -139,10 +145,10 @@ def most_different(predictions: Predictions, texts: Sequence[Any] | None) -> lis
         if mean[example] <= 0:
             break
         places = np.flatnonzero(items.owners == example)
-        said = {name: predictions.decisions[name][places] for name in ("teacher", "student")}
+        chosen_classes = {name: predictions.decisions[name][places] for name in ("teacher", "student")}
         if len(predictions.labels) and predictions.labelled[places].all():
-            said["label"] = predictions.labels[places]
-        classes = {name: [_name(items.names, number) for number in numbers] for name, numbers in said.items()}
+            chosen_classes["label"] = predictions.labels[places]
+        classes = {name: [_name(items.names, number) for number in numbers] for name, numbers in chosen_classes.items()}
         entry: dict[str, Any] = {"example": int(example), "kl": float(mean[example])}
         entry |= classes if predictions.words else {name: one for name, (one,) in classes.items()}
         if texts is not None:

@@ -1,4 +1,4 @@
-"""Controls: what can be had without a neural student, which a student must beat to be worth its teacher."""
+"""Controls without a neural network, which a student must beat to be worth its teacher."""
 
 import tempfile
 from collections import Counter
@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from hf_distill.data.scripts import is_spaceless
 from hf_distill.environment import optional
 from hf_distill.metrics import IGNORE_INDEX
 
@@ -52,6 +53,8 @@ def tfidf_logistic_regression(
 ) -> np.ndarray:
     """Logistic regression on the words and word pairs of a text, its penalty chosen by validation accuracy.
 
+    Of texts in a script without spaces (Chinese, Japanese, Thai, ...) it reads one to three neighbouring characters.
+
     With soft labels, a text counts once for each class, weighted by the class's probability: that is cross-entropy with
     the teacher's distribution.
 
@@ -88,7 +91,10 @@ def tfidf_logistic_regression(
     # Single letters and emoticons carry sentiment too, hence the token pattern: words, or runs of punctuation.
     # Words seen once are half of a large collection and say nothing there; in a small one they may be all there is.
     rare = 2 if len(train_texts) >= 1000 else 1
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=rare, token_pattern=r"\w+|[^\w\s]+")
+    read: dict[str, Any] = {"ngram_range": (1, 2), "token_pattern": r"\w+|[^\w\s]+"}
+    if is_spaceless(train_texts):
+        read = {"ngram_range": (1, 3), "analyzer": "char"}
+    vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=rare, **read)
     features = csr_matrix(vectorizer.fit_transform(train_texts))[rows]
     validation_features = csr_matrix(vectorizer.transform(validation_texts))[counted]
 
@@ -175,7 +181,7 @@ def crf_tagger(
         ImportError: python-crfsuite is not installed.
     """
     if algorithm not in TAGGERS:
-        raise ValueError(f"crf_tagger knows the algorithms {', '.join(TAGGERS)}; got {algorithm!r}.")
+        raise ValueError(f"crf_tagger has the algorithms {', '.join(TAGGERS)}; got {algorithm!r}.")
     crfsuite = optional("pycrfsuite", "tagging")
     _check_tags(train_words, train_tags, "train")
     _check_tags(validation_words, validation_tags, "validation")
@@ -200,8 +206,8 @@ def crf_tagger(
     best_accuracy = -1.0
     for settings in TAGGERS[algorithm]:
         tagger = _trained(crfsuite, algorithm, settings, sequences)
-        said = np.array([int(tag) for items in validation for tag in tagger.tag(items)], dtype=np.int64)
-        accuracy = float((said == true)[counted].mean())
+        predicted = np.array([int(tag) for items in validation for tag in tagger.tag(items)], dtype=np.int64)
+        accuracy = float((predicted == true)[counted].mean())
         if accuracy > best_accuracy:
             best_accuracy = accuracy
             best = [[int(tag) for tag in tagger.tag(items)] for items in test]

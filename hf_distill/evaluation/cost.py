@@ -23,7 +23,7 @@ def count_flops(call: Callable[[Any], Any], inputs: Any) -> int:
     done number by number (activations, normalisation, softmax) and reading an embedding are left out.
 
     Args:
-        call: of a model: a `Reader` within its `ready`, or one that writes.
+        call: of a model: a `Predictor` within its `ready`, or one that writes.
         inputs: what it reads.
     """
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
@@ -62,7 +62,7 @@ def _of_attention(
 
 
 _aten = torch.ops.aten
-# Each under its overloads, so that they are not taken apart into kernels that nobody counts, and under its own name,
+# Each under its overloads, so that they are not taken apart into kernels that are not counted, and under its own name,
 # by which the counter looks for a formula. In inference mode they reach it whole (seen with torch 2.13).
 FORMULAS: dict[Any, Any] = {
     _aten.scaled_dot_product_attention: _of_attention,

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from hf_distill.environment import optional
+from hf_distill.tag_schemes import spans_of
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,18 @@ def class_counts(predictions: np.ndarray, references: np.ndarray, items: Items) 
     """How often each example's items hit, name and are of each class.
 
     Args:
-        predictions: (items,) class numbers.
+        predictions: (items,) class numbers, -1 for none.
         references: likewise.
-        items: whose they are.
+        items: the examples they belong to.
     Returns:
         (examples, 3 x classes): hits, predicted, true.
     """
     predictions, references = predictions.astype(np.int64), references.astype(np.int64)
+    named = predictions >= 0  # a word that was not read is predicted to be of no class
     classes = int(max(predictions.max(initial=0), references.max(initial=0))) + 1
     hits = predictions == references
-    rows = np.concatenate([items.owners[hits], items.owners, items.owners])
-    cells = np.concatenate([references[hits], classes + predictions, 2 * classes + references])
+    rows = np.concatenate([items.owners[hits], items.owners[named], items.owners])
+    cells = np.concatenate([references[hits], classes + predictions[named], 2 * classes + references])
     # A cell that is named several times holds the sum.
     return csr_matrix((np.ones(len(rows)), (rows, cells)), shape=(items.examples, 3 * classes))
 
@@ -90,29 +92,31 @@ def row_counts(predictions: np.ndarray, references: np.ndarray, items: Items) ->
     Returns:
         (examples, 3 x classes + 2): hits, predicted, true; faultless, all.
     """
-    said, true = predictions > 0, references > 0
-    faultless = (said == true).all(axis=1, keepdims=True)
-    return csr_matrix(np.concatenate([said & true, said, true, faultless, faultless | True], axis=1).astype(np.float64))
+    predicted, true = predictions > 0, references > 0
+    faultless = (predicted == true).all(axis=1, keepdims=True)
+    return csr_matrix(
+        np.concatenate([predicted & true, predicted, true, faultless, faultless | True], axis=1).astype(np.float64)
+    )
 
 
 def span_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
     """How many entities each sentence gets right, is said to have and has.
 
     Args:
-        predictions: (words,) class numbers.
+        predictions: (words,) class numbers, -1 for none.
         references: likewise.
-        items: the words; their `names` are BIO tags.
+        items: the words; their `names` are tags of entities, see `spans_of`.
     Returns:
         (sentences, 3): hits, predicted, true.
     Raises:
         ImportError: seqeval is not installed.
     """
-    entities = optional("seqeval.metrics.sequence_labeling", "tagging").get_entities
+    spans = spans_of(items.names)
     names = np.asarray(items.names, dtype=object)
-    ends = np.cumsum(items.counts)[:-1]
+    names, ends = np.append(names, "O"), np.cumsum(items.counts)[:-1]  # -1, a word that was not read: no entity
     rows = []
     for said, true in zip(np.split(names[predictions], ends), np.split(names[references], ends), strict=True):
-        found, wanted = set(entities(said.tolist())), set(entities(true.tolist()))
+        found, wanted = spans(said.tolist()), spans(true.tolist())
         rows.append((len(found & wanted), len(found), len(wanted)))
     return csr_matrix(np.array(rows, dtype=np.float64).reshape(-1, 3))
 
@@ -158,8 +162,8 @@ def by_class(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
         three of (..., classes)
     """
-    hits, said, true = np.split(totals, 3, axis=-1)
-    return hits, said, true
+    hits, predicted, true = np.split(totals, 3, axis=-1)
+    return hits, predicted, true
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -173,27 +177,28 @@ def _accuracy(totals: np.ndarray) -> np.ndarray:
 
 
 def _f1(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = (counts[:, 1] if counts.shape[1] > 1 else 0 * counts[:, 0] for counts in by_class(totals))
-    return divide(2 * hits, said + true)
+    hits, predicted, true = (counts[:, 1] if counts.shape[1] > 1 else 0 * counts[:, 0] for counts in by_class(totals))
+    return divide(2 * hits, predicted + true)
 
 
 def _macro_f1(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = by_class(totals)
-    present = said + true > 0
-    return divide(divide(2 * hits, said + true).sum(axis=-1), present.sum(axis=-1))
+    hits, predicted, true = by_class(totals)
+    present = predicted + true > 0
+    return divide(divide(2 * hits, predicted + true).sum(axis=-1), present.sum(axis=-1))
 
 
 def _matthews_correlation(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = by_class(totals)
+    hits, predicted, true = by_class(totals)
     right, total = hits.sum(axis=-1), true.sum(axis=-1)
-    covariance = right * total - (true * said).sum(axis=-1)
-    spread = np.sqrt((total**2 - (said**2).sum(axis=-1)) * (total**2 - (true**2).sum(axis=-1)))
+    covariance = right * total - (true * predicted).sum(axis=-1)
+    none = total - predicted.sum(axis=-1)  # predicted to be of no class, which is as a class of its own
+    spread = np.sqrt((total**2 - (predicted**2).sum(axis=-1) - none**2) * (total**2 - (true**2).sum(axis=-1)))
     return divide(covariance, spread)
 
 
 def _span_f1(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = by_class(totals)
-    return divide(2 * hits, said + true)[:, 0]
+    hits, predicted, true = by_class(totals)
+    return divide(2 * hits, predicted + true)[:, 0]
 
 
 def _bits_per_byte(totals: np.ndarray) -> np.ndarray:
@@ -205,8 +210,8 @@ def _faultless(totals: np.ndarray) -> np.ndarray:
 
 
 def _macro_f1_of_rows(totals: np.ndarray) -> np.ndarray:
-    hits, said, true = by_class(totals[:, :-2])
-    return divide(2 * hits, said + true).mean(axis=-1)  # of all classes: rows name each of them
+    hits, predicted, true = by_class(totals[:, :-2])
+    return divide(2 * hits, predicted + true).mean(axis=-1)  # of all classes: rows name each of them
 
 
 FROM_COUNTS: dict[str, Counted] = {

@@ -1,16 +1,16 @@
 """How fast models write whole texts and what it computes: alone and in batches, at the lengths of real texts."""
 
+import functools
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hf_distill.evaluation.cost import count_flops
-from hf_distill.evaluation.speed import BATCH, FEWEST, LENGTHS, Cell, per_second
+from hf_distill.evaluation.speed import BATCH, Cell
+from hf_distill.evaluation.stopwatch import FEWEST, Limits, Timed, in_turns, per_second, thirds
 from hf_distill.teachers.generating import GeneratingTeacher
 
 CALLS = {1: 24, BATCH: 6}  # of each model, by texts a call
@@ -22,26 +22,9 @@ Write = Callable[[list[str]], list[str]]
 Count = Callable[[list[str]], int]
 
 
-@dataclass(frozen=True)
-class Timed:
-    """The calls of one model.
-
-    Attributes:
-        milliseconds: (calls,), call i on the same texts for all models of a run.
-        said: what it wrote, by call.
-    """
-
-    milliseconds: np.ndarray
-    said: list[list[str]]
-
-    def written(self, count: Count) -> np.ndarray:
-        """(calls,) how much it wrote, by what counts some texts."""
-        return np.array([count(texts) for texts in self.said])
-
-
 @contextmanager
 def _told_once() -> Iterator[None]:
-    """How many answers were cut has been told when texts are written again for their time."""
+    """Silence the warning of cut answers: it was given before, when the same texts were written to be scored."""
     logger = logging.getLogger(GeneratingTeacher.__module__)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -80,16 +63,12 @@ def measure_writing_cells(
     Args:
         writers: by name.
         texts: to choose from.
-        lengths: (texts,) tokens of each, by writer; the thirds go by the mean of them.
+        lengths: (texts,) tokens of each, by writer; the thirds are by their mean.
         counts: by writer what counts the tokens that it wrote, by which the cells are then compared. None: by the text.
         seed: of the choice.
     """
-    by_length = np.argsort(np.mean([lengths[name] for name in writers], axis=0), kind="stable")
     cells = []
-    for length, third in zip(LENGTHS, np.array_split(by_length, len(LENGTHS)), strict=True):
-        if not len(third):
-            continue
-        rows = np.random.default_rng(seed).permutation(third)
+    for length, rows in thirds(np.arange(len(texts)), {name: lengths[name] for name in writers}, seed):
         for batch, calls in CELL_CALLS.items():
             groups = _groups(rows, batch, calls)
             timed = _timed(writers, texts, groups, CELL_SECONDS)
@@ -143,9 +122,9 @@ def writing_flops(
         Means `flops_per_text` and `flops_per_token`, read or written.
     """
     chosen = [texts[row] for row in np.random.default_rng(seed).permutation(len(texts))[:COUNTED]]
-    said: list[str] = []
-    total = sum(count_flops(lambda text: said.extend(write([text])), text) for text in chosen)
-    return {"flops_per_text": total / len(chosen), "flops_per_token": total / tokens(chosen, said)}
+    replies: list[str] = []
+    total = sum(count_flops(lambda text: replies.extend(write([text])), text) for text in chosen)
+    return {"flops_per_text": total / len(chosen), "flops_per_token": total / tokens(chosen, replies)}
 
 
 def _groups(rows: np.ndarray, batch: int, calls: int) -> np.ndarray:
@@ -163,18 +142,13 @@ def _timed(writers: Mapping[str, Write], texts: Sequence[str], groups: np.ndarra
         groups: (calls, batch) numbers of texts.
         seconds: after which a third of the calls, four at least, are enough.
     """
-    times: dict[str, list[float]] = {name: [] for name in writers}
-    said: dict[str, list[list[str]]] = {name: [] for name in writers}
     for write in writers.values():
         write([texts[row] for row in groups[0][:2]])
-    began = time.perf_counter()
-    for number, group in enumerate(groups):
-        if number >= max(FEWEST, len(groups) // 3) and time.perf_counter() - began > seconds:
-            break
-        given = [texts[row] for row in group]
-        for name, write in writers.items():
-            start = time.perf_counter()
-            written = write(given)
-            times[name].append((time.perf_counter() - start) * 1000)
-            said[name].append(written)
-    return {name: Timed(np.array(times[name]), said[name]) for name in writers}
+    given = [[texts[row] for row in group] for group in groups]
+    calls = {name: functools.partial(_written, write, given) for name, write in writers.items()}
+    fewest = min(len(groups), max(FEWEST, len(groups) // 3))
+    return in_turns(calls, Limits(1, len(groups), fewest, seconds))
+
+
+def _written(write: Write, given: Sequence[list[str]], number: int) -> list[str]:
+    return write(given[number])

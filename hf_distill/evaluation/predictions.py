@@ -1,5 +1,6 @@
-"""What models and controls said about one test set, side by side: an item an example or, in tagging, a word."""
+"""The predictions of models and controls on one test set: an item is an example or, in tagging, a word."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,24 +10,26 @@ import numpy as np
 from datasets import Dataset
 
 from hf_distill import columns
-from hf_distill.evaluation.counts import Items
+from hf_distill.evaluation.counts import Items, span_counts
 from hf_distill.evaluation.predictor import Predictor, check_finite, predict_logits, predict_word_logits
 from hf_distill.metrics import IGNORE_INDEX
 
+# For tagging, the class number of every word of a sentence, also of those beyond the longest that a model reads.
+WORD_LABELS = "word_labels"
+UNREAD = -1  # the decision on a word that a model did not read; it is never right
 CONTROL = "Expected one class number, or one row of logits,"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What everybody said about the same items.
+    """The predictions of models and controls on the same items.
 
     Attributes:
-        items: whose they are, and the names of the classes.
-        decisions: class numbers (items,), by who said so; (items, classes) of 0/1 or numbers where the labels are so.
-        logits: (items, classes) of those who gave some.
+        items: the examples that they belong to, and the names of the classes.
+        decisions: class numbers (items,), by model or control; (items, classes) of 0/1 or numbers where the labels are.
+        logits: (items, classes), by model or control, where it returned logits.
         labels: (items,) or (items, classes); empty where the rows have none.
-        words: of a tagged set, how many there are: `words`, `cut_off_teacher`, `cut_off_student`, `read_by_all`,
-            `scored`.
+        words: of a tagged set, see `Report.words`.
     """
 
     items: Items
@@ -48,9 +51,20 @@ class Predictions:
         """How many examples have an item with a label."""
         return len(np.unique(self.items.owners[self.labelled]))
 
-    def said(self, metric: evaluate.EvaluationModule, name: str) -> np.ndarray | None:
-        """What a metric reads of somebody: decisions or, if it reads logits, these; None of who gave none."""
+    def answers(self, metric: evaluate.EvaluationModule, name: str) -> np.ndarray | None:
+        """What a metric reads of a model: its decisions or its logits; None if the model returned no logits."""
         return (self.logits if getattr(metric, "reads_logits", False) else self.decisions).get(name)
+
+    def read_by(self, *names: str) -> np.ndarray:
+        """(items,) whether all of some models gave logits: in tagging, whether they read a word.
+
+        Args:
+            names: of models.
+        """
+        read = np.ones(len(self.items.owners), dtype=bool)
+        for name in names:
+            read &= ~np.isnan(self.logits[name]).any(axis=-1)
+        return read
 
     def where(self, chosen: np.ndarray) -> "Predictions":
         """Those about some of the items.
@@ -68,11 +82,11 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """The models that are asked, each ready.
+class Predictors:
+    """Several models whose predictions are compared, each within its `ready`.
 
     Attributes:
-        readers: by name, "student" among them, and "teacher" where its classes are the student's; for tagging each one
+        models: by name, "student" among them, and "teacher" where its classes are the student's; for tagging each one
             `word_level`.
         problem: see `models.problem_type`.
         names: of the classes.
@@ -80,17 +94,17 @@ class Panel:
         batch_size: of predictions.
     """
 
-    readers: Mapping[str, Predictor]
+    models: Mapping[str, Predictor]
     problem: str
     names: Sequence[str]
     word_level: bool
     batch_size: int
 
-    def ask(self, dataset: Dataset, controls: Mapping[str, Any] | None = None) -> Predictions:
-        """What everybody says about a tokenised data set.
+    def predict(self, dataset: Dataset, controls: Mapping[str, Any] | None = None) -> Predictions:
+        """What all models and controls predict on a tokenised data set.
 
-        The column `teacher_logits` speaks for the teacher where it is there. The k-th word of one tokenizer is the k-th
-        of the other; words are cut off at a sentence's end, at the length that a model's rows were given.
+        Where there is a column `teacher_logits`, it holds the logits of the teacher. The k-th word of one tokenizer is
+        the k-th of the other; words are cut off at a sentence's end, at the length that a model's rows were given.
 
         Args:
             dataset: tokenised, with the columns that the readers were made for.
@@ -99,10 +113,10 @@ class Panel:
         Raises:
             ValueError: a control about other examples or words, or NaN logits.
         """
-        for name, said in (controls or {}).items():
-            if len(said) != len(dataset):
+        for name, given in (controls or {}).items():
+            if len(given) != len(dataset):
                 raise ValueError(
-                    f"The control {name!r} predicts {len(said)} examples, but the test set has {len(dataset)}. "
+                    f"The control {name!r} predicts {len(given)} examples, but the test set has {len(dataset)}. "
                     + ("Expected the class numbers of its words" if self.word_level else CONTROL)
                     + " for every row, in the same order, unlabelled rows included."
                 )
@@ -110,15 +124,15 @@ class Panel:
 
     def _about_texts(self, dataset: Dataset, controls: Mapping[str, Any]) -> Predictions:
         logits: dict[str, np.ndarray] = {}
-        for name, reader in self.readers.items():
+        for name, predictor in self.models.items():
             if name == "teacher" and columns.LOGITS in dataset.column_names:
                 logits[name] = np.stack(columns.all_numbers(dataset, columns.LOGITS)).astype(np.float32)
                 check_finite(logits[name], "teacher's cache")
             else:
-                logits[name] = predict_logits(reader, dataset, name=name, batch_size=self.batch_size)
+                logits[name] = predict_logits(predictor, dataset, name=name, batch_size=self.batch_size)
         decided = {}
-        for name, said in controls.items():
-            values = np.asarray(said)
+        for name, given in controls.items():
+            values = np.asarray(given)
             if values.ndim == 2 and values.dtype.kind == "f":
                 check_finite(values, name)
                 logits[name] = values
@@ -129,37 +143,108 @@ class Panel:
         return Predictions(Items.one_an_example(len(dataset), self.names), decisions, logits, labels)
 
     def _about_words(self, dataset: Dataset, controls: Mapping[str, Any]) -> Predictions:
-        spoken: dict[str, list[np.ndarray]] = {}
-        for name, reader in self.readers.items():
+        by_sentence: dict[str, list[np.ndarray]] = {}
+        for name, predictor in self.models.items():
             if name == "teacher" and columns.LOGITS in dataset.column_names:
-                spoken[name] = _cached(reader, dataset, len(self.names))
+                by_sentence[name] = _cached(predictor, dataset, len(self.names))
             else:
-                spoken[name] = predict_word_logits(reader, dataset, name=name, batch_size=self.batch_size)
-        lengths = {name: np.array([len(row) for row in rows]) for name, rows in {**spoken, **controls}.items()}
-        read = np.min([lengths[name] for name in spoken], axis=0)
+                by_sentence[name] = predict_word_logits(predictor, dataset, name=name, batch_size=self.batch_size)
+        lengths = {name: np.array([len(row) for row in rows]) for name, rows in {**by_sentence, **controls}.items()}
+        read_by_all = np.min([lengths[name] for name in by_sentence], axis=0)
+        known = _word_labels(self.models["student"], dataset)
+        if WORD_LABELS in dataset.column_names:
+            whole = _all_labels(dataset, known, {name: lengths[name] for name in by_sentence})
+            scored = total = np.array([len(row) for row in whole], dtype=np.int64)
+            labels = first_words(whole, scored).astype(np.int64)
+        else:  # of the words beyond, no label is known
+            scored, total = read_by_all, np.max(list(lengths.values()), axis=0)
+            labels = first_words(known, scored)
         for name in controls:
-            for row in np.flatnonzero(lengths[name] < read)[:1]:
+            for row in np.flatnonzero(lengths[name] < scored)[:1]:
                 raise ValueError(
                     f"The control {name!r} predicts {lengths[name][row]} words of row {row}, but all models read "
-                    f"{read[row]} of it. Expected a class number for each word of the sentence."
+                    f"{read_by_all[row]} of it and {scored[row]} are scored. Expected a class number for each word of "
+                    "the sentence."
                 )
-        logits = {name: first_words(rows, read) for name, rows in spoken.items()}
-        decisions = {name: values.argmax(axis=-1) for name, values in logits.items()}
-        decisions |= {name: first_words(rows, read).astype(np.int64) for name, rows in controls.items()}
-        labels = first_words(_word_labels(self.readers["student"], dataset), read)
-        longest = np.max(list(lengths.values()), axis=0)
+        logits = {name: first_words(_filled(rows, scored), scored) for name, rows in by_sentence.items()}
+        decisions = {name: _decided(values) for name, values in logits.items()}
+        decisions |= {name: first_words(rows, scored).astype(np.int64) for name, rows in controls.items()}
+        items = Items(np.repeat(np.arange(len(scored)), scored), len(scored), self.names)
         counts = {
-            "words": int(longest.sum()),
+            "words": int(total.sum()),
             **{
-                f"cut_off_{name}": int((longest - lengths[name]).sum())
+                f"cut_off_{name}": int((total - lengths[name]).sum())
                 for name in ("teacher", "student")
                 if name in lengths
             },
-            "read_by_all": int(read.sum()),
+            "read_by_all": int(read_by_all.sum()),
             "scored": int((labels != IGNORE_INDEX).sum()),
         }
-        items = Items(np.repeat(np.arange(len(read)), read), len(read), self.names)
+        if WORD_LABELS in dataset.column_names:
+            counts |= lost(decisions["student"], labels, items)
         return Predictions(items, decisions, logits, labels, counts)
+
+
+def _all_labels(dataset: Dataset, known: Sequence[np.ndarray], lengths: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The labels of all words of each sentence, once they are known to be those of the same words.
+
+    Args:
+        dataset: with `word_labels`.
+        known: the labels of the words that the student reads.
+        lengths: (sentences,) how many words each model reads.
+    Raises:
+        ValueError: a model reads more words, or the student's have other labels.
+    """
+    whole = [np.asarray(row, dtype=np.int64) for row in dataset.with_format(None)[WORD_LABELS]]
+    counts = np.array([len(row) for row in whole])
+    for name, read in lengths.items():
+        for row in np.flatnonzero(read > counts)[:1]:
+            raise ValueError(
+                f"The column {WORD_LABELS} has {counts[row]} labels in row {row}, of which the {name} reads "
+                f"{read[row]} words. Expected a class number for each word of the sentence, read or not."
+            )
+    if "labels" in dataset.column_names:
+        for row, (labels, read) in enumerate(zip(whole, known, strict=True)):
+            if not np.array_equal(labels[: len(read)], read):
+                raise ValueError(
+                    f"The column {WORD_LABELS} of row {row} does not begin with the labels of the words that the "
+                    "student reads: it is of other rows, or in another order of classes. Make it of the same rows."
+                )
+    return whole
+
+
+def _filled(rows: Sequence[np.ndarray], counts: np.ndarray) -> list[np.ndarray]:
+    """Logits with NaN for the words that a model did not read."""
+    missing = (count - len(row) for row, count in zip(rows, counts, strict=True))
+    return [
+        row if more <= 0 else np.concatenate([row, np.full((more, row.shape[-1]), np.nan, dtype=row.dtype)])
+        for row, more in zip(rows, missing, strict=True)
+    ]
+
+
+def _decided(logits: np.ndarray) -> np.ndarray:
+    """(items,) the best class, `UNREAD` where there are no logits."""
+    unread = np.isnan(logits).any(axis=-1)
+    return np.where(unread, UNREAD, np.where(unread[:, None], 0.0, logits).argmax(axis=-1))
+
+
+def lost(decisions: np.ndarray, labels: np.ndarray, items: Items) -> dict[str, int]:
+    """What a tagger did not read: `lost_words` with a label, and of entities `entities` and `lost_entities`.
+
+    Args:
+        decisions: (words,) of the tagger, `UNREAD` where it read nothing.
+        labels: (words,)
+        items: the words.
+    """
+    unread = decisions == UNREAD
+    found = {"lost_words": int((unread & (labels != IGNORE_INDEX)).sum())}
+    entity_tags = any(name.startswith(("B-", "I-")) for name in items.names)
+    if not entity_tags or importlib.util.find_spec("seqeval") is None:
+        return found
+    whole = np.where(labels == IGNORE_INDEX, UNREAD, labels)
+    read = np.where(unread, UNREAD, whole)
+    hits, _, true = (int(total) for total in np.asarray(span_counts(read, whole, items).sum(axis=0))[0])
+    return found | {"entities": true, "lost_entities": true - hits}
 
 
 def first_words(rows: Sequence[Any], counts: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a model says on a tokenised data set, and how big it is: measured, never estimated."""
+"""The logits of a model on a tokenised data set."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,7 +28,7 @@ class Predictor:
             the student's.
         word_level: whether it answers once a word, at the word's first piece.
     Raises:
-        ValueError: no `input_ids` among the columns, or words that start nobody knows where.
+        ValueError: no `input_ids` among the columns, or no column that marks where words start.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Predictor:
             dataset: with the columns this reader was made for; the reader is one `word_level`.
         """
         if self.starts is None:
-            raise ValueError("This reader answers once an example; make it with of_words=True to ask it about words.")
+            raise ValueError("This reader answers once an example; make it with word_level=True to ask it about words.")
         marks = dataset.with_format(None)[self.starts]
         if self.starts == "labels":  # where nothing marks the words, the labelled positions stand for them
             return [np.flatnonzero(np.asarray(row) != columns.IGNORED) for row in marks]
@@ -188,11 +188,11 @@ def predict_word_logits(reader: Predictor, dataset: Dataset, *, name: str, batch
     """
     positions = reader.word_positions(dataset)
     lengths = reader.lengths(dataset)
-    spoken = np.array([row for row, starts in enumerate(positions) if len(starts)], dtype=np.int64)
-    if not len(spoken):
+    with_words = np.array([row for row, starts in enumerate(positions) if len(starts)], dtype=np.int64)
+    if not len(with_words):
         raise ValueError(f"None of the {len(positions)} rows has a word: `{reader.starts}` marks no position.")
     found: dict[int, np.ndarray] = {}
-    for rows, values in _answers(reader, dataset, spoken, batch_size):
+    for rows, values in _answers(reader, dataset, with_words, batch_size):
         for row, of_positions in zip(rows, values, strict=True):
             before = len(of_positions) - lengths[row] if reader.pads_left else 0
             found[int(row)] = of_positions[before + positions[row]]
@@ -217,7 +217,7 @@ def check_finite(logits: np.ndarray, name: str, unit: str = "examples") -> None:
 
     Args:
         logits: (items, classes).
-        name: of whoever gave them.
+        name: of the model or control.
         unit: what the items are.
     Raises:
         ValueError: with how many items are concerned.
@@ -238,7 +238,7 @@ def _starts_column(names: Sequence[str], own: bool) -> str:
     if own or "labels" not in names:
         raise ValueError(
             f"Expected the column {wanted} (1 a word's first piece, 0 further pieces, -100 special tokens), got "
-            f"{list(names)}: without it nobody knows which pieces make a word."
+            f"{list(names)}: without it no column marks where words start."
         )
     return "labels"
 

@@ -1,4 +1,4 @@
-"""What verdicts and timings amount to: quality, ratios, errors, the gain over the controls, fidelity, calibration."""
+"""Quality, ratios, errors, the gain over the controls, fidelity and calibration, from predictions and times."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,11 +23,11 @@ def score(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Estimate]]:
-    """Every metric of everybody, on what has a label.
+    """Every metric of every model and control, on the items with a label.
 
     Args:
         scores: the metrics.
-        predictions: of whoever is scored.
+        predictions: of the models and controls.
         trainings: see `seeds.further_trainings`.
         resamples: of the examples.
         seed: of the draws, the same for all.
@@ -38,10 +38,12 @@ def score(
     found: dict[str, dict[str, Estimate]] = {name: {} for name in known.decisions}
     for name in found:
         for metric in scores:
-            answers = known.said(metric, name)
+            logits = getattr(metric, "reads_logits", False) and name in known.logits
+            part = known.where(known.read_by(name)) if logits else known
+            answers = part.answers(metric, name)
             if answers is not None:
                 found[name][metric.name] = estimate(
-                    metric, answers, known.labels, known.items, resamples=resamples, seed=seed
+                    metric, answers, part.labels, part.items, resamples=resamples, seed=seed
                 )
     return means_over_seeds(found, trainings, seed)
 
@@ -62,8 +64,7 @@ def ratios(
         speeds: of teacher and student.
         seed: of the draws of timed calls.
     Returns:
-        name -> `value`, with `low` and `high` where it rests on samples. A share of nothing, or of less than nothing,
-        makes no sense and is missing.
+        name -> `value`, with `low` and `high` where it rests on samples; see `ratio` for what is missing.
     """
     found: dict[str, dict[str, Any]] = {
         name: {"value": models["teacher"][size] / models["student"][size]}
@@ -71,35 +72,50 @@ def ratios(
         if all(size in models[who] for who in ("teacher", "student"))
     }
     found |= faster(speeds["teacher"], speeds["student"], seed)
-    if "teacher" in value and value["teacher"].value > 0:
-        found["quality_kept"] = (value["student"] / value["teacher"]).summary()
-    if {MAJORITY, "teacher"} <= value.keys() and value["teacher"].value > value[MAJORITY].value:
+    if "teacher" in value:
+        found |= ratio("quality_kept", value["student"], value["teacher"])
+    if {MAJORITY, "teacher"} <= value.keys():
         above = {name: value[name] - value[MAJORITY] for name in ("student", "teacher")}
-        found["quality_kept_above_chance"] = (above["student"] / above["teacher"]).summary()
+        found |= ratio("quality_kept_above_chance", above["student"], above["teacher"])
     return found
 
 
+def ratio(name: str, numerator: Estimate, denominator: Estimate) -> dict[str, dict[str, Any]]:
+    """A ratio under its name; nothing where the denominator is not clearly above zero.
+
+    Over a margin that may be nothing a ratio may be anything, so it is left out where the lower end of the
+    denominator's interval is 0 or less.
+
+    Args:
+        name: of the ratio.
+        numerator: on the same draws as the denominator.
+        denominator: what is divided by.
+    """
+    summary = denominator.summary()
+    if denominator.value <= 0 or summary.get("low", denominator.value) <= 0:
+        return {}
+    return {name: (numerator / denominator).summary()}
+
+
 def errors(value: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
-    """What teacher and student miss of 1, and the ratio of the two where the teacher misses anything.
+    """What teacher and student miss of 1, and the ratio of the two where the teacher clearly misses something.
 
     Args:
         value: of a metric that is a share, by name.
     """
     missing = {name: value[name].missing for name in ("teacher", "student")}
-    if missing["teacher"].value > 0:
-        missing["error_ratio"] = missing["student"] / missing["teacher"]
-    return summaries(missing)
+    return summaries(missing) | ratio("error_ratio", missing["student"], missing["teacher"])
 
 
 def gain(value: Mapping[str, Estimate], controls: Sequence[str], name: str = "student") -> dict[str, Any]:
-    """The lead over the best of some rivals, paired.
+    """The lead over the best of some controls, paired.
 
     Args:
         value: of the first metric, by name.
         controls: at least one.
-        name: whose lead.
+        name: of the model that leads.
     Returns:
-        `value`, `low`, `high`, and the best rival as `control`.
+        `value`, `low`, `high`, and the best one as `control`.
     """
     best = max(controls, key=lambda control: value[control].value)
     return (value[name] - value[best]).summary() | {"control": best}
@@ -119,6 +135,8 @@ def fidelity(predictions: Predictions) -> dict[str, Any]:
             f"Student and teacher logits have shapes {student.shape} and {teacher.shape}: the two need the same "
             "classes to be compared. Give the student the teacher's num_labels and id2label."
         )
+    read = predictions.read_by("student", "teacher")
+    student, teacher = student[read], teacher[read]
     found = {
         "agreement": TeacherAgreement().score(student, teacher),
         "kl": TeacherKL().score(student, teacher),
@@ -128,11 +146,12 @@ def fidelity(predictions: Predictions) -> dict[str, Any]:
 
 
 def calibration(predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
-    """Expected calibration error of whoever gave logits, on what has a label.
+    """Expected calibration error of the models and controls with logits, on the items with a label.
 
     Args:
         predictions: single-label.
         names: of whom.
     """
     known = predictions.where(predictions.labelled)
-    return {name: CalibrationError().score(known.logits[name], known.labels) for name in names if name in known.logits}
+    read = {name: known.where(known.read_by(name)) for name in names if name in known.logits}
+    return {name: CalibrationError().score(part.logits[name], part.labels) for name, part in read.items()}

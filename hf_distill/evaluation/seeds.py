@@ -19,7 +19,7 @@ def further_trainings(
         more_students: each student with its baseline, if there is one.
         baseline: whether the first student has one.
     Returns:
-        The further models by name, and who stands for the mean of which trainings, himself the first of them.
+        The further models by name, and for each name the trainings that its mean is of, its own run first.
     Raises:
         ValueError: some have a baseline and some have none.
 

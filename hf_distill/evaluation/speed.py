@@ -1,7 +1,6 @@
 """How fast models answer: one text at a time and in batches, at the lengths of real texts, in turns in one run."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,20 @@ from torch import Tensor
 from hf_distill.evaluation.bootstrap import RESAMPLES, Estimate, draws
 from hf_distill.evaluation.cost import count_flops
 from hf_distill.evaluation.predictor import Predictor
+from hf_distill.evaluation.stopwatch import FEWEST, Limits, in_turns, per_second, thirds
+
+BLOCK = 8  # calls of one model before it is the next one's turn
+WARM_UP = 3
+CALLS = 200
+FEWEST_CALLS = 32
+SECONDS = 10.0  # after which slow models may stop at the fewest calls; all models together
+BATCH = 32
+BATCHES = 4
+ROUNDS = 5  # over these batches
+CELL_CALLS = {1: 48, 8: 16, BATCH: 8}  # of each model, at one length
+CELL_FEWEST = {1: 16, 8: 8, BATCH: 4}
+CELL_SECONDS = 1.0
+COUNTED = 16  # texts whose operations are counted
 
 
 def mean_flops(reader: Predictor, texts: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
@@ -29,21 +42,6 @@ def mean_flops(reader: Predictor, texts: Sequence[Mapping[str, Tensor]]) -> tupl
     }
     total = sum(of_length[length] for length in lengths)
     return total / len(texts), total / sum(lengths)
-
-
-BLOCK = 8  # calls of one model before it is the next one's turn
-WARM_UP = 3
-CALLS = 200
-FEWEST_CALLS = 32
-SECONDS = 10.0  # after which slow models may stop at the fewest calls; all models together
-BATCH = 32
-BATCHES = 4
-ROUNDS = 5  # over these batches
-LENGTHS = ("short", "medium", "long")  # thirds of the texts
-CELL_CALLS = {1: 48, 8: 16, BATCH: 8}  # of each model, at one length
-CELL_FEWEST = {1: 16, 8: 8, BATCH: 4}
-CELL_SECONDS = 1.0
-COUNTED = 16  # texts whose operations are counted
 
 
 @dataclass
@@ -97,11 +95,6 @@ class Cell:
         return self.milliseconds if self.written is None else self.milliseconds / self.written
 
 
-def per_second(batch: int, milliseconds: np.ndarray) -> float:
-    """Examples a second, by the median of the calls' times."""
-    return batch * 1000 / float(np.median(milliseconds))
-
-
 def measure_speed(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: int = 0) -> dict[str, Speed]:
     """Time several models in one run, in turns, so that their ratios are paired.
 
@@ -114,19 +107,20 @@ def measure_speed(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: i
         dataset: tokenised.
         seed: of the choice of texts.
     """
-    chosen = _with_tokens(readers, dataset, seed)[: BATCH * BATCHES]
+    chosen = with_tokens(readers, dataset, seed)[: BATCH * BATCHES]
     singles = {name: reader.batches(dataset, chosen[:, None]) for name, reader in readers.items()}
-    for name, reader in readers.items():
-        for inputs in singles[name][:WARM_UP]:
-            _milliseconds(reader, inputs)
-    calls = _in_turns(readers, singles, BLOCK, CALLS, FEWEST_CALLS, SECONDS)
-    rows = _batches(chosen, BATCHES, BATCH)
+    for name, call in _calls(readers, singles).items():
+        for number in range(min(WARM_UP, len(singles[name]))):
+            call(number)
+    calls = in_turns(_calls(readers, singles), Limits(BLOCK, CALLS, FEWEST_CALLS, SECONDS, warm=True))
+    rows = batches_of(chosen, BATCHES, BATCH)
     batches = {name: reader.batches(dataset, rows) for name, reader in readers.items()}
-    many = _in_turns(readers, batches, len(rows), len(rows) * ROUNDS, len(rows), SECONDS)
+    limits = Limits(len(rows), len(rows) * ROUNDS, len(rows), SECONDS, warm=True)
+    many = in_turns(_calls(readers, batches), limits)
     return {
         name: Speed(
-            latencies_ms=calls[name],
-            batches_ms=many[name],
+            latencies_ms=calls[name].milliseconds,
+            batches_ms=many[name].milliseconds,
             tokens_per_text=float(np.mean([inputs["input_ids"].shape[1] for inputs in singles[name]])),
             flops=mean_flops(reader, singles[name][:COUNTED]),
             texts=len(chosen),
@@ -144,70 +138,60 @@ def measure_cells(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: i
         dataset: tokenised.
         seed: of the choice of texts.
     """
-    rows = _with_tokens(readers, dataset, seed)
+    rows = with_tokens(readers, dataset, seed)
     lengths = {name: reader.lengths(dataset) for name, reader in readers.items()}
-    by_length = rows[np.argsort(np.mean([of[rows] for of in lengths.values()], axis=0), kind="stable")]
     cells = []
-    for length, third in zip(LENGTHS, np.array_split(by_length, len(LENGTHS)), strict=True):
-        if not len(third):
-            continue
-        chosen = np.random.default_rng(seed).permutation(third)[: BATCH * BATCHES]
+    for length, third in thirds(rows, lengths, seed):
+        chosen = third[: BATCH * BATCHES]
         for batch in CELL_CALLS:
-            groups = _batches(chosen, CELL_FEWEST[batch], batch)
+            groups = batches_of(chosen, CELL_FEWEST[batch], batch)
             inputs = {name: reader.batches(dataset, groups) for name, reader in readers.items()}
-            block = min(BLOCK, CELL_FEWEST[batch])
-            timed = _in_turns(readers, inputs, block, CELL_CALLS[batch], CELL_FEWEST[batch], CELL_SECONDS)
+            limits = Limits(
+                min(BLOCK, CELL_FEWEST[batch]), CELL_CALLS[batch], CELL_FEWEST[batch], CELL_SECONDS, warm=True
+            )
+            timed = in_turns(_calls(readers, inputs), limits)
             read = np.unique(groups)
             cells += [
-                Cell(name, batch, length, (int(lengths[name][read].min()), int(lengths[name][read].max())), times)
-                for name, times in timed.items()
+                Cell(
+                    name,
+                    batch,
+                    length,
+                    (int(lengths[name][read].min()), int(lengths[name][read].max())),
+                    each.milliseconds,
+                )
+                for name, each in timed.items()
             ]
     return cells
 
 
-def _with_tokens(readers: Mapping[str, Predictor], dataset: Dataset, seed: int) -> np.ndarray:
+def with_tokens(readers: Mapping[str, Predictor], dataset: Dataset, seed: int) -> np.ndarray:
     """The rows that can be read, shuffled: an empty one is no text."""
     shuffled = np.random.default_rng(seed).permutation(len(dataset))
     fewest = np.min([reader.lengths(dataset) for reader in readers.values()], axis=0)
     return shuffled[fewest[shuffled] > 0]
 
 
-def _batches(rows: np.ndarray, most: int, size: int) -> np.ndarray:
-    """(batches, size) rows; few of them are gone through again, so that every batch is full."""
+def batches_of(rows: np.ndarray, most: int, size: int) -> np.ndarray:
+    """(batches, size) rows; where there are too few, they are repeated, so that every batch is full."""
     number = min(most, max(1, len(rows) // size))
     return np.resize(rows, (number, size))
 
 
-def _in_turns(
-    readers: Mapping[str, Predictor],
-    inputs: Mapping[str, Sequence[Mapping[str, Tensor]]],
-    block: int,
-    most: int,
-    fewest: int,
-    seconds: float,
-) -> dict[str, np.ndarray]:
-    """(calls,) milliseconds by name, going round and round the inputs, a block of them at a time."""
-    calls: dict[str, list[float]] = {name: [] for name in readers}
-    began, start = time.perf_counter(), 0
-    while start < fewest or (start < most and time.perf_counter() - began < seconds):
-        for name, reader in readers.items():
-            turn = [inputs[name][number % len(inputs[name])] for number in range(start, start + block)]
-            # The last block was another model's: one untimed call brings this one's weights back into the caches.
-            _milliseconds(reader, turn[0])
-            calls[name] += [_milliseconds(reader, each) for each in turn]
-        start += block
-    return {name: np.array(times) for name, times in calls.items()}
+def _calls(
+    readers: Mapping[str, Predictor], inputs: Mapping[str, Sequence[Mapping[str, Tensor]]]
+) -> dict[str, Callable[[int], None]]:
+    """What `in_turns` times: call i of a model reads its inputs number i, from the first again after the last."""
+
+    def call_of(reader: Predictor, batches: Sequence[Mapping[str, Tensor]]) -> Callable[[int], None]:
+        return lambda number: wait_for(reader(batches[number % len(batches)]))
+
+    return {name: call_of(reader, inputs[name]) for name, reader in readers.items()}
 
 
-def _milliseconds(reader: Predictor, inputs: Mapping[str, Tensor]) -> float:
-    began = time.perf_counter()
-    logits = reader(inputs)
+def wait_for(logits: Tensor) -> None:
+    """Return once the device has computed some logits."""
     if logits.device.type != "cpu":
         torch.accelerator.synchronize()
-    return (time.perf_counter() - began) * 1000
-
-
-FEWEST = 4  # calls of which an interval says anything
 
 
 def summary(speed: Speed) -> dict[str, Any]:

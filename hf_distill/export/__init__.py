@@ -1,4 +1,4 @@
-"""Students for onnxruntime."""
+"""Export students to ONNX, and run the exported files."""
 
 from hf_distill.export.onnx import export_onnx
 from hf_distill.export.translator import GreedyTranslator

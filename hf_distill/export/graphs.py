@@ -1,4 +1,4 @@
-"""The parts of a student that are exported, each as a module with tensors in and out."""
+"""The parts of a student that are exported, each as a module with tensor inputs and outputs."""
 
 import copy
 import json
@@ -16,19 +16,19 @@ from hf_distill.models import base_model, forward_arguments
 from hf_distill.problems import task_of
 from hf_distill.students.lstm.modeling_lstm import LSTMState, LSTMStudentForSeq2SeqLM
 
-LARGEST = 2**31  # bytes of a protobuf file
+LARGEST = 2**31  # maximum bytes of a protobuf file
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file to be.
+    """The content of one ONNX file.
 
     Attributes:
         module: takes the inputs by position and returns a tuple of the outputs.
-        inputs: name to axes, each an axis number to its name; these axes take any size.
-        outputs: likewise.
-        example: random inputs by name, from a batch size, a length and whether to pad on the left.
-        metadata: text that the file carries along.
+        inputs: input name to its dynamic axes, each an axis number to its name.
+        outputs: the same for the outputs.
+        example: makes random inputs by name, from a batch size, a length and whether to pad on the left.
+        metadata: names and texts to store in the file.
     """
 
     module: nn.Module
@@ -52,14 +52,14 @@ class Classifier(nn.Module):
 
 
 class TranslatorEncoder(nn.Module):
-    """What an LSTM translator does once for each source text."""
+    """The part of an LSTM translator that runs once per source text."""
 
     def __init__(self, model: LSTMStudentForSeq2SeqLM) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch, length, size) states; (batch, layers, hidden_size) hidden and cell that the decoder starts from."""
+        """(batch, length, size) states; (batch, layers, hidden_size) initial hidden and cell of the decoder."""
         config = self.model.config
         encoded = self.model.lstm(input_ids, attention_mask, return_dict=True)
         start = self.model.bridge(encoded.pooler_output).tanh()
@@ -68,7 +68,7 @@ class TranslatorEncoder(nn.Module):
 
 
 class TranslatorStep(nn.Module):
-    """What an LSTM translator does for each target token."""
+    """The part of an LSTM translator that runs once per target token."""
 
     def __init__(self, model: LSTMStudentForSeq2SeqLM) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class TranslatorStep(nn.Module):
     def forward(
         self, decoder_input_ids: Tensor, source: Tensor, attention_mask: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch, 1, vocabulary) logits of the next token, and the hidden and cell to go on from."""
+        """(batch, 1, vocabulary) logits of the next token, and the next hidden and cell."""
         outputs = self.model(
             decoder_input_ids=decoder_input_ids,
             encoder_outputs=BaseModelOutputWithPooling(last_hidden_state=source),
@@ -90,20 +90,26 @@ class TranslatorStep(nn.Module):
 
 
 def graphs_of(student: nn.Module) -> dict[str, Graph]:
-    """What to write for a model, by the name of the file."""
+    """The ONNX graphs of a model, by file name without extension.
+
+    Args:
+        student: a model with a supported head; it is not changed.
+    Raises:
+        ValueError: the model cannot be exported.
+    """
     base = base_model(student)
     kind = type(base).__name__
     if not isinstance(base, PreTrainedModel):
-        raise ValueError(f"Expected a transformers model, got {kind}. Of an ensemble, export the members one by one.")
+        raise ValueError(f"Expected a transformers model, got {kind}. Export the members of an ensemble one by one.")
     translates = isinstance(base, LSTMStudentForSeq2SeqLM)
     if not translates and task_of(base).name not in ("text-classification", "token-classification"):
         raise ValueError(
             f"There is no ONNX export for {kind}: expected a model for sequence or token classification, or an "
-            "LSTMStudentForSeq2SeqLM. Transformers that write text are exported by `optimum-cli export onnx`."
+            "LSTMStudentForSeq2SeqLM. For generative Transformers use `optimum-cli export onnx`."
         )
     if getattr(base, "is_quantized", False):
         raise ValueError(
-            f"This {kind} is quantised, and its layers have no counterpart in ONNX. Load it without "
+            f"This {kind} is quantised, and its layers have no ONNX operators. Load it without "
             "quantization_config; int8=True then writes a quantised file."
         )
     if len(set((getattr(base, "hf_device_map", None) or {}).values())) > 1:
@@ -125,23 +131,23 @@ def _exact_copy(student: nn.Module) -> Any:
     copied: Any = copy.deepcopy(student)
     if hasattr(copied, "merge_and_unload"):
         copied = copied.merge_and_unload()
-    # Mixed precision training hides the forward of an instance behind one that still runs the original.
+    # Mixed precision training replaces the forward of an instance by a wrapper that still runs the original.
     vars(copied).pop("forward", None)
     return copied.to(device="cpu", dtype=torch.float32).eval()
 
 
 def _classifier(model: PreTrainedModel) -> Graph:
     names = ["input_ids", "attention_mask"]
-    # LSTM students and RoBERTa take token_type_ids too, but to no effect.
+    # LSTM students and RoBERTa accept token_type_ids too, but ignore them.
     segments = getattr(model.config, "type_vocab_size", 0) or 0
     if segments > 1 and "token_type_ids" in forward_arguments(model):
         names.append("token_type_ids")
     text = {0: "batch", 1: "length"}
 
     def example(batch: int, length: int, left: bool) -> dict[str, Tensor]:
-        made = _random_texts(model.config, batch, length, left)
-        made["token_type_ids"] = torch.arange(made["input_ids"].numel()).view_as(made["input_ids"]) % 2
-        return {name: made[name] for name in names}
+        inputs = _random_texts(model.config, batch, length, left)
+        inputs["token_type_ids"] = torch.arange(inputs["input_ids"].numel()).view_as(inputs["input_ids"]) % 2
+        return {name: inputs[name] for name in names}
 
     return Graph(
         module=Classifier(model, names).eval(),
@@ -197,8 +203,8 @@ def _random_texts(config: Any, batch: int, length: int, left: bool) -> dict[str,
     """(batch, length) input_ids and attention_mask: the first row is full, the others are padded."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions:
-        length = max(1, min(length, positions - 2))  # RoBERTa gives away its first two
-    # A generator of its own: an export must not change what is drawn afterwards.
+        length = max(1, min(length, positions - 2))  # RoBERTa does not use its first two positions
+    # A separate generator: an export must not change torch's random state.
     generator = torch.Generator().manual_seed(batch * 1000 + length)
     input_ids = torch.randint(config.vocab_size, (batch, length), generator=generator)
     lengths = torch.randint(1, length + 1, (batch, 1), generator=generator)

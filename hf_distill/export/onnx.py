@@ -1,4 +1,4 @@
-"""A student, or its teacher, as ONNX files in float32 and int8, each compared with the model before it is kept."""
+"""Export a student or its teacher to ONNX files in float32 and int8; each file is compared with the model."""
 
 import os
 import tempfile
@@ -17,8 +17,8 @@ from hf_distill.models import base_model
 
 OPSET = 17  # the first with LayerNormalization as one operator
 TOLERANCE = 1e-5  # of logits around 1, and relative for larger ones
-TRACED = (2, 8)  # batch and length of the example that the graph is recorded from
-CHECKED = ((1, 1), (3, 5), (4, 33))  # batches and lengths, all unlike the example's, that the files are checked on
+TRACED = (2, 8)  # batch and length of the example that the graph is traced with
+CHECKED = ((1, 1), (3, 5), (4, 33))  # batches and lengths of the checks, all different from the example's
 QUANTIZED_OPERATORS = ["LSTM", "MatMul", "Gemm", "Gather"]  # Gather: the table of token embeddings
 
 
@@ -32,34 +32,34 @@ def export_onnx(
 ) -> dict[str, Path]:
     """Write a model as ONNX files that need neither torch nor this package.
 
-    Classifiers and taggers become `onnx/model.onnx`: `input_ids`, `attention_mask` and, where the model tells segments
-    apart, `token_type_ids` in, `logits` out, for any batch and length. LSTM translators become
-    `onnx/encoder_model.onnx` and `onnx/decoder_model.onnx`, which `GreedyTranslator` runs. With int8, each has a
-    `_quantized` sibling a quarter of its size.
+    A classifier or tagger becomes `onnx/model.onnx`. Its inputs are `input_ids`, `attention_mask` and, for models with
+    segment embeddings, `token_type_ids`; its output is `logits`; batch and length are dynamic. An LSTM translator
+    becomes `onnx/encoder_model.onnx` and `onnx/decoder_model.onnx`, which `GreedyTranslator` runs. With int8, each file
+    has a `_quantized` variant of a quarter of the size.
 
-    The float32 files are compared with the model on random batches of other sizes, padded on either side. Nothing is
-    moved into the folder before all files are complete, and files of an earlier export do not outlive a new one.
+    The float32 files are compared with the model on random batches of other sizes, with padding on either side. Files
+    are moved into the folder only when all are complete, and replace those of an earlier export.
 
     Args:
         student: an LSTM student with a classification, tagging or translation head, or a Transformer with one of the
             first two, such as the teacher; PEFT adapters are merged. It is not changed: a copy is exported.
-        folder: usually the one that `save_pretrained` wrote to.
-        int8: whether to write quantised files too. Weights and embeddings are stored in 8 bits, and activations are
-            quantised on the fly, so no calibration data is needed; measure what it costs on your texts.
-        tokenizer: written beside them, so that the folder has all that is needed to run the files.
-        opset: version of ONNX's operators.
+        folder: usually the one that `save_pretrained` wrote.
+        int8: whether to write quantised files too. Weights and embeddings are stored in 8 bits; activations are
+            quantised dynamically, so no calibration data is needed. Measure the loss of quality on your own texts.
+        tokenizer: saved in the same folder, so that it has everything that is needed to run the files.
+        opset: version of the ONNX operator set.
     Returns:
-        The written files, by name without extension, such as `model` and `model_quantized`.
+        The written files, by name without extension, for example `model` and `model_quantized`.
     Raises:
-        ImportError: onnx or onnxruntime is missing.
-        ValueError: the model cannot be exported, it gives other logits once it is, or the tokenizer is not its own.
+        ImportError: onnx or onnxruntime is not installed.
+        ValueError: the model cannot be exported, the exported file gives other logits, or the tokenizer does not fit.
     """
     require_onnx("onnx", "onnxruntime")
     graphs = graphs_of(student)
     _check_tokenizer(student, tokenizer)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Inside the folder, so that moving the files is renaming them.
+    # Inside the folder, so that moving a file is a rename on one file system.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
         staged = Path(temporary)
         (staged / FOLDER).mkdir()
@@ -78,16 +78,16 @@ def export_onnx(
 def _record(graph: Graph, file: Path, opset: int) -> None:
     """Write the float32 file.
 
-    Uses torch's exporter by tracing, deprecated since torch 2.9 and still there in 2.13. The one that follows it
-    (`dynamo=True`, https://docs.pytorch.org/docs/stable/onnx_export.html) keeps the length of the example for an
-    `nn.LSTM`: "Constraints violated". This can go over to it once tests/export/test_onnx.py passes with it.
+    Uses torch's tracing exporter, which is deprecated since torch 2.9 and still available in 2.13. Its successor
+    (`dynamo=True`, https://docs.pytorch.org/docs/stable/onnx_export.html) fixes the length of an `nn.LSTM` to that of
+    the example: "Constraints violated". Switch to it once tests/export/test_onnx.py passes with it.
     """
     import onnx
 
     inputs = graph.example(*TRACED, False)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            # Of the deprecation, and of values that a trace might have taken for constants: `_compare` sees to those.
+            # Warnings of the deprecation, and of values that a trace may have made constants: `_compare` checks those.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 graph.module,
@@ -101,8 +101,8 @@ def _record(graph: Graph, file: Path, opset: int) -> None:
             )
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(
-            f"torch could not write {file.name} with opset {opset}: {error}. The model, or this opset, has an operator "
-            "that its exporter does not know; nothing was written."
+            f"torch could not write {file.name} with opset {opset}: {error}. The model or this opset has an operator "
+            f"that the exporter does not support. Nothing was written; the default opset is {OPSET}."
         ) from error
     if graph.metadata:
         written = onnx.load(file)
@@ -111,10 +111,12 @@ def _record(graph: Graph, file: Path, opset: int) -> None:
 
 
 def _compare(graph: Graph, file: Path, exactly: bool = True) -> None:
-    """Run a file on batches that it was not recorded from.
+    """Compare an ONNX file with its module on batches of other sizes than the example's.
 
     Args:
-        exactly: whether the outputs must be the module's; else they need only be numbers of the right shape.
+        graph: the graph that the file was written from.
+        file: the ONNX file.
+        exactly: whether the outputs must equal the module's; otherwise they must be finite and of the right shape.
     Raises:
         ValueError: they are not.
     """
@@ -129,7 +131,7 @@ def _compare(graph: Graph, file: Path, exactly: bool = True) -> None:
                 got = session.run(None, {name: value.numpy() for name, value in inputs.items()})
             except Exception as error:  # onnxruntime's errors have no base class of their own
                 raise ValueError(
-                    f"{file.name} cannot read {where}: {error}. A size of the example was recorded as a constant, so "
+                    f"{file.name} cannot run {where}: {error}. A size of the example was recorded as a constant, so "
                     "this model cannot be exported by tracing; nothing was written."
                 ) from error
             for name, ours, theirs in zip(graph.outputs, got, expected, strict=True):
@@ -141,13 +143,13 @@ def _compare(graph: Graph, file: Path, exactly: bool = True) -> None:
                     raise ValueError(
                         f"{file.name} gives other {name} than the model on {where}: shape {ours.shape} instead of "
                         f"{theirs.shape}, values up to {difference:.2g} apart where "
-                        f"{f'{TOLERANCE:g} is allowed' if exactly else 'finite ones are expected'}. It would silently "
-                        "predict something else, so nothing was written."
+                        f"{f'{TOLERANCE:g} is allowed' if exactly else 'finite ones are expected'}. Its predictions "
+                        "would silently differ from the model's, so nothing was written."
                     )
 
 
 def _quantize(source: Path, target: Path) -> None:
-    """Write the int8 sibling of a float32 file.
+    """Write the int8 variant of a float32 file.
 
     On the 3,000 test tweets of the demo, 99.93 % keep their label with the LSTM student (4.6 MB to 1.2 MB) and 99.5 %
     with its MiniLM-L6 teacher (91 MB to 23 MB): `python benchmarks/latency.py --student outputs/demo/student
@@ -164,8 +166,8 @@ def _quantize(source: Path, target: Path) -> None:
         target,
         op_types_to_quantize=QUANTIZED_OPERATORS,
         # Processors without VNNI add pairs of signed × unsigned products in 16 bits, which saturate. An LSTM avoids
-        # that by unsigned weights at no cost. They make a Transformer several times slower, so it gives up one bit; and
-        # its outliers call for a scale a channel.
+        # that by unsigned weights at no cost. Unsigned weights make a Transformer several times slower, so its weights
+        # have one bit less; and its outliers require one scale per channel.
         weight_type=QuantType.QUInt8 if recurrent else QuantType.QInt8,
         per_channel=not recurrent,
         reduce_range=not recurrent,
@@ -174,7 +176,7 @@ def _quantize(source: Path, target: Path) -> None:
 
 
 def _move(staged: Path, folder: Path, stale: Sequence[str]) -> dict[str, Path]:
-    """Move complete files into their folder, and remove those of an earlier export that have no successor."""
+    """Move complete files into their folder, and remove files of an earlier export that are not replaced."""
     (folder / FOLDER).mkdir(exist_ok=True)
     for name in stale:
         (folder / name).unlink(missing_ok=True)
@@ -187,9 +189,9 @@ def _move(staged: Path, folder: Path, stale: Sequence[str]) -> dict[str, Path]:
 
 
 def _check_tokenizer(student: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    words = base_model(student).config.vocab_size
-    if tokenizer is not None and len(tokenizer) > words:
+    rows = base_model(student).config.vocab_size
+    if tokenizer is not None and len(tokenizer) > rows:
         raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, but the model only {words} embeddings, so it cannot read "
-            "some of them. Give the tokenizer that the model was trained with."
+            f"The tokenizer has {len(tokenizer)} tokens, but the model only {rows} embeddings, so some tokens have "
+            "none. Give the tokenizer that the model was trained with."
         )

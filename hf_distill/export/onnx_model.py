@@ -1,4 +1,4 @@
-"""An ONNX file that `export_onnx` wrote, as a model beside others: asked, scored and timed like them."""
+"""An ONNX file of `export_onnx` as a module, so that it can be evaluated and timed like other models."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ KINDS = {"float32": "model", "int8": f"model{QUANTIZED}"}
 
 
 class OnnxModel(nn.Module):
-    """A classifier or tagger run by onnxruntime on the processor, with as many threads as torch has.
+    """A classifier or tagger that onnxruntime runs on the CPU, with as many threads as torch has.
 
     Args:
-        file: with the inputs of a model and the output `logits`.
-        config: of the model that it was made from.
+        file: an ONNX file with the inputs of a classifier and the output `logits`.
+        config: the config of the exported model.
     """
 
     def __init__(self, file: str | Path, config: Any) -> None:
@@ -24,8 +24,9 @@ class OnnxModel(nn.Module):
         self.file = Path(file)
         self.config = config
         self.session = open_session(file, torch.get_num_threads())
-        self.names = [put.name for put in self.session.get_inputs()]
-        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # where a reader sees that inputs go to the CPU
+        self.names = [argument.name for argument in self.session.get_inputs()]
+        # Predictors move inputs to the device of the first parameter: the CPU.
+        self.device_marker = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -44,19 +45,19 @@ class OnnxModel(nn.Module):
 
 
 def onnx_models(folder: str | Path, config: Any) -> dict[str, OnnxModel]:
-    """The exported files of a student, by kind: `float32`, and `int8` where there is one.
+    """The exported models of a student: `float32`, and `int8` if it exists.
 
     Args:
-        folder: that `export_onnx` wrote to.
+        folder: the one that `export_onnx` wrote.
         config: the student's.
     Raises:
-        ImportError: onnxruntime is missing.
-        ValueError: there is no such file.
+        ImportError: onnxruntime is not installed.
+        ValueError: there is no exported file.
     """
     files = {kind: Path(folder) / FOLDER / f"{stem}.onnx" for kind, stem in KINDS.items()}
     if not any(file.exists() for file in files.values()):
         raise ValueError(
-            f"Expected {' or '.join(str(file) for file in files.values())}, and neither is there. Write them with "
-            f"export_onnx(student, {str(folder)!r}), or leave them out of the comparison."
+            f"Expected {' or '.join(str(file) for file in files.values())}, and neither exists. Write them with "
+            f"export_onnx(student, {str(folder)!r}), or compare without ONNX."
         )
     return {kind: OnnxModel(file, config) for kind, file in files.items() if file.exists()}

@@ -1,4 +1,4 @@
-"""Files and sessions of onnxruntime."""
+"""File names and onnxruntime sessions."""
 
 import importlib.util
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Any
 
 FOLDER = "onnx"  # where transformers.js and sentence-transformers look
 QUANTIZED = "_quantized"
-DECODING = "hf_distill.decoding"  # key of the token ids that a decoder's file carries
+DECODING = "hf_distill.decoding"  # metadata key of the special token ids in a decoder's file
 
 
 def open_session(file: str | Path, threads: int | None = None) -> Any:
-    """An `onnxruntime.InferenceSession` of a file, on the processor.
+    """An `onnxruntime.InferenceSession` of a file, on the CPU.
 
     Args:
-        file: that `export_onnx` wrote.
-        threads: that it may use. None: onnxruntime's choice.
+        file: written by `export_onnx`.
+        threads: number of threads. None: onnxruntime's default.
     Raises:
-        ImportError: onnxruntime is missing.
+        ImportError: onnxruntime is not installed.
     """
     require_onnx("onnxruntime")
     import onnxruntime
@@ -27,6 +27,7 @@ def open_session(file: str | Path, threads: int | None = None) -> Any:
 
 
 def require_onnx(*packages: str) -> None:
+    """Raise an ImportError with the pip command if one of these packages is not installed."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(

@@ -1,4 +1,4 @@
-"""Translates with an exported student, without torch."""
+"""Translate with an exported student."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,15 @@ from hf_distill.export.session import DECODING, FOLDER, QUANTIZED, open_session,
 
 
 class GreedyTranslator:
-    """Runs the files of an exported LSTM translator with onnxruntime alone, as greedy `generate` runs the model.
+    """Greedy decoding with the ONNX files of an LSTM translator, like `generate` without sampling or beams.
 
     Args:
-        folder: that `export_onnx` wrote to.
-        quantized: whether to run the int8 files.
-        threads: of each session. None: onnxruntime's choice.
+        folder: the one that `export_onnx` wrote.
+        quantized: whether to use the int8 files.
+        threads: number of threads of each session. None: onnxruntime's default.
     Raises:
-        ImportError: onnxruntime is missing.
-        ValueError: the files are not there.
+        ImportError: onnxruntime is not installed.
+        ValueError: the files do not exist.
     """
 
     def __init__(self, folder: str | Path, *, quantized: bool = False, threads: int | None = None) -> None:
@@ -27,21 +27,21 @@ class GreedyTranslator:
         for file in files:
             if not file.exists():
                 raise ValueError(
-                    f"Expected {file}, which is not there. Write it with export_onnx(student, {str(folder)!r}"
+                    f"Expected {file}, which does not exist. Write it with export_onnx(student, {str(folder)!r}"
                     f"{', int8=True' * quantized}); only sequence-to-sequence students have an encoder and a decoder."
                 )
         self.encoder, self.decoder = (open_session(file, threads) for file in files)
         self.ids = json.loads(self.decoder.get_modelmeta().custom_metadata_map[DECODING])
 
     def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray, max_new_tokens: int = 128) -> np.ndarray:
-        """The most likely next token, again and again.
+        """Translate a batch of tokenized texts.
 
         Args:
             input_ids: (batch, source) int64.
             attention_mask: (batch, source) int64, nonzero where a token counts.
-            max_new_tokens: after which to stop, whether or not all rows have ended.
+            max_new_tokens: maximum number of generated tokens.
         Returns:
-            (batch, target) int64: the start token and what follows, padded behind the end of a sentence.
+            (batch, target) int64: the start token and the generated tokens, padded after the end of a sentence.
         """
         source, hidden, cell = self.encoder.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
         written = [np.full((len(input_ids), 1), self.ids["start"], dtype=np.int64)]

@@ -6,13 +6,13 @@ from pathlib import Path
 import datasets
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
-from hf_distill.hub.push import short_errors
+from hf_distill.hub.push import short_errors, with_owner
 
 # The card of a pushed cache.
-OUTPUTS = """# What a teacher said
+OUTPUTS = """# Outputs of a teacher
 
 The outputs ({columns}) of the teacher of [{student}](https://huggingface.co/{student}), one row for each text that it
-was asked about, and none of the texts. `provenance.json` tells which teacher and which options; `row_hash` is a hash of
+read, and none of the texts. `provenance.json` tells which teacher and which options; `row_hash` is a hash of
 the tokens that it read. To put the outputs to the same tokenised rows:
 
 ```python
@@ -36,7 +36,7 @@ def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token
 
     Args:
         folder: of the student; `cache` stands beside it.
-        repo_id: of the student.
+        repo_id: of the student; a name alone is in the namespace of the token's user.
         private: only where the repository is made.
         token: None: the one that `hf auth login` stored.
     Returns:
@@ -48,6 +48,7 @@ def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token
     cache = check_cache(folder)
     shards = sorted(cache.rglob("shard-*.arrow"))
     answers = datasets.concatenate_datasets([datasets.Dataset.from_file(str(shard)) for shard in shards])
+    repo_id = with_owner(repo_id, token)
     to = f"{repo_id}-teacher-outputs"
     with short_errors(to):
         api = HfApi(token=token)

@@ -1,7 +1,7 @@
 """The way to the Hub: one commit with everything a user needs and nothing else."""
 
 import json
-import re
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +9,14 @@ from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from hf_distill.hub.redaction import shareable
+from hf_distill.hub.usage import BEGIN, addressed
 from hf_distill.paths import read_yaml
+
+logger = logging.getLogger(__name__)
 
 NEEDED = ("config.json", "model.safetensors", "README.md")
 # What a training goes on from, beside the weights: of use in a checkpoint alone.
@@ -34,6 +37,15 @@ PRIVATE = (
     "*.lock",
 )
 NOT_PUSHED = (*STATE, *PRIVATE)
+# Formats that weights are kept in, and those of them that a student has.
+WEIGHTS = tuple(
+    f"*.{ending}"
+    for ending in (
+        *("safetensors", "bin", "pt", "pth", "ckpt", "pkl", "pickle", "joblib", "npz", "npy", "h5", "keras", "msgpack"),
+        *("ot", "gguf", "ggml", "onnx", "tflite", "mlmodel", "mlpackage", "pdparams", "ptl", "pte", "engine"),
+    )
+)
+OWN_WEIGHTS = ("model.safetensors", "onnx/*.onnx")
 # What only a run writes, and tells of other weights where a later push lacks it.
 REPLACED = ("onnx/*.onnx", "report.json", "report.png")
 
@@ -48,7 +60,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
 
     Args:
         folder: with `config.json`, `model.safetensors` and `README.md`.
-        repo_id: "user/name"; made if it is missing.
+        repo_id: "user/name"; made if it is missing. A name alone is in the namespace of the token's user.
         private: only where the repository is made.
         token: None: the one that `hf auth login` stored.
     Returns:
@@ -68,7 +80,16 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
             f"{folder} is not a finished student: {', '.join(missing)} is missing. Save the model there with "
             "save_pretrained, and write its card with hf_distill.reports.card.model_card."
         )
-    made = {"README.md": addressed((folder / "README.md").read_text(encoding="utf-8"), repo_id)}
+    repo_id = with_owner(repo_id, token)
+    further = second_formats(folder)
+    if further:
+        logger.warning(
+            "%s: %s will be published beside model.safetensors. hf_distill did not write this and cannot tell whether "
+            "it holds the same weights: delete what does not.",
+            folder,
+            ", ".join(further),
+        )
+    made = {"README.md": _checked_card((folder / "README.md").read_text(encoding="utf-8"), repo_id)}
     recipe = recipe_of(folder)
     if recipe is not None:
         made["recipe.yaml"] = shareable_recipe(recipe)
@@ -81,6 +102,38 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
         made=made,
         replaced=REPLACED,
     )
+
+
+def with_owner(repo_id: str, token: str | None = None) -> str:
+    """A repository's id with its owner: a name alone belongs to the user whose token it is, as in `hf upload`.
+
+    Args:
+        repo_id: "user/name", or "name".
+        token: None: the one that `hf auth login` stored.
+    Raises:
+        OSError: no owner is named and there is no valid token.
+    """
+    if "/" in repo_id:
+        return repo_id
+    with short_errors(repo_id):
+        try:
+            return f"{HfApi(token=token).whoami()['name']}/{repo_id}"
+        except LocalTokenNotFoundError as error:
+            raise OSError(
+                f"{repo_id}: expected user/name, or a name and a token that tells whose it is; there is no token. Log "
+                "in with `hf auth login`, set HF_TOKEN, or name the owner."
+            ) from error
+
+
+def second_formats(folder: str | Path) -> list[str]:
+    """The files of a push that hold weights in another format than those `hf_distill` writes.
+
+    Args:
+        folder: of the student, with `model.safetensors`, and in `onnx/` what `export_onnx` wrote.
+    """
+    names = [addition.path_in_repo for addition in additions(folder)]
+    weights = filter_repo_objects(names, allow_patterns=list(WEIGHTS), ignore_patterns=list(OWN_WEIGHTS))
+    return sorted(weights)
 
 
 def recipe_of(folder: str | Path) -> Path | None:
@@ -130,6 +183,18 @@ def shareable_recipe(path: str | Path) -> str:
     return yaml.safe_dump(shareable(read_yaml(path)), sort_keys=False, allow_unicode=True)
 
 
+def _checked_card(text: str, repo_id: str) -> str:
+    """The card that is sent, with a warning where one of hf_distill 0.1 may load the student from a local folder."""
+    tags = read_card(text).data.get("tags") or []
+    if "hf_distill" in tags and "generated_from_trainer" not in tags and BEGIN not in text:
+        logger.warning(
+            "README.md was written by hf_distill 0.1, whose cards cannot be addressed: its usage is published as it "
+            "is. Check that it loads the student from %s, or write the card again with `hf-distill run`.",
+            repo_id,
+        )
+    return addressed(text, repo_id)
+
+
 def read_card(text: str) -> ModelCard:
     """A model card, whatever the Hub would say of its metadata.
 
@@ -141,47 +206,10 @@ def read_card(text: str) -> ModelCard:
     try:
         return ModelCard(text, ignore_metadata_errors=True)
     except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"README.md: expected YAML between the two lines of ---. {said}. Mend it, or write the card again."
+            f"README.md: expected YAML between the two lines of ---. {reason}. Mend it, or write the card again."
         ) from error
-
-
-def addressed(card: str, repo_id: str) -> str:
-    """A model card whose usage loads the student from the Hub; cards that hf_distill did not write stay as they are.
-
-    Args:
-        card: of a student, which names a folder or another repository.
-        repo_id: where the student will be.
-    Raises:
-        ValueError: its metadata is no YAML.
-
-    >>> card = "---\\ntags:\\n- hf_distill\\n---\\n```python\\npipeline('a', 'student')\\n```".replace("'", '"')
-    >>> addressed(card, "me/x").splitlines()[-2]
-    'pipeline("a", "me/x")'
-    """
-    if "hf_distill" not in (read_card(card).data.get("tags") or []):
-        return card
-    return re.sub(r"```python\n.*?```", lambda snippet: _from_hub(snippet[0], json.dumps(repo_id)), card, flags=re.S)
-
-
-def _from_hub(snippet: str, repo_id: str) -> str:
-    loads = r'((?:from_pretrained|hf_hub_download|snapshot_download)\(|pipeline\("[\w-]+", )"[^"]*"'
-    snippet = re.sub(loads, lambda call: call[1] + repo_id, snippet)
-    for local, download, function, follower in (
-        (
-            r'InferenceSession\("[^"]*?(onnx/[^"/]+)"\)',
-            r'InferenceSession({}({}, "\1"))',
-            "hf_hub_download",
-            "onnxruntime",
-        ),
-        (r'GreedyTranslator\("[^"]*"\)', "GreedyTranslator({}({}))", "snapshot_download", "transformers"),
-    ):
-        found = re.sub(local, download.format(function, repo_id), snippet)
-        if found != snippet:  # what stood in a folder now has to be fetched first
-            fetch = f"from huggingface_hub import {function}\n"
-            snippet = found.replace(f"from {follower} import", f"{fetch}from {follower} import", 1)
-    return snippet
 
 
 def publish(
@@ -199,7 +227,7 @@ def publish(
 
     Args:
         folder: with all that should be there.
-        repo_id: "user/name".
+        repo_id: "user/name"; a name alone is in the namespace of the token's user.
         message: title of the commit.
         private: only where the repository is made.
         token: None: the one that `hf auth login` stored.
@@ -211,6 +239,7 @@ def publish(
     Raises:
         OSError: the Hub refused or broke off; one line that says what to do.
     """
+    repo_id = with_owner(repo_id, token)
     added = additions(folder, made)
     api = HfApi(token=token)
     with short_errors(repo_id):
@@ -259,8 +288,8 @@ def _why_refused(error: BaseException) -> str:
     """One line for what huggingface_hub says in five, with what to do."""
     reason = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
     if not isinstance(reason, HfHubHTTPError):
-        said = " ".join(str(reason).split()) or type(reason).__name__
-        return f"the connection to the Hub failed ({said}). Push again: files that arrived are not sent twice."
+        line = " ".join(str(reason).split()) or type(reason).__name__
+        return f"the connection to the Hub failed ({line}). Push again: files that arrived are not sent twice."
     status = reason.response.status_code
     # Of a 401 huggingface_hub says that the repository is missing, although the token usually is what is wrong.
     advice = {
@@ -271,5 +300,5 @@ def _why_refused(error: BaseException) -> str:
         412: "the repository was changed meanwhile. Push again",
         429: "too many requests. Wait some minutes, then push again",
     }.get(status, "an error of the Hub, see https://status.huggingface.co. Push again later" if status >= 500 else "")
-    said = " ".join((reason.response.headers.get("X-Error-Message") or reason.server_message or "").split())
-    return f"the Hub answered {status}{f' ({said})' if said else ''}{f': {advice}' if advice else ''}."
+    line = " ".join((reason.response.headers.get("X-Error-Message") or reason.server_message or "").split())
+    return f"the Hub answered {status}{f' ({line})' if line else ''}{f': {advice}' if advice else ''}."

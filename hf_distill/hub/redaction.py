@@ -33,7 +33,7 @@ def without_folders(text: str) -> str:
 
 
 def shareable(content: Any) -> Any:
-    """A recipe's values without what is nobody's business: of local paths the last name, and no token.
+    """A recipe's values without what is private: of local paths the last name, and no token.
 
     Args:
         content: plain values, as YAML has them.

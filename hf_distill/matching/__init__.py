@@ -1,4 +1,4 @@
-"""What ties the inner states of student and teacher together, each an `nn.Module` with its own loss."""
+"""Losses on the inner states of student and teacher, each an `nn.Module`."""
 
 from typing import Any
 

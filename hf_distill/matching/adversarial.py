@@ -1,4 +1,4 @@
-"""A discriminator between the states of teacher and student."""
+"""A discriminator that separates the states of teacher and student."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,23 +14,24 @@ from hf_distill.matching.tensors import linear, normalize, parameter_options, pr
 
 
 class AdversarialMatching(Matching):
-    """A discriminator learns to tell the teacher's states from the student's, which learn to pass for them.
+    """Adversarial loss: a discriminator learns to separate the two models' states, and the student learns to fool it.
 
-    Paired and relativistic: with d = D(h_t, c) - D(h_s, c) for the two states of one item and the teacher's logits c,
-    the discriminator minimises softplus(-d) + γ/2 (‖∇D(h_t)‖² + ‖∇D(h_s)‖²), the student w(p) (softplus(d) + λ MSE),
-    where w(p) = weight · (2 / (1 + e^(-10p)) - 1) lets the discriminator learn first. Neither part gives the other's
-    parameters a gradient, so one backward and one optimizer serve both; plain gradient reversal would saturate, since a
-    discriminator tells two networks apart at once. `d_accuracy`, the share of items with d > 0, is logged, and `mse`.
+    Paired and relativistic: d = D(h_t, c) - D(h_s, c), for the two states of one item and the teacher's logits c. The
+    discriminator minimises softplus(-d) + γ/2 (‖∇D(h_t)‖² + ‖∇D(h_s)‖²). The student minimises w(p) (softplus(d) + λ
+    MSE), where w(p) = weight · (2 / (1 + e^(-10p)) - 1) gives the discriminator a head start; p is the progress of
+    training. Neither part has a gradient on the other's parameters, so one backward and one optimizer serve both. Plain
+    gradient reversal would saturate, since a discriminator separates two networks within a few steps. `d_accuracy`, the
+    share of items with d > 0, is logged, and `mse`.
 
-    Where the widths differ, the student's states pass a linear map (no bias) to the teacher's width, learnt along. The
-    discriminators, one a pair of layers, are in `discriminators`.
+    Where the widths differ, a linear map without bias, trained with the student, projects its states to the teacher's
+    width. `discriminators` holds one discriminator for each pair of layers.
 
     Args:
         layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
-        weight: of the student's part; the discriminators' own gradient does not depend on it, unless it is 0.
-        granularity: "token", "word" or "sequence"; logits a position are averaged as the states are. With a vocabulary
-            of logits the discriminators' first layer is large.
-        name: what it is logged as, `<name>_loss`; None: "adversarial". The sum of both parts, in nats, weight apart.
+        weight: of the student's part. The discriminators' gradient does not depend on it, unless it is 0.
+        granularity: "token", "word" or "sequence"; logits per position are averaged like the states. With logits over a
+            vocabulary the discriminators' first layer is large.
+        name: logged as `<name>_loss`; None: "adversarial". The sum of both parts, in nats, without the weight.
         hidden_size: of the two-layer discriminators.
         learning_rate: of the discriminators; None: the trainer's.
         mse_weight: λ, >= 0.
@@ -65,8 +66,8 @@ class AdversarialMatching(Matching):
             )
         if mse_weight < 0 or gradient_penalty < 0:
             raise ValueError(
-                "mse_weight and gradient_penalty must not be negative, or they would drive the two apart; got "
-                f"{mse_weight} and {gradient_penalty}."
+                "mse_weight and gradient_penalty must not be negative, or the student would be pushed away from the "
+                f"teacher; got {mse_weight} and {gradient_penalty}."
             )
         self.hidden_size = hidden_size
         self.learning_rate = learning_rate
@@ -77,84 +78,88 @@ class AdversarialMatching(Matching):
         self.classes = 0 if teacher.logits is None else teacher.logits.shape[-1]
         self.projections = projections(widths, student)
         self.discriminators = nn.ModuleList(
-            _Discriminator(theirs, self.classes, self.hidden_size, student) for _, theirs in widths
+            _Discriminator(teacher_width, self.classes, self.hidden_size, student) for _, teacher_width in widths
         )
-        self._said(self._meet(student, teacher, 0.0)[0], torch.float32)  # raises where they do not fit
+        self._item_logits(self._align(student, teacher, 0.0)[0], torch.float32)  # raises if the logits do not fit
 
     def paced_parameters(self) -> Iterator[nn.Parameter]:
-        """The discriminators': the projections learn at the student's pace."""
+        """The discriminators' parameters; the projections have the student's learning rate."""
         return self.discriminators.parameters()
 
-    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: Alignment) -> dict[str, Tensor]:
-        ours = normalize(project(self.projections[number], student[meeting.keep]))
-        theirs = normalize(teacher[meeting.keep])
-        said = self._said(meeting, ours.dtype)
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, alignment: Alignment) -> dict[str, Tensor]:
+        student_items = normalize(project(self.projections[number], student[alignment.keep]))
+        teacher_items = normalize(teacher[alignment.keep])
+        logits = self._item_logits(alignment, student_items.dtype)
         discriminator: Any = self.discriminators[number]
 
-        fixed = ours.detach()
-        real = discriminator(theirs, said)
-        difference = real - discriminator(fixed, said)
-        penalty = discriminator.steepness(theirs, said) + discriminator.steepness(fixed, said)
-        caught = F.softplus(-difference) + 0.5 * self.gradient_penalty * penalty
-        # The trainer multiplies all of this by `weight`, which is the student's part's alone: divided by it here, in
-        # the gradient and not in the value, the discriminator learns as fast at any weight.
-        caught = caught.detach() + (caught - caught.detach()) / (self.weight or 1.0)
+        detached = student_items.detach()
+        teacher_score = discriminator(teacher_items, logits)
+        difference = teacher_score - discriminator(detached, logits)
+        penalty = discriminator.squared_gradient_norm(teacher_items, logits)
+        penalty = penalty + discriminator.squared_gradient_norm(detached, logits)
+        discriminator_loss = F.softplus(-difference) + 0.5 * self.gradient_penalty * penalty
+        # The trainer multiplies the sum by `weight`, which is meant for the student's part alone. The gradient, not the
+        # value, is divided by it here, so that the discriminator learns equally fast at any weight.
+        fixed = discriminator_loss.detach()
+        discriminator_loss = fixed + (discriminator_loss - fixed) / (self.weight or 1.0)
 
         frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-        fooled = F.softplus(real.detach() - functional_call(discriminator, frozen, (ours, said)))
-        mse = (ours - theirs).square().mean(-1)
-        ramp = 2 / (1 + math.exp(-10 * meeting.progress)) - 1
+        student_score = functional_call(discriminator, frozen, (student_items, logits))
+        student_loss = F.softplus(teacher_score.detach() - student_score)
+        mse = (student_items - teacher_items).square().mean(-1)
+        ramp = 2 / (1 + math.exp(-10 * alignment.progress)) - 1
         return {
-            "values": caught + ramp * (fooled + self.mse_weight * mse),
-            "d_accuracy": (difference > 0).to(ours.dtype),
+            "values": discriminator_loss + ramp * (student_loss + self.mse_weight * mse),
+            "d_accuracy": (difference > 0).to(student_items.dtype),
             "mse": mse,
         }
 
-    def _said(self, meeting: Alignment, dtype: torch.dtype) -> Tensor:
-        """(items, classes): the teacher's logits at each item; no classes where it has no logits."""
-        logits = meeting.teacher.logits
+    def _item_logits(self, alignment: Alignment, dtype: torch.dtype) -> Tensor:
+        """(items, classes): the teacher's logits at each item; classes is 0 if the teacher returned none."""
+        logits = alignment.teacher.logits
         found = 0 if logits is None else logits.shape[-1]
         if found != self.classes:
             raise ValueError(
                 f"{self.name}: the discriminators were built for {self.classes} logits of the teacher (0: none), and "
-                f"now there are {found}. Pass its logits always or never."
+                f"now there are {found}. Pass the teacher's logits in every call or in none."
             )
-        batch, units = meeting.keep.shape
+        batch, units = alignment.keep.shape
         if logits is None:
-            return torch.zeros(int(meeting.keep.sum()), 0, dtype=dtype, device=meeting.keep.device)
-        # A class ruled out by -inf is as far out at -100, where arithmetic still works.
+            return torch.zeros(int(alignment.keep.sum()), 0, dtype=dtype, device=alignment.keep.device)
+        # A class that is ruled out by -inf becomes -100: the probability is as good as 0, and arithmetic still works.
         logits = logits.detach().to(dtype).clamp(-100.0, 100.0)
         if logits.dim() == 2:
-            return logits.unsqueeze(1).expand(batch, units, -1)[meeting.keep]
-        mask = meeting.teacher.mask.bool()
+            return logits.unsqueeze(1).expand(batch, units, -1)[alignment.keep]
+        mask = alignment.teacher.mask.bool()
         if logits.shape[:2] != mask.shape:
             raise ValueError(
                 f"{self.name}: the teacher's logits are {tuple(logits.shape)}, expected one row an example, or one at "
-                f"each of the positions {tuple(mask.shape)} of its states. Match the states that the logits are of "
-                "(in an encoder-decoder the decoder's)."
+                f"each of the positions {tuple(mask.shape)} of its states. Match the states that the logits are "
+                "computed from (in an encoder-decoder the decoder's)."
             )
-        return average(logits.masked_fill(~mask.unsqueeze(-1), 0), meeting.teacher_members)[meeting.keep]
+        return average(logits.masked_fill(~mask.unsqueeze(-1), 0), alignment.teacher_members)[alignment.keep]
 
 
 class _Discriminator(nn.Module):
-    """A two-layer MLP over states and logits; smooth, for the sake of the penalty on its slope."""
+    """A two-layer MLP over states and logits; smooth, since the penalty needs its gradient."""
 
     def __init__(self, width: int, classes: int, hidden_size: int, student: States) -> None:
         super().__init__()
         self.inner = nn.Linear(width + classes, hidden_size, **parameter_options(student))
         self.outer = nn.Linear(hidden_size, 1, **parameter_options(student))
 
-    def forward(self, states: Tensor, said: Tensor) -> Tensor:
+    def forward(self, states: Tensor, logits: Tensor) -> Tensor:
         """(items,), the score."""
-        return linear(self.outer, F.silu(linear(self.inner, torch.cat([states, said], -1)))).squeeze(-1)
+        return linear(self.outer, F.silu(linear(self.inner, torch.cat([states, logits], -1)))).squeeze(-1)
 
-    def steepness(self, states: Tensor, said: Tensor) -> Tensor:
+    def squared_gradient_norm(self, states: Tensor, logits: Tensor) -> Tensor:
         """(items,), ‖∇D‖² with respect to the states.
 
-        Written out, since two layers allow it: `autograd.grad` with `create_graph` would need a second backward, which
-        `torch.compile` and evaluation without gradients do not have.
+        Computed in closed form: `autograd.grad` with `create_graph` would need a second backward, which
+        `torch.compile` and evaluation without gradients do not support.
         """
-        before = linear(self.inner, torch.cat([states, said], -1))
-        gate = before.sigmoid()
-        slope = gate * (1 + before * (1 - gate)) * self.outer.weight.to(before.dtype)  # (items, hidden)
-        return (slope @ self.inner.weight[:, : states.shape[-1]].to(before.dtype)).square().sum(-1)
+        pre_activation = linear(self.inner, torch.cat([states, logits], -1))
+        gate = pre_activation.sigmoid()
+        weight = self.outer.weight.to(pre_activation.dtype)
+        slope = gate * (1 + pre_activation * (1 - gate)) * weight  # (items, hidden)
+        return (slope @ self.inner.weight[:, : states.shape[-1]].to(pre_activation.dtype)).square().sum(-1)

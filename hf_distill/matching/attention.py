@@ -8,17 +8,18 @@ from hf_distill.matching.tensors import RULED_OUT, kl_divergence
 
 
 class AttentionMatching(Matching):
-    """KL(teacher ‖ student) of what each position attends to, averaged over the heads.
+    """KL(teacher ‖ student) of the attention distribution of each position, averaged over the heads.
 
-    Over the keys that are not padding and that the student gives any weight: a weight of exactly 0 is a key it masks or
-    that attention dropout removed, where no gradient could reach it. Both sides are renormalised over the rest. Where
-    the numbers of heads differ, the heads' mean attentions are compared.
+    The distributions are taken over the keys that are not padding and to which the student gives a positive weight. A
+    student weight of exactly 0 is a key that it masks or that attention dropout removed; it can have no gradient. Both
+    sides are renormalised over the remaining keys. Where the numbers of heads differ, the mean attentions of the heads
+    are compared.
 
     Args:
         layers: student layer to teacher layer, from 1; negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token" alone, with one tokenizer for both models.
-        name: what it is logged as, `<name>_loss`; None: "attention". In nats.
+        name: logged as `<name>_loss`; None: "attention". In nats.
     Raises:
         ValueError: as `Matching`, another granularity, or (from `build`) a model without attentions.
     Source:
@@ -35,45 +36,45 @@ class AttentionMatching(Matching):
             ' With two tokenizers, use RelationMatching at "word" granularity.'
         )
 
-    def _attentions(self, states: States, whose: str) -> tuple[Tensor, ...]:
+    def _attentions(self, states: States, side: str) -> tuple[Tensor, ...]:
         if not states.attentions or any(attention is None for attention in states.attentions):
             raise ValueError(
-                f"{self.name}: the {whose} returned no attentions. Load it with "
-                'from_pretrained(..., attn_implementation="eager"), since the fused kernels never hold them; a model '
+                f"{self.name}: the {side} returned no attentions. Load it with "
+                'from_pretrained(..., attn_implementation="eager"), since fused kernels do not return them; a model '
                 "without attention (an LSTM) can be matched by HiddenStateMatching or RelationMatching."
             )
         return states.attentions
 
-    def _available(self, states: States, whose: str) -> int:
-        return len(self._attentions(states, whose)) + 1
+    def _available(self, states: States, side: str) -> int:
+        return len(self._attentions(states, side)) + 1
 
-    def _resolve(self, layer: int, available: int, whose: str) -> int:
-        resolved = super()._resolve(layer, available, whose)
+    def _resolve(self, layer: int, available: int, side: str) -> int:
+        resolved = super()._resolve(layer, available, side)
         if resolved == 0:
             raise ValueError(
-                f"{self.name}: the {whose}'s layer {layer} is its embeddings, which attend to nothing. Choose 1 to "
+                f"{self.name}: the {side}'s layer {layer} is its embeddings, which attend to nothing. Choose 1 to "
                 f"{available - 1}."
             )
         return resolved
 
-    def _view(self, states: States, whose: str, layer: int, members: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """(batch, heads, queries, keys), 0 wherever one of the two is padding."""
+    def _view(self, states: States, side: str, layer: int, members: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """(batch, heads, queries, keys), 0 where the query or the key is padding."""
         mask = states.mask.bool()
         both = mask[:, None, :, None] & mask[:, None, None, :]
-        return self._attentions(states, whose)[layer - 1].masked_fill(~both, 0).to(dtype)
+        return self._attentions(states, side)[layer - 1].masked_fill(~both, 0).to(dtype)
 
-    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: Alignment) -> dict[str, Tensor]:
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, alignment: Alignment) -> dict[str, Tensor]:
         if student.shape[1] != teacher.shape[1]:
             student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
         # (items, heads, keys)
-        ours, theirs = student.transpose(1, 2)[meeting.keep], teacher.transpose(1, 2)[meeting.keep]
-        seen = ours > 0
-        kl = kl_divergence(_log_shares(theirs, seen), _log_shares(ours, seen))
+        student_items, teacher_items = student.transpose(1, 2)[alignment.keep], teacher.transpose(1, 2)[alignment.keep]
+        attended = student_items > 0
+        kl = kl_divergence(_log_distribution(teacher_items, attended), _log_distribution(student_items, attended))
         return {"values": kl.mean(-1)}
 
 
-def _log_shares(weights: Tensor, seen: Tensor) -> Tensor:
-    """The logarithm of weights, renormalised over those seen; `_RULED_OUT` elsewhere and at 0."""
-    positive = seen & (weights > 0)
+def _log_distribution(weights: Tensor, attended: Tensor) -> Tensor:
+    """The logarithm of weights, renormalised over the attended keys; `RULED_OUT` at other keys and at weight 0."""
+    positive = attended & (weights > 0)
     logs = torch.where(positive, weights, 1.0).log().masked_fill(~positive, RULED_OUT)
     return logs - logs.logsumexp(-1, keepdim=True).clamp(min=RULED_OUT / 2)

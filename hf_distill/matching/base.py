@@ -1,7 +1,7 @@
-"""What every matching shares: the states of two models, the items of them that are compared, and the layers.
+"""The base class of all matchings: the states of two models, the items that are compared, and the layers.
 
-A matching's granularity says what an item is: a position ("token"), a word, whose pieces are averaged ("word", for two
-tokenizers), or an example, whose positions are averaged ("sequence").
+The granularity of a matching defines its items: positions ("token"); words, the mean over their pieces ("word", for two
+tokenizers); or examples, the mean over their positions ("sequence").
 """
 
 import math
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class States:
-    """What one model did on a batch.
+    """The states of one model on a batch.
 
     Attributes:
-        hidden: one (batch, length, width) a layer, 0 the embeddings.
+        hidden: one (batch, length, width) per layer; 0 is the embeddings.
         mask: (batch, length) bool, the positions that are not padding.
-        attentions: one (batch, heads, length, length) a layer, the embeddings left out.
-        word_starts: (batch, length) int: 1 a word's first piece, 0 its further ones, -100 special tokens and padding.
+        attentions: one (batch, heads, length, length) per layer, without the embeddings.
+        word_starts: (batch, length) int: 1 at a word's first piece, 0 at its other pieces, -100 at special tokens and
+            padding.
         logits: (batch, classes) or (batch, length, classes).
     """
 
@@ -33,12 +34,12 @@ class States:
 
 @dataclass(frozen=True)
 class Items:
-    """One matching on one batch, unreduced.
+    """The values of one matching on one batch, unreduced.
 
     Attributes:
         values: (items,), the loss of each counted item, averaged over the pairs of layers.
         rows: (items,), the example each item belongs to.
-        logged: name to (items,), detached, to be averaged as the values are.
+        logged: name to (items,), detached; averaged in the same way as the values.
     """
 
     values: Tensor
@@ -48,9 +49,13 @@ class Items:
 
 @dataclass(frozen=True)
 class Alignment:
-    """What a pair of layers is compared in the light of.
+    """How the positions of two models correspond on a batch.
 
-    `keep` is (batch, units) bool, the units that are items; `teacher_members` as `_members` gives it.
+    Attributes:
+        keep: (batch, units) bool, the units that are items.
+        teacher: the teacher's states.
+        teacher_members: the teacher's positions in each unit, as `_members` returns them.
+        progress: the share of training that is over, 0 to 1.
     """
 
     keep: Tensor
@@ -60,15 +65,15 @@ class Alignment:
 
 
 class Matching(nn.Module):
-    """What the five matchings share: their layers, their items, and the average over pairs of layers.
+    """The base of the five matchings: their layers, their items, and the average over pairs of layers.
 
-    A subclass says how two layers compare (`_compare`) and which parameters that takes (`_create`).
+    A subclass defines how two layers are compared (`_compare`) and the parameters for it (`_create`).
 
     Args:
         layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token", "word" or "sequence".
-        name: what it is logged as, `<name>_loss`; None: the kind of matching.
+        name: logged as `<name>_loss`; None: the kind of matching.
     Raises:
         ValueError: no layers, layers that are not whole numbers, a negative weight, an unknown granularity.
     """
@@ -76,7 +81,7 @@ class Matching(nn.Module):
     kind: str
     granularities: tuple[str, ...] = ("token", "word", "sequence")
     learning_rate: float | None = None
-    """Of `paced_parameters`, where it is not to be the trainer's."""
+    """Of `paced_parameters`; None: the trainer's."""
 
     def __init__(
         self, layers: Mapping[int, int], weight: float = 1.0, granularity: str = "token", name: str | None = None
@@ -90,7 +95,8 @@ class Matching(nn.Module):
             )
         if not 0 <= weight < math.inf:
             raise ValueError(
-                f"weight must be a finite number >= 0, or the student would flee its teacher; got {weight}."
+                "weight must be a finite number >= 0, or the student would be pushed away from the teacher; got "
+                f"{weight}."
             )
         if granularity not in self.granularities:
             raise ValueError(self._refusal(granularity))
@@ -104,29 +110,30 @@ class Matching(nn.Module):
     def _refusal(self, granularity: str) -> str:
         return f"granularity must be one of {', '.join(map(repr, self.granularities))}; got {granularity!r}."
 
-    # Meeting the models
+    # Building
 
     def build(
         self, student_widths: Sequence[int], teacher_widths: Sequence[int], *, teacher: States, student: States
     ) -> None:
-        """Resolve the layers and make the parameters, before there is an optimizer.
+        """Resolve the layers and make the parameters. Call it before making the optimizer.
 
-        Drawn from torch's generator. A second call with models of the same widths keeps the parameters.
+        The parameters are drawn from torch's generator. A second call with models of the same widths keeps them.
 
         Args:
             student_widths: of each of the student's hidden states.
             teacher_widths: of each of the teacher's.
-            teacher: on a real batch; what the variances start from.
-            student: on the same batch.
+            teacher: its states on a real batch; variances are initialised from them.
+            student: its states on the same batch.
         Raises:
-            ValueError: a layer that is not there, states that cannot be compared, or models of other widths than in
+            ValueError: a layer that does not exist, states that cannot be compared, or models of other widths than in
                 an earlier call.
         """
         widths = (tuple(student_widths), tuple(teacher_widths))
         if self._built_for is not None and self._built_for != widths:
             raise ValueError(
                 f"{self.name}: built for a student of widths {self._built_for[0]} and a teacher of {self._built_for[1]}"
-                f", and now meets {widths[0]} and {widths[1]}. What it has learnt does not fit them: make a new one."
+                f", now called with widths {widths[0]} and {widths[1]}. Its parameters do not fit these models: make a "
+                "new one."
             )
         self.pairs = [
             (
@@ -137,28 +144,30 @@ class Matching(nn.Module):
         ]
         self.counted(student.mask, student.word_starts, teacher.mask, teacher.word_starts)
         if self._built_for is None:
-            pair_widths = [(widths[0][ours], widths[1][theirs]) for ours, theirs in self.pairs]
+            pair_widths = [
+                (widths[0][student_layer], widths[1][teacher_layer]) for student_layer, teacher_layer in self.pairs
+            ]
             with torch.no_grad(), torch.autocast(student.mask.device.type, enabled=False):
                 self._create(pair_widths, student, teacher)
             self._built_for = widths
 
-    def _resolve(self, layer: int, available: int, whose: str) -> int:
+    def _resolve(self, layer: int, available: int, side: str) -> int:
         resolved = layer + available if layer < 0 else layer
         if not 0 <= resolved < available:
             raise ValueError(
-                f"{self.name}: the {whose} has no layer {layer}. It has {available} states, 0 (the embeddings) to "
+                f"{self.name}: the {side} has no layer {layer}. It has {available} states, 0 (the embeddings) to "
                 f"{available - 1}, or -{available} to -1 from the end."
             )
         return resolved
 
-    def _available(self, states: States, whose: str) -> int:
+    def _available(self, states: States, side: str) -> int:
         return len(states.hidden)
 
     def _create(self, widths: list[tuple[int, int]], student: States, teacher: States) -> None:
-        """Make the parameters, from the widths of each pair and the models' states on one batch."""
+        """Make the parameters, from the widths of each pair of layers and the models' states on one batch."""
 
     def paced_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that `learning_rate` is about."""
+        """The parameters that are trained at `learning_rate` instead of the trainer's."""
         return self.parameters()
 
     # Items
@@ -166,7 +175,7 @@ class Matching(nn.Module):
     def counted(
         self, mask: Tensor, word_starts: Tensor | None, teacher_mask: Tensor, teacher_word_starts: Tensor | None
     ) -> Tensor:
-        """How many items each example has, from the inputs alone.
+        """The number of items of each example, computed from the inputs alone.
 
         Args:
             mask: (batch, length), the student's positions that are not padding.
@@ -174,10 +183,10 @@ class Matching(nn.Module):
             teacher_mask: (batch, teacher length).
             teacher_word_starts: (batch, teacher length).
         Returns:
-            (batch,) int: positions; words, where one side was cut off those of the shorter; or 1 for an example that
-            is not empty on either side.
+            (batch,) int. "token": the positions. "word": the words that both sides hold, so the smaller number if one
+            side was truncated. "sequence": 1 for an example that is not empty on either side.
         Raises:
-            ValueError: "token" where the models read other tokens, "word" where words are not marked.
+            ValueError: "token" with different tokens on the two sides, or "word" without the word columns.
         """
         mask, teacher_mask = mask.bool(), teacher_mask.bool()
         if self.granularity == "sequence":
@@ -193,8 +202,8 @@ class Matching(nn.Module):
             ]
             raise ValueError(
                 f'{self.name}: granularity="word" needs to know where words start on both sides, and there is no '
-                f"{' and no '.join(missing)}. Add the columns (1 a word's first piece, 0 its further pieces, -100 "
-                'special tokens), or use granularity="sequence".'
+                f"{' and no '.join(missing)}. Add the columns (1 at a word's first piece, 0 at its other pieces, "
+                '-100 at special tokens), or use granularity="sequence".'
             )
         words = ((word_starts == 1) & mask).sum(-1)
         return torch.minimum(words, ((teacher_word_starts == 1) & teacher_mask).sum(-1))
@@ -204,26 +213,26 @@ class Matching(nn.Module):
     ) -> None:
         same = torch.equal(mask, teacher_mask)
         if same and word_starts is not None and teacher_word_starts is not None:
-            # Rows that both sides cut to one length have one mask, whatever the tokenizers.
+            # Rows that both sides truncate to one length have equal masks, even with different tokenizers.
             same = torch.equal(word_starts == 1, teacher_word_starts == 1)
         if not same:
             others = " or ".join(f'granularity="{other}"' for other in self.granularities if other != "token")
             raise ValueError(
-                f'{self.name}: granularity="token" compares position by position, but student and teacher read other '
-                f"tokens: {tuple(mask.shape)} positions with {mask.sum(-1).tolist()} in use against "
+                f'{self.name}: granularity="token" compares position by position, but student and teacher have '
+                f"different tokens: {tuple(mask.shape)} positions with {mask.sum(-1).tolist()} unmasked against "
                 f"{tuple(teacher_mask.shape)} with {teacher_mask.sum(-1).tolist()}, or words that start elsewhere. "
                 + (f"Use {others}" if others else "Use one tokenizer for both, or a matching of hidden states")
                 + ", and pad both on the same side."
             )
 
     def _members(self, states: States, units: int) -> Tensor | None:
-        """Which positions belong to which unit: (batch, units, length) bool; None where each position is its own."""
+        """Which positions belong to which unit: (batch, units, length) bool; None if each position is a unit."""
         mask = states.mask.bool()
         if self.granularity == "token":
             return None
         if self.granularity == "sequence" or states.word_starts is None:
             return mask.unsqueeze(1)
-        word = ((states.word_starts == 1) & mask).cumsum(-1) - 1  # before the first word -1, in no unit
+        word = ((states.word_starts == 1) & mask).cumsum(-1) - 1  # -1 before the first word: no unit
         inside = mask & (states.word_starts >= 0)
         return (word.unsqueeze(1) == torch.arange(units, device=mask.device)[:, None]) & inside.unsqueeze(1)
 
@@ -237,26 +246,26 @@ class Matching(nn.Module):
             teacher: its states; they receive no gradient.
             progress: the share of training that is over, 0 to 1.
         Returns:
-            As many items for each example as `counted` says.
+            As many items for each example as `counted` returns.
         Raises:
             ValueError: called before `build`, or states that cannot be compared.
         """
         if self._built_for is None:
             raise ValueError(
-                f"{self.name}: call build(...) with both models' widths and states first, and only then make the "
-                "optimizer: the parameters made there would otherwise never be trained."
+                f"{self.name}: call build(...) with both models' widths and states before making the optimizer; "
+                "otherwise the parameters of the matching would never be trained."
             )
         with torch.autocast(student.mask.device.type, enabled=False):
-            meeting, views = self._meet(student, teacher, progress)
-            found = [self._compare(number, *view, meeting) for number, view in enumerate(views)]
+            alignment, views = self._align(student, teacher, progress)
+            found = [self._compare(number, *view, alignment) for number, view in enumerate(views)]
             averaged = {name: torch.stack([parts[name] for parts in found]).mean(0) for name in found[0]}
         values = averaged.pop("values")
-        return Items(values, meeting.keep.nonzero()[:, 0], {name: part.detach() for name, part in averaged.items()})
+        return Items(values, alignment.keep.nonzero()[:, 0], {name: part.detach() for name, part in averaged.items()})
 
-    def _meet(
+    def _align(
         self, student: States, teacher: States, progress: float
     ) -> tuple[Alignment, Iterator[tuple[Tensor, Tensor]]]:
-        """The items of a batch, and for each pair of layers both sides' (batch, units, width)."""
+        """The items of a batch, and the (batch, units, width) states of both sides for each pair of layers."""
         counts = self.counted(student.mask, student.word_starts, teacher.mask, teacher.word_starts)
         units = 1 if self.granularity == "sequence" else min(student.mask.shape[1], teacher.mask.shape[1])
         if self.granularity == "token":
@@ -266,39 +275,43 @@ class Matching(nn.Module):
         members, teacher_members = self._members(student, units), self._members(teacher, units)
 
         def views() -> Iterator[tuple[Tensor, Tensor]]:
-            for ours, theirs in self.pairs:
+            for student_layer, teacher_layer in self.pairs:
                 dtype = torch.promote_types(student.hidden[0].dtype, torch.float32)
                 yield (
-                    self._view(student, "student", ours, members, dtype),
-                    self._view(teacher, "teacher", theirs, teacher_members, dtype).detach(),
+                    self._view(student, "student", student_layer, members, dtype),
+                    self._view(teacher, "teacher", teacher_layer, teacher_members, dtype).detach(),
                 )
 
         return Alignment(keep, teacher, teacher_members, progress), views()
 
-    def _view(self, states: States, whose: str, layer: int, members: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def _view(self, states: States, side: str, layer: int, members: Tensor | None, dtype: torch.dtype) -> Tensor:
         """(batch, units, width): a layer's states, averaged over the members of each unit."""
         # Some attention kernels leave NaN in padding, and 0 · NaN would spread it.
         hidden = states.hidden[layer].masked_fill(~states.mask.bool().unsqueeze(-1), 0).to(dtype)
         return average(hidden, members)
 
-    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: Alignment) -> dict[str, Tensor]:
-        """The (items,) `values` of a pair of layers, and what else is to be logged.
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, alignment: Alignment) -> dict[str, Tensor]:
+        """The (items,) `values` of a pair of layers, and further quantities to log.
 
         Args:
-            number: of the pair.
+            number: the index of the pair.
             student: (batch, units, width).
             teacher: (batch, units, teacher width), without gradient.
-            meeting: the items and more.
+            alignment: the items of the batch.
         """
         raise NotImplementedError
 
 
 def average(states: Tensor, members: Tensor | None) -> Tensor:
-    """(batch, units, width): the mean of each unit's members, 0 where it has none.
+    """(batch, units, width): the mean of each unit's members, 0 for a unit without members.
 
-    A matrix product, since scattered sums differ from run to run on a GPU.
+    Computed by a matrix product, since scattered sums differ from run to run on a GPU.
+
+    Args:
+        states: (batch, length, width).
+        members: (batch, units, length) bool. None: each position is a unit.
     """
     if members is None:
         return states
-    shares = members.to(states.dtype)
-    return shares @ states / shares.sum(-1, keepdim=True).clamp(min=1)
+    weights = members.to(states.dtype)
+    return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1)

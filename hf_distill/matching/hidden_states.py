@@ -1,4 +1,4 @@
-"""Hidden states of the student projected onto the teacher's."""
+"""Distance between hidden states."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,14 @@ from hf_distill.matching.tensors import normalize, project, projections
 class HiddenStateMatching(Matching):
     """Squared difference, or one minus the cosine, of hidden states.
 
-    Where the widths differ, the student's states pass a linear map (no bias) to the teacher's width, learnt along.
+    Both states are normalised by a LayerNorm without parameters. Where the widths differ, a linear map without bias,
+    trained with the student, projects its states to the teacher's width.
 
     Args:
         layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token", "word" or "sequence".
-        name: what it is logged as, `<name>_loss`; None: "hidden_state".
+        name: logged as `<name>_loss`; None: "hidden_state".
         loss: "mse", the mean over dimensions, 0 to 4; or "cosine", 0 to 2. Both dimensionless.
     Raises:
         ValueError: as `Matching`, or an unknown loss.
@@ -53,9 +54,9 @@ class HiddenStateMatching(Matching):
     def _create(self, widths: list[tuple[int, int]], student: States, teacher: States) -> None:
         self.projections = projections(widths, student)
 
-    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: Alignment) -> dict[str, Tensor]:
-        ours = normalize(project(self.projections[number], student[meeting.keep]))
-        theirs = normalize(teacher[meeting.keep])
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, alignment: Alignment) -> dict[str, Tensor]:
+        student_items = normalize(project(self.projections[number], student[alignment.keep]))
+        teacher_items = normalize(teacher[alignment.keep])
         if self.loss == "cosine":
-            return {"values": 1 - F.cosine_similarity(ours, theirs, dim=-1)}
-        return {"values": (ours - theirs).square().mean(-1)}
+            return {"values": 1 - F.cosine_similarity(student_items, teacher_items, dim=-1)}
+        return {"values": (student_items - teacher_items).square().mean(-1)}

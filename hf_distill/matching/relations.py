@@ -10,19 +10,20 @@ from hf_distill.matching.tensors import RULED_OUT, kl_divergence, normalize
 
 
 class RelationMatching(Matching):
-    """KL(teacher ‖ student) of how each position relates to the others, averaged over relation heads.
+    """KL(teacher ‖ student) of the relations between positions, averaged over relation heads.
 
-    The relation of two positions is the scaled dot product of their hidden states, after a softmax over all positions
-    of the example that are not padding. No parameters, any two widths, and any two architectures. This is MiniLM's idea
-    on hidden states, where MiniLM takes queries, keys and values, which an LSTM does not have.
+    The relation of a position to the others is the scaled dot product of their hidden states, after a softmax over all
+    positions of the example that are not padding. It has no parameters, and works between any two widths and
+    architectures. MiniLM does this with queries, keys and values, which an LSTM does not have; here hidden states are
+    used.
 
     Args:
         layers: student layer to teacher layer; 0 is the embeddings, negative counts from the end.
         weight: in the objective, >= 0.
         granularity: "token" or "word".
-        name: what it is logged as, `<name>_loss`; None: "relation". In nats.
-        heads: into how many parts both models' states are split; divides all the widths. Many heads are better than
-            few: in a wide part each position relates to hardly any other than itself.
+        name: logged as `<name>_loss`; None: "relation". In nats.
+        heads: number of parts that both models' states are split into; must divide all widths. Prefer many heads: in a
+            wide part, almost all of a position's softmax is on itself.
     Raises:
         ValueError: as `Matching`, "sequence" granularity, or (from `build`) a width that `heads` does not divide.
     Source:
@@ -50,7 +51,7 @@ class RelationMatching(Matching):
     def _refusal(self, granularity: str) -> str:
         return (
             f'RelationMatching compares the relations within an example: granularity must be "token" or "word", got '
-            f'{granularity!r}. A "sequence" is one vector, whose only relation, to itself, is always 1.'
+            f'{granularity!r}. A "sequence" is a single vector; its only relation, to itself, is always 1.'
         )
 
     def _create(self, widths: list[tuple[int, int]], student: States, teacher: States) -> None:
@@ -63,9 +64,9 @@ class RelationMatching(Matching):
                     f"{pair[1]}. Choose one of {', '.join(map(str, fits))}."
                 )
 
-    def _compare(self, number: int, student: Tensor, teacher: Tensor, meeting: Alignment) -> dict[str, Tensor]:
-        kl = kl_divergence(self._log_relations(teacher, meeting.keep), self._log_relations(student, meeting.keep))
-        return {"values": kl.mean(1)[meeting.keep]}
+    def _compare(self, number: int, student: Tensor, teacher: Tensor, alignment: Alignment) -> dict[str, Tensor]:
+        kl = kl_divergence(self._log_relations(teacher, alignment.keep), self._log_relations(student, alignment.keep))
+        return {"values": kl.mean(1)[alignment.keep]}
 
     def _log_relations(self, states: Tensor, keep: Tensor) -> Tensor:
         """(batch, heads, units, units), each row a distribution over the units that are kept."""

@@ -1,11 +1,12 @@
 """Overrides of a recipe's keys from the command line, and the nearest known key."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
+
+from hf_distill.tasks.settings import nearest
 
 
 def override(content: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
@@ -52,13 +53,3 @@ def check_keys(content: dict[str, Any], section: type, prefix: str = "") -> None
         required = part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
         if required and part.name not in content:
             raise ValueError(f"The recipe lacks the key {prefix + part.name!r}.")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest known name, or with all of them.
-
-    >>> nearest("temprature", ["temperature", "seed"])
-    ' Did you mean temperature?'
-    """
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]}?" if close else f" Known are {', '.join(sorted(known))}."

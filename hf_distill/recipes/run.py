@@ -1,15 +1,14 @@
-"""Running a recipe step by step: teacher → cache → initialize → distil → controls → seeds → export → compare."""
+"""Running a recipe, step by step."""
 
 from pathlib import Path
 
-from hf_distill.recipes.classification import LabellingRun
-from hf_distill.recipes.generation import WritingRun
+from hf_distill.recipes.plan import Plan, plan
 from hf_distill.recipes.recipe import Recipe
-from hf_distill.recipes.steps import STEPS, Steps
+from hf_distill.recipes.steps import STEPS, Run
 from hf_distill.reports.report import Report
 
 
-def run_recipe(recipe: Recipe | str | Path, only: str | None = None) -> Report | None:
+def run_recipe(recipe: Recipe | str | Path, only: str | None = None, *, verify: bool = False) -> Report | None:
     """Run a recipe, skipping every step whose result is there and whose inputs are unchanged.
 
     All that can be checked is checked before the first expensive step. A step writes beside its result and replaces it
@@ -19,17 +18,42 @@ def run_recipe(recipe: Recipe | str | Path, only: str | None = None) -> Report |
     Args:
         recipe: a recipe or the path of one.
         only: one of `STEPS`; that step runs, after those it needs that are not done yet.
+        verify: whether the content of all files of finished steps is compared with what they left, not only of those
+            whose size or time differs.
     Returns:
         The report, or None where `only` stops before it.
     Raises:
-        ValueError: the recipe, its data, its models and its arguments do not fit together.
+        ValueError: the recipe, its data, its models and its arguments do not fit together; or another run is at work
+            in the folder.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = Recipe.load(recipe)
     if only is not None and only not in STEPS:
         raise ValueError(f"only: expected one of {', '.join(STEPS)}; got {only!r}.")
-    run: Steps = WritingRun(recipe) if recipe.writes else LabellingRun(recipe)
-    for step in STEPS:
-        if only is None or STEPS.index(step) < STEPS.index(only) or step == only:
-            run.step(step)
-    return Report.load(run.folder) if only in (None, "compare") else None
+    recipe = _loaded(recipe)
+    run = Run(recipe, verify)
+    planned = plan(run)
+    if planned.refusals:
+        raise ValueError("\n".join(planned.refusals))
+    run.console.print(planned.summary(), highlight=False)
+    with run.workspace.locked():
+        if not run.workspace.is_current:  # another run has ended meanwhile
+            run = Run(recipe, verify)
+        for step in STEPS:
+            if only is None or STEPS.index(step) <= STEPS.index(only):
+                run.step(step)
+    return Report.load(run.folder) if only in (None, "compare", "card") else None
+
+
+def plan_recipe(recipe: Recipe | str | Path, *, verify: bool = False) -> Plan:
+    """What `run_recipe` would do; nothing is trained or written.
+
+    Args:
+        recipe: a recipe or the path of one.
+        verify: see `run_recipe`.
+    Raises:
+        ValueError: the data cannot be read, or the folder belongs to something else.
+    """
+    return plan(Run(_loaded(recipe), verify))
+
+
+def _loaded(recipe: Recipe | str | Path) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)

@@ -1,52 +1,101 @@
-"""Steps that are done once: each keeps its result beside a hash of all it depends on, and a killed run goes on."""
+"""The steps of a run, the same for all tasks: teacher → cache → initialize → distill → controls → seeds → export →
+compare → card."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
 import os
 import shutil
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from rich.console import Console
-from transformers import AutoTokenizer, PreTrainedModel, Trainer, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hf_distill.environment import has_fast_bf16, peak_memory
-from hf_distill.matching.base import Matching
-from hf_distill.paths import local, name_of, resolve
-from hf_distill.problems import TASKS
+from hf_distill.paths import local, name_of
+from hf_distill.recipes.inputs import Inputs
 from hf_distill.recipes.recipe import Recipe
+from hf_distill.recipes.training import Training
+from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, Workspace, digest
 from hf_distill.reports.card import model_card
 from hf_distill.reports.report import Report
-from hf_distill.training.arguments import DistillationArguments
+from hf_distill.students.from_teacher import student_from_teacher
+from hf_distill.tasks import RECIPE_TASKS
+from hf_distill.tasks.base import Loaded, Trained
+from hf_distill.tasks.models import Models
 
-STEPS = ("teacher", "cache", "initialize", "distill", "controls", "seeds", "export", "compare")
+# Each with the revision of its code: a higher one makes the step run again where an older one made its result.
+REVISIONS = {
+    "teacher": 1,
+    "cache": 1,
+    "initialize": 1,
+    "distill": 1,
+    "controls": 1,
+    "seeds": 1,
+    "export": 1,
+    "compare": 1,
+    "card": 1,
+}
+STEPS = tuple(REVISIONS)
+# The files of each step's result, by patterns relative to the run's folder.
+RESULTS = {
+    "teacher": ("teacher/**/*", ".work/folds/**/*"),
+    "cache": ("cache/**/*.arrow", "cache/**/provenance.json"),
+    "initialize": (".work/initial/**/*",),
+    "distill": ("student/*",),
+    "controls": ("baseline/**/*", ".work/controls.json"),
+    "seeds": (".work/seeds/**/*",),
+    "export": ("student/onnx/*",),
+    "compare": ("report.json", "report.png", "student/report.json", "student/report.png"),
+    "card": (CARD, "recipe.yaml"),
+}
+OWN_FOLDERS = ("teacher", "cache", "student", "baseline")
 
 
-class Steps(ABC):
-    """One run of a recipe: what its steps share. A subclass says what each step is, as `_step_<name>`."""
+class Run:
+    """One run of a recipe.
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.task = TASKS[recipe.task]
+    Args:
+        recipe: what to run.
+        verify: whether the content of all files is compared with what the steps left, not only of those whose size or
+            time differs.
+    Raises:
+        ValueError: something stands in the folder that a run would replace; the data cannot be read.
+    """
+
+    def __init__(self, recipe: Recipe, verify: bool = False) -> None:
+        self.recipe, self.verify = recipe, verify
         self.console = Console(stderr=True)
         self.folder = Path(recipe.output_dir)
-        self.work = self.folder / ".work"
-        self.teacher_path = resolve(recipe.teacher.model)
-        self.bf16 = recipe.teacher.bf16 and has_fast_bf16()
+        self.workspace = Workspace(self.folder)
+        self.work = self.workspace.work
         self.check_folder()
+        self.bf16 = recipe.teacher.bf16 and has_fast_bf16()
+        self.models = Models(recipe)
+        self.task = RECIPE_TASKS[recipe.task](recipe, self.models, self._keep)
+        self.inputs = Inputs(recipe, self.task, self.models, self.workspace.hash_of)
+        self.training = Training(recipe, self.task, self.models, self.workspace)
+        self.edited: dict[str, Any] = {}  # files that a person changed, and what the run had written
+        self._distillation_rows: Dataset | None = None
+        done = [name for name in STEPS if self.state(name) == []]
+        for name in done:
+            self.task.counts |= self.workspace.steps[name]["counts"]
+        self.models.initialized = "initialize" in done
+
+    def _keep(self, name: str, make: Callable[[], Any]) -> Any:
+        return self.workspace.kept(name, self.inputs[name], make)
+
+    # Before anything expensive
 
     def check_folder(self) -> None:
         """Raise a ValueError where something stands that a run would replace, or where several processes would."""
-        foreign = [name for name in ("teacher", "cache", "student", "baseline") if (self.folder / name).exists()]
-        if foreign and not self.work.exists():
+        foreign = [name for name in OWN_FOLDERS if (self.folder / name).exists()]
+        if foreign and not self.workspace.is_ours:
             raise ValueError(
                 f"output_dir: {self.folder} has {', '.join(foreign)} already, not from a run of a recipe. They would "
                 "be replaced: choose another output_dir, or move them."
@@ -56,6 +105,31 @@ class Steps(ABC):
                 "A recipe runs in one process, on all devices that it sees; for several processes use the trainer."
             )
 
+    @property
+    def checks(self) -> Sequence[Callable[[], None]]:
+        """What raises a ValueError for whatever would fail later."""
+        return self.check_stages, self.check_fine_tuning, *self.task.checks, self.check_student, self.check_export
+
+    def check_stages(self) -> None:
+        """Raise a ValueError for stages that cannot be trained, or that nothing is learned from the teacher in."""
+        for stage in self.recipe.stages:
+            arguments = self.training.arguments(stage, "distill", rows=len(self.task.splits.train))
+            learns = arguments.wants_soft_targets or stage.get("matching") or self.recipe.targets != "word"
+            if not learns:
+                raise ValueError(
+                    "distill: soft_target_weight is 0 and there is no matching, so the student would learn nothing "
+                    "from its teacher. The student without a teacher is trained anyway, as a control."
+                )
+
+    def check_fine_tuning(self) -> None:
+        """Raise a ValueError for training arguments of the teacher that do not fit."""
+        if self.recipe.teacher.fine_tune is not None:
+            self.training.arguments(self.recipe.teacher.fine_tune, "teacher", rows=len(self.task.splits.train))
+
+    def check_student(self) -> None:
+        """Raise a ValueError for a student that cannot be built."""
+        self.task.student_config()
+
     def check_export(self) -> None:
         """Raise a ValueError where the export is asked for and what it needs is missing."""
         missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
@@ -64,177 +138,201 @@ class Steps(ABC):
                 f"export.onnx: {' and '.join(missing)} not installed. Install hf-distill[onnx], or set it false."
             )
 
-    @cached_property
-    def done(self) -> dict[str, dict[str, Any]]:
-        """What each finished step depended on, and what it took."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        return self.read_json("steps.json", {})
+    # Steps
 
-    @cached_property
-    @abstractmethod
-    def fingerprints(self) -> Mapping[str, str]:
-        """A hash of all that each step's result depends on, and those of parts of steps by other names."""
-
-    @property
-    def results(self) -> Mapping[str, Sequence[str]]:
-        """The files that a step leaves; a step without an entry leaves none."""
-        seeds = [
-            f".work/seeds/{seed}/{name}/config.json"
-            for seed in self.recipe.compare.more_seeds
-            for name in ("student", "baseline")
-        ]
-        return {
-            "teacher": ("teacher/model.safetensors",) if self.recipe.teacher.fine_tune else (),
-            "initialize": (".work/initial/carried.json",),
-            "distill": ("student/model.safetensors",),
-            "controls": ("baseline/model.safetensors", ".work/controls.json"),
-            "seeds": seeds,
-            "compare": ("report.json", "student/README.md"),
-        }
+    def state(self, step: str) -> list[str] | None:
+        """Why a step has to run: None where it never did, reasons where something changed, none where it is done."""
+        changes = self.workspace.changes(step, self.inputs[step], REVISIONS[step])
+        if changes == []:
+            names = [path.relative_to(self.folder).as_posix() for path in self.workspace.damaged(step, self.verify)]
+            return [f"{name} is missing or is not what it left" for name in names]
+        return changes
 
     def step(self, name: str) -> None:
         """Run one step unless it is done."""
-        fingerprint = self.fingerprints[name]
-        there = all((self.folder / result).exists() for result in self.results.get(name, ()))
-        if there and self.done.get(name, {}).get("fingerprint") == fingerprint:
-            self.console.print(f"[dim]{name}: done before, in {self.done[name]['seconds']:.0f} s[/dim]")
+        state = self.state(name)
+        if state == []:
+            self.console.print(f"[dim]{name}: done before, in {self.workspace.steps[name]['seconds']:.0f} s[/dim]")
             return
-        for later in STEPS[STEPS.index(name) :]:
-            self.done.pop(later, None)  # from here on, results of another run may be replaced in parts
-        self.write_json("steps.json", self.done)
-        self.console.rule(f"{name}")
+        before = self.workspace.steps.get(name)
+        if before is not None and state:
+            self.console.print(f"{name}: runs again, {'; '.join(state)}", style="yellow", highlight=False)
+            for path in self.workspace.damaged(name, self.verify):
+                self.workspace.move_aside(path, DAMAGED)
+        self.keep_edited(name)
+        self.edited = self.workspace.edited()
+        self.workspace.forget(name)
+        self.console.rule(name)
         start = time.perf_counter()
         getattr(self, f"_step_{name}")()
-        self.done[name] = {
-            "fingerprint": fingerprint,
-            "seconds": round(time.perf_counter() - start, 1),
-            "peak_memory_bytes": peak_memory(),
+        self.tell_notes()
+        self.models.release()
+        self.workspace.finish(
+            name,
+            self.inputs[name],
+            REVISIONS[name],
+            RESULTS[name],
+            seconds=round(time.perf_counter() - start, 1),
+            peak_memory_bytes=peak_memory(),
+            counts=self.task.counts,
+            keep=self.edited,
+        )
+        if name == "initialize":
+            self.models.initialized = True
+        now = self.workspace.steps[name]
+        if before is not None and before["inputs"] == now["inputs"] and before["files"] != now["files"]:
+            for later in STEPS[STEPS.index(name) + 1 :]:  # another machine or version gave another result
+                self.workspace.forget(later)
+
+    def tell_notes(self) -> None:
+        """Print what the task noted."""
+        while self.task.notes:
+            self.console.print(f"  {self.task.notes.pop(0)}", highlight=False)
+
+    def keep_edited(self, step: str) -> None:
+        """Move a card that a person edited out of the way of a new student."""
+        if step == "distill" and CARD in self.workspace.edited():
+            kept = self.workspace.move_aside(self.folder / CARD, EDITED)
+            self.console.print(f"{CARD} was edited by hand: it is kept as {kept}", style="yellow")
+
+    def once(self, folder: str, inputs: Mapping[str, Any], make: Callable[[], Loaded]) -> None:
+        """Make and keep a model, unless the same inputs have made it before.
+
+        Args:
+            folder: of the model, relative to the run's.
+            inputs: what it depends on.
+            make: gives the model and its tokenizer.
+        """
+        name = f"model {folder}"
+        if self.workspace.changes(name, inputs, 1) == [] and not self.workspace.damaged(name, self.verify):
+            return
+        self.workspace.forget(name)
+        self.save(folder, *make())
+        self.workspace.finish(name, inputs, 1, [f"{folder}/**/*"])
+
+    def save(self, folder: str, model: PreTrainedModel, tokenizer: Any) -> None:
+        """Keep a model and its tokenizer."""
+        with self.workspace.replacing(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+
+    # Teacher
+
+    def _step_teacher(self) -> None:
+        """Fine-tune the teacher, or check that the given one loads."""
+        if self.recipe.teacher.fine_tune is None:
+            self.models.teacher()
+            return
+        train = self.task.splits.train
+        self.once("teacher", self.inputs["fine-tuned teacher"], lambda: self.fine_tuned("teacher", train))
+        for number in range(self.recipe.teacher.cross_fit or 0):
+            make = functools.partial(self.fine_tuned, f"teacher-{number}", self.task.fold_rows(number))
+            self.once(f".work/folds/{number}", self.inputs["teacher"], make)
+
+    def fine_tuned(self, name: str, rows: Dataset) -> Loaded:
+        """The teacher after its fine-tuning on some labelled rows, and its tokenizer."""
+        model, tokenizer = self.task.untrained_teacher()
+        train = self.task.teacher_rows(rows, "training")
+        validation = self.task.teacher_rows(self.task.splits.validation, "validation")
+        settings = {
+            **self.task.teacher_training,
+            "bf16": self.bf16,
+            **({} if self.recipe.teacher.lora is None else {"learning_rate": 2e-4}),
+            **(self.recipe.teacher.fine_tune or {}),
+            "hard_label_weight": 1.0,
+            "soft_target_weight": 0.0,
         }
-        self.write_json("steps.json", self.done)
+        arguments = self.training.arguments(settings, name, rows=len(train))
+        self.training.fit(model, tokenizer, arguments, train, validation, self.inputs["teacher"])
+        return self.task.trained_teacher(model), tokenizer
+
+    # What the student learns from
+
+    def _step_cache(self) -> None:
+        """Compute the teacher's outputs for every training text, where the student learns from them."""
+        self._distillation_rows = self._rows_with_outputs()
 
     @property
-    def has_student(self) -> bool:
-        """Whether the student's tokenizer is there yet; the cache does not need it."""
-        return self.done.get("initialize", {}).get("fingerprint") == self.fingerprints["initialize"]
+    def distillation_rows(self) -> Dataset:
+        """What the student learns from, with the teacher's outputs where it uses them."""
+        if self._distillation_rows is None:
+            self._distillation_rows = self._rows_with_outputs()
+        return self._distillation_rows
 
-    # Models
+    def _rows_with_outputs(self) -> Dataset:
+        rows = self.task.distillation_rows()
+        if not self.recipe.uses_soft_targets:
+            return rows
+        folder = self.folder / "cache"
+        mark = folder / "inputs.json"
+        if folder.exists() and (not mark.exists() or json.loads(mark.read_text()) != digest(self.inputs["cache"])):
+            self.console.print("cache: of another recipe or other data; it is made again.", style="yellow")
+            shutil.rmtree(folder)
+        if not mark.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.write_text(json.dumps(digest(self.inputs["cache"])))
+        return self.task.with_soft_targets(rows, folder, self.bf16)
 
-    def teacher(self) -> tuple[PreTrainedModel, Any]:
-        """The teacher and its tokenizer."""
-        return self.load(self.teacher_path if self.recipe.teacher.fine_tune is None else self.folder / "teacher")
+    # The student
 
-    def load(self, path: str | Path) -> tuple[PreTrainedModel, Any]:
-        """A model with its head, in float32, and its tokenizer."""
-        return self.task.auto_class.from_pretrained(path, dtype=torch.float32), self.tokenizer(path)
-
-    def tokenizer(self, path: str | Path) -> Any:
-        """A tokenizer that can read the task's texts."""
-        return AutoTokenizer.from_pretrained(path)
-
-    def save(self, name: str, student: PreTrainedModel, tokenizer: Any) -> None:
-        """Keep a trained model."""
-        with self.replacing(name) as folder:
-            student.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-
-    def keep_initial(self, student: PreTrainedModel, tokenizer: Any, carried: Mapping[str, str]) -> None:
-        """Keep the student before its training, and say where its weights came from."""
+    def _step_initialize(self) -> None:
+        """Make the student's tokenizer and its first weights."""
+        tokenizer = self.task.student_tokenizer()
+        student, carried = self.untrained(tokenizer, self.recipe.seed)
         for name, source in carried.items():
             self.console.print(f"  {name} ← {source}", highlight=False)
-        with self.replacing(".work/initial") as folder:
+        with self.workspace.replacing(".work/initial") as folder:
             student.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             (folder / "carried.json").write_text(json.dumps(carried, indent=2))
 
-    def once(self, folder: str, fingerprint: str, make: Callable[[], tuple[PreTrainedModel, Any]]) -> None:
-        """Make and keep a model, unless what it depends on has made it before."""
-        mark = self.work / f"{folder.removeprefix('.work/').replace('/', '-')}.fingerprint"
-        whole = mark.exists() and mark.read_text() == self.fingerprints[fingerprint]
-        if not (whole and any((self.folder / folder).glob("*.safetensors"))):
-            self.save(folder, *make())
-            mark.write_text(self.fingerprints[fingerprint])
-
-    def train(self, trainer: Trainer, step: str) -> None:
-        """Train in place, from the last checkpoint of a killed run if it was the same run; keep the learning curve."""
-        folder = Path(str(trainer.args.output_dir))
-        mark = folder / "fingerprint"
-        if not mark.exists() or mark.read_text() != self.fingerprints[step]:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            mark.write_text(self.fingerprints[step])
-        # Written last: a checkpoint without it was being saved when the run was killed.
-        whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime_ns)
-        trainer.train(resume_from_checkpoint=str(whole[-1].parent) if whole else False)
-        judged = f"eval_{trainer.args.metric_for_best_model}"
-        curve = [[entry["step"], entry[judged]] for entry in trainer.state.log_history if judged in entry]
-        self.write_json("curves.json", self.read_json("curves.json", {}) | {folder.name: curve})
-        shutil.rmtree(folder)
-
-    @abstractmethod
-    def arguments(self, settings: Mapping[str, Any], name: str, **sizes: Any) -> DistillationArguments:
-        """Training arguments of this run; see `training_arguments`."""
-
-    @property
-    def uses_soft_targets(self) -> bool:
-        """Whether the student learns from the teacher's probabilities."""
-        return True
-
-    def stages(
-        self, name: str, rows: int, distilled_rows: int, *, without_teacher: bool = False, seed: int | None = None
-    ) -> Iterator[tuple[DistillationArguments, list[Matching]]]:
-        """The arguments and the matchings of each stage of a student's training, or of a control's.
-
-        Args:
-            name: of the student.
-            rows: that it is trained on.
-            distilled_rows: that the student is trained on; a control gets as many steps, and is judged as often.
-            without_teacher: whether it learns from labels alone.
-            seed: in place of the recipe's.
-        """
-        for number, stage in enumerate(self.recipe.stages):
-            settings: dict[str, Any] = {"learning_rate": 2e-3, "bf16": self.recipe.student.bf16 and has_fast_bf16()}
-            settings |= stage | ({} if seed is None else {"seed": seed})
-            planned = self.arguments(settings, f"{name}-{number}", rows=distilled_rows)
-            if without_teacher or not self.uses_soft_targets:
-                settings |= {"hard_label_weight": 1.0, "soft_target_weight": 0.0}
-                settings |= dict.fromkeys(("hard_label_weight_end", "soft_target_weight_end", "labelled_fraction"))
-            arguments = self.arguments(
-                settings,
-                f"{name}-{number}",
-                rows=rows,
-                steps=planned.max_steps,
-                evaluate_every=int(planned.eval_steps or planned.max_steps),
-            )
-            set_seed(arguments.seed)
-            yield arguments, [] if without_teacher else self.recipe.matchings(stage)
-
-    def curves(self) -> dict[str, list[list[float]]]:
-        """The first metric on the validation rows by optimizer step, of student and baseline through all stages."""
-        kept = self.read_json("curves.json", {})
-        found: dict[str, list[list[float]]] = {}
-        for name in ("student", "baseline"):
-            past = 0
-            for number in range(len(self.recipe.stages)):
-                curve = kept.get(f"{name}-{number}", [])
-                found[name] = found.get(name, []) + [[past + step, value] for step, value in curve]
-                past += curve[-1][0] if curve else 0
-        return {name: curve for name, curve in found.items() if curve}
-
-    # The student
-
-    @abstractmethod
     def untrained(self, tokenizer: Any, seed: int) -> tuple[PreTrainedModel, dict[str, str]]:
         """A new student, and where its weights came from."""
+        config = self.task.student_config(tokenizer)
+        teacher, teacher_tokenizer = self.models.teacher()
+        set_seed(seed)
+        if self.recipe.student.from_teacher:
+            student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
+        else:
+            student, carried = self.task.kind.auto_class.from_config(config), {}
+        return self.task.finished_student(student, carried, (teacher, teacher_tokenizer), tokenizer)
 
-    @abstractmethod
-    def taught_rows(self) -> Dataset:
-        """What the student learns from, with what the teacher said."""
+    def _step_distill(self) -> None:
+        """Train the student on its targets and on the teacher's outputs."""
+        student, tokenizer = self.models.load(self.models.initial)
+        self.train_student("student", student, tokenizer, self.distillation_rows)
+        self.save("student", student, tokenizer)
 
-    @abstractmethod
-    def own_rows(self) -> Dataset:
-        """What the student without a teacher learns from."""
+    def _step_controls(self) -> None:
+        """Train what the student must beat: first the same student without a teacher."""
+        student, tokenizer = self.models.load(self.models.initial)
+        self.train_student("baseline", student, tokenizer, self.task.labelled_rows(), without_teacher=True)
+        self.save("baseline", student, tokenizer)
+        made = self.task.controls(lambda: self.distillation_rows, self.trained_control, self.folder / "baseline")
+        self.workspace.write_json("controls.json", made)
 
-    @abstractmethod
+    def trained_control(self, name: str, rows: Dataset) -> Loaded:
+        """The student, trained without a teacher on some rows, and its tokenizer."""
+        student, tokenizer = self.models.load(self.models.initial)
+        self.train_student(name, student, tokenizer, rows, without_teacher=True)
+        return student, tokenizer
+
+    def _step_seeds(self) -> None:
+        """Train the student and its baseline again, from other seeds."""
+        for seed in self.recipe.compare.more_seeds:
+            for name in ("student", "baseline"):
+                make = functools.partial(self.trained_again, name, seed)
+                self.once(f".work/seeds/{seed}/{name}", self.inputs["distill"], make)
+
+    def trained_again(self, name: str, seed: int) -> Loaded:
+        """A student or a baseline from another seed, and its tokenizer."""
+        tokenizer = self.models.tokenizer(self.models.initial)
+        student, _ = self.untrained(tokenizer, seed)
+        alone = name == "baseline"
+        rows = self.task.labelled_rows() if alone else self.distillation_rows
+        self.train_student(f"{name}-of-seed-{seed}", student, tokenizer, rows, without_teacher=alone, seed=seed)
+        return student, tokenizer
+
     def train_student(
         self,
         name: str,
@@ -246,124 +344,98 @@ class Steps(ABC):
         seed: int | None = None,
     ) -> None:
         """Train a student in place through all stages, or a control for as many steps."""
-
-    def _step_distill(self) -> None:
-        """Train the student on its targets and on what the teacher said."""
-        student, tokenizer = self.load(self.work / "initial")
-        self.train_student("student", student, tokenizer, self.taught_rows())
-        self.save("student", student, tokenizer)
-
-    def train_baseline(self) -> None:
-        """Train the same student without a teacher: the same first weights, steps and selection."""
-        student, tokenizer = self.load(self.work / "initial")
-        self.train_student("baseline", student, tokenizer, self.own_rows(), without_teacher=True)
-        self.save("baseline", student, tokenizer)
-
-    def _step_seeds(self) -> None:
-        """Train the student and its baseline again, from other seeds."""
-        for seed in self.recipe.compare.more_seeds:
-            for name in ("student", "baseline"):
-                self.once(f".work/seeds/{seed}/{name}", "distill", functools.partial(self.trained_again, name, seed))
-
-    def trained_again(self, name: str, seed: int) -> tuple[PreTrainedModel, Any]:
-        """A student or a baseline from another seed, and its tokenizer."""
-        tokenizer = self.tokenizer(self.work / "initial")
-        student, _ = self.untrained(tokenizer, seed)
-        alone = name == "baseline"
-        rows = self.own_rows() if alone else self.taught_rows()
-        self.train_student(f"{name}-of-seed-{seed}", student, tokenizer, rows, without_teacher=alone, seed=seed)
-        return student, tokenizer
-
-    def more_students(self) -> list[tuple[tuple[PreTrainedModel, Any], tuple[PreTrainedModel, Any]]]:
-        """Students of other seeds with their baselines, and the tokenizers."""
-        folders = [self.work / "seeds" / str(seed) for seed in self.recipe.compare.more_seeds]
-        return [(self.load(folder / "student"), self.load(folder / "baseline")) for folder in folders]
+        validation = self.task.validation_rows()
+        for arguments, matching in self.training.stages(
+            name, len(rows), len(self.distillation_rows), without_teacher=without_teacher, seed=seed
+        ):
+            train, judged = (self.task.training_rows(part, matching) for part in (rows, validation))
+            self.training.fit(student, tokenizer, arguments, train, judged, self.inputs["distill"], matching)
 
     # The end
 
-    def publish_report(self, report: Report, teacher: PreTrainedModel, counts: Mapping[str, int], **card: Any) -> None:
-        """Write the report with what the run took, the card and the recipe.
+    def _step_export(self) -> None:
+        """Write the student for onnxruntime, where asked to."""
+        if self.recipe.export.onnx:
+            from hf_distill.export.onnx import export_onnx
 
-        Args:
-            report: what was measured.
-            teacher: whose revision the card names.
-            counts: of rows, by what became of them.
-            card: more arguments of `model_card`.
-        """
-        push, recipe = self.recipe.push, self.recipe
-        taught = recipe.teacher.fine_tune
-        if taught is not None and recipe.teacher.lora:
-            taught = {**taught, "lora": recipe.teacher.lora}
+            student, tokenizer = self.models.load(self.folder / "student")
+            options = self.task.export_options(tokenizer)
+            export_onnx(student, self.folder / "student", int8=self.recipe.export.int8, **options)
+
+    def _step_compare(self) -> None:
+        """Measure the models, and write the report."""
+        start = time.perf_counter()
+        folders = [self.work / "seeds" / str(seed) for seed in self.recipe.compare.more_seeds]
+        report = self.task.compare(
+            Trained(
+                teacher=self.models.teacher(),
+                student=self.models.load(self.folder / "student"),
+                baseline=self.models.load(self.folder / "baseline"),
+                more=[(self.models.load(each / "student"), self.models.load(each / "baseline")) for each in folders],
+                controls=self.workspace.read_json("controls.json", {}),
+                onnx=self.folder / "student" if self.recipe.export.onnx else None,
+            )
+        )
+        self.task.counts = self.task.final_counts()
+        report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
         report.save(self.folder)
         report.save(self.folder / "student")
-        recipe.save(self.folder / "recipe.yaml")
+        self.console.print(report.table())
+
+    def about_the_run(self, start: float) -> dict[str, Any]:
+        """What a report tells of the run that made it.
+
+        Args:
+            start: when the comparison began, by `time.perf_counter`.
+        """
+        done = {
+            name: self.workspace.steps[name] for name in STEPS[: STEPS.index("compare")] if name in self.workspace.steps
+        }
+        seconds = {name: step["seconds"] for name, step in done.items()}
+        seconds["compare"] = round(time.perf_counter() - start, 1)
+        return {
+            "seconds": seconds,
+            "total_seconds": round(sum(seconds.values()), 1),
+            "peak_memory_bytes": max(peak_memory(), *(step["peak_memory_bytes"] for step in done.values())),
+            "rows": self.task.counts,
+            "bf16_teacher": self.bf16,
+            "curves": self.training.curves(),
+        }
+
+    def _step_card(self) -> None:
+        """Write the student's card and the recipe, unless a person has edited them."""
+        push, recipe = self.recipe.push, self.recipe
+        report = Report.load(self.folder)
+        fine_tuning = recipe.teacher.fine_tune
+        if fine_tuning is not None and recipe.teacher.lora:
+            fine_tuning = {**fine_tuning, "lora": recipe.teacher.lora}
+        if self.unedited("recipe.yaml"):
+            recipe.save(self.folder / "recipe.yaml")
+        if not self.unedited("student/README.md"):
+            return
         model_card(
             report,
             self.folder / "student",
             student_name=(push.repo_id or f"{recipe.student.kind} student of {name_of(recipe.teacher.model)}"),
             teacher=push.base_model or local(recipe.teacher.model),
-            teacher_revision=getattr(teacher.config, "_commit_hash", None),
+            teacher_revision=getattr(self.models.config(), "_commit_hash", None),
             repo_id=push.repo_id,
             license=push.license,
             language=push.language or None,
             datasets=push.datasets or [name_of(recipe.data.path)],
-            fine_tuning=taught,
+            fine_tuning=fine_tuning,
             stages=[{"temperature": 2.0, "soft_target_loss": "forward_kl", **stage} for stage in recipe.stages],
-            carried=json.loads((self.work / "initial" / "carried.json").read_text()),
-            splits=counts,
+            carried=json.loads((self.models.initial / "carried.json").read_text()),
+            splits=self.workspace.steps["compare"]["counts"],  # in their order, which report.json does not keep
             reproduce="hf-distill run recipe.yaml",
-            **card,
+            example=self.task.example,
         )
-        self.console.print(report.table())
 
-    def about_the_run(self, start: float, counts: Mapping[str, int]) -> dict[str, Any]:
-        """What a report says of the run that made it.
-
-        Args:
-            start: when the comparison began, by `time.perf_counter`.
-            counts: of rows, by what became of them.
-        """
-        seconds = {name: step["seconds"] for name, step in self.done.items() if name != "compare"}
-        seconds["compare"] = round(time.perf_counter() - start, 1)
-        return {
-            "seconds": seconds,
-            "total_seconds": round(sum(seconds.values()), 1),
-            "peak_memory_bytes": max(peak_memory(), *(step["peak_memory_bytes"] for step in self.done.values())),
-            "rows": dict(counts),
-            "bf16_teacher": self.bf16,
-            "curves": self.curves(),
-        }
-
-    # Files
-
-    @contextmanager
-    def replacing(self, name: str) -> Iterator[Path]:
-        """A new folder that takes the place of `name` once it is whole."""
-        target, temporary = self.folder / name, self.folder / f"{name}.part"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-
-    def marked(self, name: str, fingerprint: str) -> Path:
-        """A folder that is emptied when what it depends on changes, which is said, and kept otherwise."""
-        folder = self.folder / name
-        mark = folder / "fingerprint"
-        if folder.exists() and (not mark.exists() or mark.read_text() != self.fingerprints[fingerprint]):
-            self.console.print(f"[yellow]{name}: of another recipe or other data; it is made again.[/yellow]")
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(self.fingerprints[fingerprint])
-        return folder
-
-    def read_json(self, name: str, default: Any) -> Any:
-        """What `write_json` wrote."""
-        path = self.work / name
-        return json.loads(path.read_text()) if path.exists() else default
-
-    def write_json(self, name: str, content: Any) -> None:
-        """Keep plain data, whole or not at all."""
-        temporary = self.work / f"{name}.part"
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, self.work / name)
+    def unedited(self, name: str) -> bool:
+        """Whether a file may be written again; one that a person edited is kept, and named."""
+        if name in self.edited:
+            self.console.print(
+                f"{name} was edited by hand and is kept as it is. Delete it to have it made again.", style="yellow"
+            )
+            return False
+        return True

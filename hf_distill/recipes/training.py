@@ -1,17 +1,22 @@
-"""How a recipe trains: arguments with their defaults, collators, and validation by the recipe's metrics."""
+"""How a recipe trains: arguments with their defaults, stages, checkpoints and learning curves."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, EvalPrediction
+from datasets import Dataset
+from transformers import set_seed
 
-from hf_distill import metrics
-from hf_distill.evaluation.predictions import decide
-from hf_distill.problems import IGNORE_INDEX, Task
+from hf_distill.environment import has_fast_bf16
+from hf_distill.matching.base import Matching
+from hf_distill.recipes import checkpoints
+from hf_distill.recipes.recipe import Recipe
+from hf_distill.recipes.workspace import Workspace, digest
+from hf_distill.tasks.base import RecipeTask
+from hf_distill.tasks.models import Models
 from hf_distill.training.arguments import DistillationArguments
 
 TRAINING_DEFAULTS: dict[str, Any] = {
@@ -79,44 +84,114 @@ def training_arguments(
     )
 
 
-def collator(task: Task, tokenizer: Any) -> Any:
-    """What pads the rows of a task."""
-    return DataCollatorForTokenClassification(tokenizer) if task.word_level else DataCollatorWithPadding(tokenizer)
-
-
-def validation(
-    names: Sequence[str], classes: Sequence[str], problem_type: str | None
-) -> Callable[[EvalPrediction], dict[str, float]]:
-    """What `Trainer` calls to judge a model: some metrics by name.
+class Training:
+    """The trainings of a run.
 
     Args:
-        names: see `metrics.load`.
-        classes: names of the labels, for metrics that read names.
-        problem_type: see `predictions.decide`.
+        recipe: of the run.
+        task: of the run.
+        models: of the run.
+        workspace: of the run.
     """
 
-    def judge(prediction: EvalPrediction) -> dict[str, float]:
-        labels = np.asarray(prediction.label_ids)
-        answers = decide(np.asarray(prediction.predictions), problem_type)
-        values: dict[str, float] = {}
-        for name in names:
-            said, true = answers, labels
-            metric = metrics.load(name)
-            if getattr(metric, "reads_logits", False):
-                said = np.asarray(prediction.predictions)
-            if name == "seqeval":
-                said, true = _named(answers, labels, classes)
-            elif problem_type is None:
-                said, true = said[labels != IGNORE_INDEX], labels[labels != IGNORE_INDEX]
-            values |= metric.compute(predictions=said, references=true) or {}
-        return {name: float(value) for name, value in values.items()}
+    def __init__(self, recipe: Recipe, task: RecipeTask, models: Models, workspace: Workspace) -> None:
+        self.recipe, self.task, self.models, self.workspace = recipe, task, models, workspace
 
-    return judge
+    def arguments(self, settings: Mapping[str, Any], name: str, **sizes: Any) -> DistillationArguments:
+        """Training arguments of this run; see `training_arguments`."""
+        return training_arguments(
+            self.task.training_settings(settings),
+            self.workspace.work / name,
+            seed=self.recipe.seed,
+            metric=self.task.selection_metric,
+            kind=self.task.arguments,
+            greater_is_better=self.task.greater_is_better,
+            **sizes,
+        )
 
+    def stages(
+        self, name: str, rows: int, distilled_rows: int, *, without_teacher: bool = False, seed: int | None = None
+    ) -> Iterator[tuple[DistillationArguments, list[Matching]]]:
+        """The arguments and the matchings of each stage of a student's training, or of a control's.
 
-def _named(answers: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> tuple[Any, Any]:
-    """The tags of each sentence by name, at the labelled positions."""
-    counted = [(row, labels[number] != IGNORE_INDEX) for number, row in enumerate(answers)]
-    said = [[classes[number] for number in row[keep]] for row, keep in counted]
-    true = [[classes[number] for number in labels[row][keep]] for row, (_, keep) in enumerate(counted)]
-    return said, true
+        Args:
+            name: of the student.
+            rows: number of rows that it is trained on.
+            distilled_rows: number of those of the student. A control gets as many steps, and is evaluated as often.
+            without_teacher: whether it learns from labels alone.
+            seed: in place of the recipe's.
+        """
+        for number, stage in enumerate(self.recipe.stages):
+            settings: dict[str, Any] = {"learning_rate": 2e-3, "bf16": self.recipe.student.bf16 and has_fast_bf16()}
+            settings |= stage | ({} if seed is None else {"seed": seed})
+            planned = self.arguments(settings, f"{name}-{number}", rows=distilled_rows)
+            if without_teacher or not self.recipe.uses_soft_targets:
+                settings |= {"hard_label_weight": 1.0, "soft_target_weight": 0.0}
+                settings |= dict.fromkeys(("hard_label_weight_end", "soft_target_weight_end", "labelled_fraction"))
+            arguments = self.arguments(
+                settings,
+                f"{name}-{number}",
+                rows=rows,
+                steps=planned.max_steps,
+                evaluate_every=int(planned.eval_steps or planned.max_steps),
+            )
+            set_seed(arguments.seed)
+            yield arguments, [] if without_teacher else self.recipe.matchings(stage)
+
+    def fit(
+        self,
+        model: Any,
+        tokenizer: Any,
+        arguments: DistillationArguments,
+        train: Dataset,
+        validation: Dataset,
+        inputs: Mapping[str, Any],
+        matching: Sequence[Matching] = (),
+    ) -> None:
+        """Train a model in place, from the last checkpoint of the same run if it was killed; keep the learning curve.
+
+        Args:
+            model: is changed.
+            tokenizer: of the model.
+            arguments: of the training.
+            train: rows.
+            validation: rows that select the model.
+            inputs: what the training depends on; checkpoints of others do not count.
+            matching: of inner states; calls the teacher.
+        """
+        teacher, teacher_tokenizer = self.models.teacher() if matching else (None, None)
+        trainer = self.task.trainer(
+            model,
+            arguments,
+            teacher_model=teacher,
+            teacher_processing_class=teacher_tokenizer,
+            matching=matching,
+            train_dataset=train,
+            eval_dataset=validation,
+            processing_class=tokenizer,
+            data_collator=self.task.collator(tokenizer, model),
+            compute_metrics=self.task.validation_metrics(tokenizer),
+        )
+        folder = Path(str(arguments.output_dir))
+        mark, now = folder / "inputs.json", digest([inputs, len(train)])
+        if not mark.exists() or mark.read_text() != now:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            mark.write_text(now)
+        checkpoints.train(trainer, folder)
+        judged = f"eval_{arguments.metric_for_best_model}"
+        curve = [[entry["step"], entry[judged]] for entry in trainer.state.log_history if judged in entry]
+        self.workspace.write_json("curves.json", self.workspace.read_json("curves.json", {}) | {folder.name: curve})
+        shutil.rmtree(folder)
+
+    def curves(self) -> dict[str, list[list[float]]]:
+        """The selection metric on the validation rows by optimizer step, of student and baseline through all stages."""
+        kept = self.workspace.read_json("curves.json", {})
+        found: dict[str, list[list[float]]] = {}
+        for name in ("student", "baseline"):
+            past = 0
+            for number in range(len(self.recipe.stages)):
+                curve = kept.get(f"{name}-{number}", [])
+                found[name] = found.get(name, []) + [[past + step, value] for step, value in curve]
+                past += curve[-1][0] if curve else 0
+        return {name: curve for name, curve in found.items() if curve}

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_distill.hub.redaction import without_folders
+from hf_distill.hub.usage import Usage
 from hf_distill.metrics import display_name, lower_is_better
 from hf_distill.paths import is_hub_id
 from hf_distill.problems import TASKS
@@ -49,7 +50,7 @@ def model_card(
         student_name: title.
         teacher: id on the Hub, or a local folder, of which only the last name is shown.
         teacher_revision: of a teacher on the Hub.
-        repo_id: where the student will be. None: users load it from the folder.
+        repo_id: where the student will be, "user/name". None, or without an owner: users load it from the folder.
         license: as the Hub spells it, "apache-2.0" for instance.
         language: ISO 639 codes.
         datasets: ids on the Hub, or names.
@@ -61,49 +62,17 @@ def model_card(
         example: what the usage reads: a text, the two of a pair, or for tagging the words of a sentence.
     """
     folder = Path(folder)
-    config = (
-        json.loads((folder / "config.json").read_text(encoding="utf-8")) if (folder / "config.json").exists() else {}
-    )
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     on_hub = is_hub_id(teacher)
     shown_teacher = f"[{teacher}](https://huggingface.co/{teacher})" if on_hub else f"`{Path(teacher).name}`"
-    # transformers names two classes of every model, of those that write too.
-    labels = {} if TASKS[report.task].writes else config.get("id2label") or {}
-    onnx = sorted((folder / "onnx").glob("model*.onnx"))
-    word_level = TASKS[report.task].word_level
+    revision = teacher_revision if on_hub else None
     card = ModelCard.from_template(
         _metadata(report, student_name, teacher if on_hub else None, license, language, datasets),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         student_name=student_name,
-        task=report.task,
-        word_level=word_level,
-        writes=TASKS[report.task].writes,
         summary=_summary(report, shown_teacher),
-        load_from=json.dumps(repo_id or folder.name),
-        on_hub=repo_id is not None,
-        trust=", trust_remote_code=True" if "auto_map" in config else "",
-        example=_written(example, word_level),
-        several="multi_label" in (config.get("problem_type") or ""),
-        onnx=" or ".join(f"`onnx/{file.name}` ({file.stat().st_size:,} bytes)" for file in onnx),
-        onnx_file=json.dumps(f"onnx/{onnx[0].name}" if repo_id else f"{folder.name}/onnx/{onnx[0].name}")
-        if onnx
-        else None,
-        labels=[tables.code(labels[number]) for number in sorted(labels, key=int)],
-        measured_on=_measured_on(report),
-        own=_own(report),
-        results=tables.results(report),
-        remarks=[said for said in (_gain(report), _errors(report), _fidelity(report), _calibration(report)) if said],
-        test_sets=tables.further_test_sets(report),
-        breakdown=tables.breakdown(report),
-        per_class=tables.per_class(report),
-        most=tables.MOST_ROWS,
-        picture="report.png" if (folder / "report.png").exists() else None,
-        speed=tables.speed(report),
-        by_length=tables.by_length(report),
-        exported=tables.exported(report),
-        conditions=_conditions(report),
-        ratios=tables.ratios(report),
-        warnings=report.warnings,
-        origin=_origin(shown_teacher, teacher_revision if on_hub else None, datasets, fine_tuning is not None),
+        origin=_origin(shown_teacher, revision, datasets, fine_tuning is not None),
         method=tables.method(_trainings(fine_tuning, stages)),
         several_stages=len(stages) > 1,
         carried=tables.carried(carried or {}),
@@ -111,10 +80,61 @@ def model_card(
         splits="; ".join(f"{rows:,} {name}" for name, rows in (splits or {}).items()),
         reproduce=without_folders(reproduce) if reproduce else None,
         license=license,
-        limits=_limits(report),
+        **_usage(report, folder, config, repo_id, example),
+        **_findings(report, folder),
     )
     card.save(folder / "README.md")
     return card
+
+
+def _usage(
+    report: Report, folder: Path, config: Mapping[str, Any], repo_id: str | None, example: str | Sequence[str]
+) -> dict[str, Any]:
+    """What the template says of loading the student and of its classes."""
+    task = TASKS[report.task]
+    # transformers names two classes for every model, also for one that writes.
+    labels = {} if task.writes else config.get("id2label") or {}
+    given = [example] if isinstance(example, str) else list(example)
+    address = repo_id if repo_id is not None and "/" in repo_id else None  # only a push knows whose a name alone is
+    usage = Usage(
+        task=report.task,
+        load_from=address or folder.name,
+        on_hub=address is not None,
+        example=" ".join(given).split() if isinstance(example, str) and task.word_level else given,
+        trust="auto_map" in config,
+        several="multi_label" in (config.get("problem_type") or ""),
+        onnx=[(file.name, file.stat().st_size) for file in sorted((folder / "onnx").glob("*model*.onnx"))],
+    )
+    return {
+        "usage": usage.block,
+        "word_level": task.word_level,
+        "trust": usage.trust,
+        "labels": [tables.code(labels[number]) for number in sorted(labels, key=int)],
+    }
+
+
+def _findings(report: Report, folder: Path) -> dict[str, Any]:
+    """What the template says of the report."""
+    remarks = (_gain(report), _errors(report), _fidelity(report), _calibration(report))
+    return {
+        "measured_on": _measured_on(report),
+        "own": _own(report),
+        "results": tables.results(report),
+        "remarks": [remark for remark in remarks if remark],
+        "test_sets": tables.further_test_sets(report),
+        "breakdown": tables.breakdown(report),
+        "per_class": tables.per_class(report),
+        "most": tables.MOST_ROWS,
+        "picture": "report.png" if (folder / "report.png").exists() else None,
+        "speed": tables.speed(report),
+        "end_to_end": tables.end_to_end(report),
+        "by_length": tables.by_length(report),
+        "exported": tables.exported(report),
+        "conditions": _conditions(report),
+        "ratios": tables.ratios(report),
+        "warnings": report.warnings,
+        "limits": _limits(report),
+    }
 
 
 def _metadata(
@@ -172,29 +192,17 @@ def _slug(name: str) -> str:
     return re.sub(r"\W+", "-", name.lower()).strip("-")
 
 
-def _written(example: str | Sequence[str], word_level: bool) -> list[str]:
-    """The example as Python writes it: one text, two, or one list of words.
-
-    >>> _written("So say\\nwe all", word_level=False), _written(["So", "say"], word_level=True)
-    (['"So say we all"'], ['["So", "say"]'])
-    """
-    given = [example] if isinstance(example, str) else list(example)
-    texts = [" ".join(text.split()) for text in given]
-    shown = [" ".join(texts).split() if isinstance(example, str) else texts] if word_level else texts
-    return [json.dumps(each, ensure_ascii=False) for each in shown]
-
-
 def _summary(report: Report, teacher: str) -> str:
     metric, student = report.metrics[0], report.models["student"]
     quality, above = student["quality"][metric], report.models["teacher"]["quality"].get(metric)
     unit = "token" if report.task == "text-generation" else "text"
-    said = f"{display_name(metric)} {quality['value']:.4f}"
-    said += f" (mean of {report.seeds} seeds)" if report.seeds > 1 else ""
+    reached = f"{display_name(metric)} {quality['value']:.4f}"
+    reached += f" (mean of {report.seeds} seeds)" if report.seeds > 1 else ""
     # A teacher of other classes has no quality here.
-    said += "" if above is None else f" against the teacher's {above['value']:.4f}"
+    reached += "" if above is None else f" against the teacher's {above['value']:.4f}"
     return (
         f"A student of {student['parameters']:,} parameters for {report.task}, distilled from {teacher} "
-        f"({report.models['teacher']['parameters']:,} parameters): {said}, with "
+        f"({report.models['teacher']['parameters']:,} parameters): {reached}, with "
         f"{_compared(report.ratios['smaller'], 'fewer', 'more')} parameters and "
         f"{_compared(report.ratios['faster'], 'less', 'more')} time a {unit}."
     )
@@ -212,6 +220,10 @@ def _measured_on(report: Report) -> str:
             f" with {report.words['words']:,} words, of which {report.words['scored']:,} are scored; cut off at the "
             f"longest that a model reads were {' and '.join(cut)}"
         )
+        if "lost_words" in report.words:
+            found += "; words that were cut off are scored as wrong"
+        if "entities" in report.words:
+            found += f", {report.words['lost_entities']:,} of {report.words['entities']:,} entities as missed"
     return found
 
 
@@ -242,14 +254,14 @@ def _gain(report: Report) -> str | None:
 def _errors(report: Report) -> str | None:
     if not report.errors:
         return None
-    said = (
-        f"Errors (what {words(report.metrics[0])} misses of 1): student {interval(report.errors['student'])}, teacher "
+    text = (
+        f"Errors (1 − {words(report.metrics[0])}): student {interval(report.errors['student'])}, teacher "
         f"{interval(report.errors['teacher'])}"
     )
     ratio = report.errors.get("error_ratio")
     if ratio is None:
-        return f"{said}."
-    return f"{said}; the student makes {interval(ratio, '.3g')} times as many."
+        return f"{text}."
+    return f"{text}; the student makes {interval(ratio, '.3g')} times as many."
 
 
 def _fidelity(report: Report) -> str | None:
@@ -301,7 +313,7 @@ def _origin(teacher: str, revision: str | None, datasets: Sequence[str], fine_tu
 def _trainings(
     fine_tuning: Mapping[str, Any] | None, stages: Sequence[Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
-    """Everybody's settings, by whom they were for."""
+    """The settings of each training, by what was trained."""
     of_student = {
         f"student, stage {number}" if len(stages) > 1 else "student": stage for number, stage in enumerate(stages, 1)
     }
@@ -314,8 +326,8 @@ def _limits(report: Report) -> list[str]:
     covered += f" and {report.seeds} trainings of the student" if report.seeds > 1 else ""
     left = "another teacher nor another split" if report.seeds > 1 else "another training run nor another split"
     limits = [
-        f"It was measured on {'one test set' if sets == 1 else f'{sets} test sets'}; on other domains, languages or "
-        "lengths it may be worse: nobody has looked.",
+        f"It was measured on {'one test set' if sets == 1 else f'{sets} test sets'}; other domains, languages and "
+        "lengths are untested.",
         "It learned from its teacher, and so it repeats the teacher's errors and biases as well as its skill.",
         f"Intervals cover {covered}, neither {left}.",
         "Speed depends on the machine; ratios travel better than milliseconds.",

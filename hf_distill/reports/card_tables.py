@@ -38,11 +38,11 @@ METHOD = (
 
 
 def results(report: Report) -> str:
-    """Everybody's quality, with intervals; the controls by the alphabet, as a saved report has them."""
+    """The quality of all models and controls, with intervals; the controls in alphabetical order."""
     rows = {name: report.models[name]["quality"] for name in by_rank(report.models)}
     rows |= {name: report.controls[name] for name in sorted(report.controls)}
     used = {"teacher": "", "student": "yes", "baseline": "no"}
-    used |= {"untuned_teacher": "is it, before its adaptation"} if "untuned_teacher" in report.models else {}
+    used |= {"untuned_teacher": "the teacher before fine-tuning"} if "untuned_teacher" in report.models else {}
     used |= {name: "yes" if name in report.controls_with_teacher else "no" for name in report.controls}
     return table(
         ["", "learned from the teacher", *(words(metric) for metric in report.metrics)],
@@ -66,8 +66,8 @@ def further_test_sets(report: Report) -> str | None:
     rows = []
     for name, measured in [(None, main), *report.test_sets.items()]:
         qualities = [measured.get(model, {}).get("quality", {}) for model in names]
-        said = (interval(quality[metric]) if metric in quality else "" for quality in qualities)
-        rows.append(["the main one" if name is None else code(name), f"{measured['examples']:,}", *said])
+        cells = (interval(quality[metric]) if metric in quality else "" for quality in qualities)
+        rows.append(["the main one" if name is None else code(name), f"{measured['examples']:,}", *cells])
     return table([f"test set, {words(metric)}", "examples", *map(words, names)], rows)
 
 
@@ -80,12 +80,12 @@ def breakdown(report: Report) -> str | None:
         often = sorted(parts, key=lambda value: -_count(parts[value]))[:MOST_ROWS]
         for value in (value for value in parts if value in often):
             part = parts[value]
-            said = (part.get(model, {}).get(metric) for model in names)
+            values = (part.get(model, {}).get(metric) for model in names)
             rows.append(
                 [
                     f"{words(group)}: {code(value)}",
                     f"{_count(part):,} {'words' if 'words' in part else 'examples'}",
-                    *("" if value is None else f"{value:.4f}" for value in said),
+                    *("" if value is None else f"{value:.4f}" for value in values),
                     *([f"{part['error_ratio']:.3g}" if "error_ratio" in part else ""] if ratio else []),
                 ]
             )
@@ -145,6 +145,24 @@ def speed(report: Report) -> str:
     )
 
 
+def end_to_end(report: Report) -> str | None:
+    """The times from a text to its label, tokenization included; None where they were not measured."""
+    rows = [(words(name), report.models[name]) for name in by_rank(report.models)]
+    rows += [(f"student, onnx {kind}", measured) for kind, measured in report.onnx.items()]
+    shown = [
+        [
+            name,
+            _digits(model["end_to_end_ms"]["batch_1"]["p50"]),
+            _digits(model["end_to_end_ms"]["batch_1"]["p95"]),
+            _digits(model["end_to_end_throughput"]["batch_32"]),
+        ]
+        for name, model in rows
+        if "end_to_end_ms" in model
+    ]
+    header = ["text to label, with tokenization", "ms a text, p50", "p95", "texts a second, batch 32"]
+    return table(header, shown) if shown and not TASKS[report.task].writes else None
+
+
 def by_length(report: Report) -> str | None:
     """Latency and throughput by batch size and length of the texts; None where they were not measured apart."""
     if not report.speed:
@@ -189,9 +207,14 @@ def exported(report: Report) -> str | None:
     # The same against the teacher in torch, which for the student itself the report has at its top.
     compared = {"torch": (report.ratios, report.ratio_intervals)}
     compared |= {f"onnx {kind}": (of["ratios"], of["ratio_intervals"]) for kind, of in report.onnx.items()}
-    names = ("lighter", "faster", "throughput")
+    names = (
+        "lighter",
+        "faster",
+        "throughput",
+        *(["faster_end_to_end"] if "faster_end_to_end" in report.ratios else []),
+    )
     return table(
-        ["the student in", "same answers as in torch", *map(words, report.metrics), *names],
+        ["the student in", "same answers as in torch", *map(words, report.metrics), *map(words, names)],
         [
             [
                 name,
@@ -276,7 +299,7 @@ def interval(quality: Mapping[str, float], form: str = ".4f") -> str:
 
 
 def words(name: str) -> str:
-    """A name as a reader says it."""
+    """A name with spaces for underscores."""
     return name.replace("_", " ")
 
 
@@ -320,7 +343,7 @@ def _ratio(name: str, values: Mapping[str, float], intervals: Mapping[str, Mappi
 
 
 def _scored(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Whose figures are in some parts of a report."""
+    """The models and controls with figures in some parts of a report."""
     return by_rank(dict.fromkeys(name for part in parts for name, value in part.items() if isinstance(value, Mapping)))
 
 

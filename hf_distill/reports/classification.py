@@ -1,9 +1,9 @@
 """`compare`: is the student worth its teacher? Quality with intervals, fidelity, size and speed, and honest
 controls."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,19 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from hf_distill import columns
 from hf_distill.environment import environment
 from hf_distill.evaluation import breakdown
-from hf_distill.evaluation.bootstrap import RESAMPLES
+from hf_distill.evaluation.bootstrap import RESAMPLES, Estimate
 from hf_distill.evaluation.controls import majority_class
 from hf_distill.evaluation.cost import count_parameters, weights_bytes
-from hf_distill.evaluation.predictions import Panel, Predictions
+from hf_distill.evaluation.end_to_end import (
+    EndToEnd,
+    FromText,
+    check_texts,
+    end_to_end_ratios,
+    measure_end_to_end,
+)
+from hf_distill.evaluation.predictions import UNREAD, Predictions, Predictors
 from hf_distill.evaluation.predictor import Predictor
 from hf_distill.evaluation.quality import (
     MAJORITY,
@@ -32,18 +38,21 @@ from hf_distill.evaluation.quality import (
     score,
     summaries,
 )
-from hf_distill.evaluation.seeds import BASELINE, further_trainings
-from hf_distill.evaluation.speed import Speed, by_length, faster, measure_cells, measure_speed, summary, with_intervals
-from hf_distill.export.onnx_model import onnx_models
-from hf_distill.metrics import TeacherAgreement, TeacherKL
-from hf_distill.metrics import load as load_metric
-from hf_distill.models import problem_type
-from hf_distill.problems import TASKS, check_classes
-from hf_distill.reports.report import Report, plain
+from hf_distill.evaluation.seeds import BASELINE
+from hf_distill.evaluation.speed import (
+    Cell,
+    Speed,
+    by_length,
+    faster,
+    measure_cells,
+    measure_speed,
+    summary,
+    with_intervals,
+)
+from hf_distill.reports.comparison import SINGLE_LABEL, TEST_SET, Comparison
+from hf_distill.reports.report import Report, finished
 from hf_distill.reports.warnings import leak, report_warnings
 from hf_distill.teachers.ensemble import TeacherEnsemble
-
-SINGLE_LABEL = "single_label_classification"
 
 
 def compare(
@@ -63,7 +72,10 @@ def compare(
     test_sets: Mapping[str, Dataset] | None = None,
     groups: Mapping[str, Sequence[Any]] | None = None,
     texts: Sequence[Any] | None = None,
+    raw_texts: Sequence[Any] | None = None,
     training_texts: Iterable[Any] | None = None,
+    training_labels: Sequence[Any] | None = None,
+    validation_rows: int | None = None,
     onnx: str | Path | None = None,
     detailed_costs: bool = True,
     teacher_floor: float | None = None,
@@ -74,271 +86,300 @@ def compare(
 ) -> Report:
     """Measure a student beside its teacher, and beside what could be had without either.
 
-    What is scored is an example or, in tagging, a word at its first piece. Intervals resample examples, never words,
-    for the words of a sentence are not independent. All models are scored on the words that all of them read.
+    An item that is scored is an example or, in tagging, a word at its first piece. Intervals resample examples, never
+    words, because the words of a sentence are not independent. The models come back in the mode and on the device in
+    which they came. `Comparison` documents each argument at length.
 
     Args:
-        teacher_model: a model with logits, or an ensemble. One that answers in other classes than the student's is only
-            timed and sized, and the report warns of it.
-        student_model: likewise.
-        dataset: the tokenised test set, with `labels` (-100 is not counted) and the student's columns; where the
-            teacher has its own tokenizer also `teacher_input_ids` and its companions. For tagging, labels stand at the
-            words' first pieces, which `word_starts` and, of the teacher's own tokens, `teacher_word_starts` mark with
-            1. If `teacher_logits` were cached on it, the teacher's quality and fidelity are those of the cache; its
-            speed is always measured live.
-        task: "text-classification" (single-label, multi-label or regression by the student's config) or
-            "token-classification".
-        baseline_model: the same student, trained on labels alone. It counts as a control without a teacher.
-        more_students: the student from further seeds, each with its baseline if there is one. Quality and all claims
-            are then means over the seeds, and intervals cover examples and seeds; all else describes `student_model`.
-        teacher_processing_class: the teacher's tokenizer, which pads. None: the config's pad token, on the right.
-        student_processing_class: likewise the student's.
-        metrics: names of `hf_distill.metrics`, or whatever `metrics.load` finds; the first one decides and grows with
-            quality.
-        controls: what other ways without a teacher predict on `dataset`: name to (examples,) class numbers or
-            (examples, classes) logits; for tagging to a list for each sentence with the class numbers of its words.
-            Where "majority_class" is missing, the commonest class of `dataset` is added.
-        controls_with_teacher: likewise of other ways that did use the teacher.
-        fidelity_dataset: held-out tokenised text, without labels. None: `dataset`.
-        test_sets: further tokenised sets with labels, by name; quality is measured on them too.
-        groups: a breakdown of the first metric, by name: a value for each example of `dataset` or, for tagging, a list
-            for each with a value for each word.
-        texts: the examples as a reader sees them, shown where student and teacher differ most. None: not shown.
-        training_texts: what teacher or student learned from, as `texts` are; the report warns of test texts that stand
-            among them. A recipe keeps them apart by itself.
-        onnx: the folder to which `export_onnx` wrote the student's files, which are measured as well. None: they are
-            not.
-        detailed_costs: whether latency and throughput are also measured apart by batch size and length of the texts.
-        teacher_floor: what the teacher should reach on the first metric; the report warns below.
+        teacher_model: a model with logits, or an ensemble.
+        student_model: a model with logits.
+        dataset: the tokenised test set with `labels`.
+        task: "text-classification" or "token-classification".
+        baseline_model: the same student, trained on labels alone.
+        more_students: the student from further seeds, each with its baseline if there is one.
+        teacher_processing_class: the teacher's tokenizer.
+        student_processing_class: the student's tokenizer.
+        metrics: names for `hf_distill.metrics.load`; the first one decides and grows with quality.
+        controls: predictions of other ways without a teacher, by name.
+        controls_with_teacher: predictions of other ways that used the teacher, by name.
+        fidelity_dataset: held-out tokenised texts without labels. None: `dataset`.
+        test_sets: further tokenised sets with labels, by name.
+        groups: a breakdown of the first metric, by name.
+        texts: the examples as a reader sees them, shown where student and teacher differ most.
+        raw_texts: what the rows were tokenised from, to time the way from text to label.
+        training_texts: what the teacher or the student learned from.
+        training_labels: what the student was trained on; the majority class is theirs.
+        validation_rows: how many labelled rows chose the models.
+        onnx: the folder to which `export_onnx` wrote the student's files.
+        detailed_costs: whether speed is also measured by batch size and length.
+        teacher_floor: the least value of the first metric that makes the teacher worth distilling.
         batch_size: of predictions, which do not depend on it.
-        device: where to run everything. None: where the models are.
+        device: where everything runs. None: where the models are.
         resamples: of the test examples, for the intervals.
-        seed: of resampled intervals and of the choice of texts to time.
+        seed: of the resampling and of the choice of texts to time.
     Raises:
         ValueError: an unknown task, a data set without labels, controls or groups that do not fit, NaN logits,
             `training_texts` without `texts`, or no exported file.
-
-    The models come back as they were: mode and device.
     """
-    if task not in ("text-classification", "token-classification"):
-        raise ValueError(
-            f"compare measures text-classification and token-classification, got task={task!r}. For models that write "
-            "there are compare_translation and compare_generation in hf_distill.reports."
-        )
-    word_level = TASKS[task].word_level
-    if training_texts is not None and texts is None:
-        raise ValueError("training_texts are compared with the test texts: give those as texts, in the rows' order.")
-    config: Any = student_model.config
-    names = [str(config.id2label[number]) for number in sorted(config.id2label)]
-    scores = _checked(metrics, names, {"the test set": dataset, **(test_sets or {})})
-    again, trainings = further_trainings(more_students, baseline_model is not None)
-    problem = SINGLE_LABEL
-    if not word_level:
-        problem = problem_type(config, torch.as_tensor(np.asarray(dataset.with_format(None)["labels"][:1])))
+    given = Comparison(**locals())  # its fields are these arguments
+    metric_modules = given.check()
+    measured = measure(given)
+    scores = score_all(given, measured, metric_modules)
+    return assemble(given, measured, scores)
 
-    models = {"teacher": teacher_model, "student": student_model}
-    if baseline_model is not None:
-        models[BASELINE] = baseline_model
-    files = {f"onnx {kind}": model for kind, model in (onnx_models(onnx, config) if onnx else {}).items()}
-    controls, taught = dict(controls or {}), dict(controls_with_teacher or {})
-    _check_names(controls, taught, models.keys() | again.keys() | files.keys() | {BASELINE})
 
-    tokenizers = {"teacher": teacher_processing_class}
-    readers = {
+@dataclass(frozen=True)
+class Measured:
+    """What the models answered, and how fast.
+
+    Attributes:
+        predictions: on the test set, of all models, files and controls.
+        pair: what fidelity is measured on.
+        further: on the further test sets.
+        lengths: (examples,) tokens of the test set, in the student's tokens.
+        speeds: by model and file.
+        cells: times by batch size and length.
+        paid: times from text to label, by model and file; empty where the texts were not given.
+        environment: the machine and its software.
+    """
+
+    predictions: Predictions
+    pair: Predictions
+    further: dict[str, Predictions]
+    lengths: np.ndarray
+    speeds: dict[str, Speed]
+    cells: list[Cell]
+    paid: dict[str, EndToEnd]
+    environment: dict[str, Any]
+
+
+def measure(given: Comparison) -> Measured:
+    """Ask and time all models.
+
+    Raises:
+        ValueError: a set without a label, or predictions that do not fit.
+    """
+    models, files, dataset = given.models, given.files, given.dataset
+    predictors = {
         name: Predictor(
             model,
             dataset,
-            tokenizers.get(name, student_processing_class),
+            given.tokenizer_of(name),
             as_teacher=name == "teacher",
-            word_level=word_level,
+            word_level=given.word_level,
         )
-        for name, model in {**models, **again, **files}.items()
+        for name, model in {**models, **given.seeds[0], **files}.items()
     }
-    sets = {"the test set": dataset, "fidelity_dataset": fidelity_dataset, **(test_sets or {})}
-    strange = _other_classes(config, teacher_model.config, task, {name: one for name, one in sets.items() if one})
-    panel = Panel(
-        {name: readers[name] for name in (*models, *again) if not (strange and name == "teacher")},
-        problem,
-        names,
-        word_level,
-        batch_size,
-    )
-    two = replace(panel, readers={name: readers[name] for name in ("student", "teacher")})
-    with ExitStack() as stack:
-        for name, reader in readers.items():
-            stack.enter_context(reader.ready(None if name in files else device))
-        everybody = replace(panel, readers={**panel.readers, **{name: readers[name] for name in files}})
-        predictions = everybody.ask(dataset, {**controls, **taught})
-        pair = predictions if fidelity_dataset is None or strange else two.ask(fidelity_dataset)
-        further = {name: panel.ask(rows) for name, rows in (test_sets or {}).items()}
-        speeds = measure_speed({name: readers[name] for name in (*models, *files)}, dataset, seed=seed)
-        # The baseline is the student's like.
-        timed = [name for name in (*models, *files) if name != BASELINE]
-        cells = measure_cells({name: readers[name] for name in timed}, dataset, seed=seed) if detailed_costs else []
-        described = environment(readers["student"].device)
 
-    for name, said in {"the test set": predictions, **further}.items():
-        if not said.labelled.any():
+    readers = from_text(given, {name: predictors[name] for name in (*models, *files)})
+
+    def asked(*names: str) -> Predictors:
+        scored = {name: predictors[name] for name in names if not (given.other_classes and name == "teacher")}
+        return Predictors(scored, given.problem, given.names, given.word_level, given.batch_size)
+
+    trained = (*models, *given.seeds[0])
+    with ExitStack() as stack:
+        for name, predictor in predictors.items():
+            stack.enter_context(predictor.ready(None if name in files else given.device))
+        controls = {**(given.controls or {}), **(given.controls_with_teacher or {})}
+        predictions = asked(*trained, *files).predict(dataset, controls)
+        own = given.fidelity_dataset is None or given.other_classes
+        pair = predictions if own else asked("student", "teacher").predict(given.fidelity_dataset)
+        further = {name: asked(*trained).predict(rows) for name, rows in (given.test_sets or {}).items()}
+        timed = {name: predictors[name] for name in (*models, *files)}
+        speeds = measure_speed(timed, dataset, seed=given.seed)
+        paid = measure_end_to_end(readers, given.raw_texts or [], dataset, seed=given.seed) if readers else {}
+        timed.pop(BASELINE, None)  # it is as fast as the student
+        cells = measure_cells(timed, dataset, seed=given.seed) if given.detailed_costs else []
+        described = environment(predictors["student"].device)
+    for name, found in {TEST_SET: predictions, **further}.items():
+        if not found.labelled.any():
             raise ValueError(
-                f"None of the {len(said.labels)} {'words' if word_level else 'rows'} of {name} has a label: there is "
-                "no quality to measure."
+                f"None of the {len(found.labels)} {'words' if given.word_level else 'rows'} of {name} has a label: "
+                "there is no quality to measure."
             )
-    if problem == SINGLE_LABEL and MAJORITY not in controls:
-        controls[MAJORITY] = majority_class(predictions.labels.tolist(), len(predictions.labels))
+    return Measured(predictions, pair, further, predictors["student"].lengths(dataset), speeds, cells, paid, described)
+
+
+def from_text(given: Comparison, predictors: Mapping[str, Predictor]) -> dict[str, FromText]:
+    """What is timed from text to label, by name; nothing without texts.
+
+    Raises:
+        ValueError: texts that are not those of the test set.
+    """
+    if given.raw_texts is None:
+        return {}
+    readers = {
+        # Rows are cut at their limit, so the longest is as long as that, or nothing was cut.
+        name: FromText(predictor, given.tokenizer_of(name), int(predictor.lengths(given.dataset).max()), given.problem)
+        for name, predictor in predictors.items()
+    }
+    check_texts(readers, given.raw_texts, given.dataset)
+    return readers
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the answers are worth.
+
+    Attributes:
+        predictions: those that were measured, with the majority class where it is a control.
+        metrics: the first one decides.
+        scored: name -> metric -> estimate, on the test set.
+        further: likewise on each further test set.
+        controls: names of the controls without a teacher, beside the baseline.
+    """
+
+    predictions: Predictions
+    metrics: list[evaluate.EvaluationModule]
+    scored: dict[str, dict[str, Estimate]]
+    further: dict[str, dict[str, dict[str, Estimate]]]
+    controls: list[str]
+
+    @property
+    def value(self) -> dict[str, Estimate]:
+        """The first metric, by name."""
+        first = self.metrics[0].name
+        return {name: estimates[first] for name, estimates in self.scored.items() if first in estimates}
+
+    @property
+    def without_teacher(self) -> list[str]:
+        """The models and controls that did not use the teacher, the baseline first."""
+        return [name for name in (BASELINE, *self.controls) if name in self.value]
+
+
+def score_all(given: Comparison, measured: Measured, metrics: list[evaluate.EvaluationModule]) -> Scores:
+    """Every metric of all, on the test set and the further ones."""
+    predictions, controls = measured.predictions, dict(given.controls or {})
+    if given.problem == SINGLE_LABEL and MAJORITY not in controls:
+        labels = predictions.labels if given.known_labels is None else given.known_labels
+        controls[MAJORITY] = majority_class(labels.tolist(), len(predictions.labels))
         predictions = replace(predictions, decisions=predictions.decisions | {MAJORITY: controls[MAJORITY]})
-    scored = score(scores, predictions, trainings, resamples, seed)
-    first = scores[0].name
-    value = {name: estimates[first] for name, estimates in scored.items() if first in estimates}
-    measured = {
+    drawn = (given.seeds[1], given.resamples, given.seed)
+    return Scores(
+        predictions,
+        metrics,
+        score(metrics, predictions, *drawn),
+        {name: score(metrics, found, *drawn) for name, found in measured.further.items()},
+        list(controls),
+    )
+
+
+def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
+    """The report of what was measured and scored."""
+    predictions, value, speeds = scores.predictions, scores.value, measured.speeds
+    models = {
         name: {
-            "quality": summaries(scored.get(name, {})),
+            "quality": summaries(scores.scored.get(name, {})),
             "parameters": count_parameters(model),
             "bytes": weights_bytes(model),
             **summary(speeds[name]),
+            **(measured.paid[name].summary() if measured.paid else {}),
         }
-        for name, model in models.items()
+        for name, model in given.models.items()
     }
-    better = with_intervals(ratios(measured, value, speeds, seed))
-    without_teacher = [name for name in (BASELINE, *controls) if name in value]
+    without_teacher = scores.without_teacher
     differences = {"gain_over_best_control": gain(value, without_teacher)} if without_teacher else {}
+    if without_teacher and "teacher" in value:
+        differences["teacher_over_best_control"] = gain(value, without_teacher, "teacher")
     if BASELINE in without_teacher[:-1]:
         differences["baseline_over_best_other_control"] = gain(value, without_teacher[1:], BASELINE)
-    shown = [
-        name for name in dict.fromkeys([*models, *(one["control"] for one in differences.values())]) if name in value
-    ]
-    groups = {"length": breakdown.length_groups(readers["student"].lengths(dataset)), **(groups or {})}
-    of_classes: dict[str, Any] = {}
-    if problem == SINGLE_LABEL:
-        of_classes = {
-            "calibration": calibration(predictions, shown),
-            "per_class": breakdown.per_class(predictions, shown),
-        }
-        if not strange:
-            of_classes |= {"fidelity": fidelity(pair), "most_different": breakdown.most_different(predictions, texts)}
+    compared = with_intervals(ratios(models, value, speeds, given.seed) | paid_ratios(measured, "student", given.seed))
+    controls = [*scores.controls, *(given.controls_with_teacher or {})]
     report = Report(
-        task=task,
-        metrics=[metric.name for metric in scores],
+        task=given.task,
+        metrics=[metric.name for metric in scores.metrics],
         examples=predictions.scored_examples,
-        models=measured,
-        controls={name: summaries(scored[name]) for name in (*controls, *taught)},
-        controls_with_teacher=list(taught),
-        ratios=better["ratios"],
-        ratio_intervals=better["ratio_intervals"],
+        models=models,
+        controls={name: summaries(scores.scored[name]) for name in controls},
+        controls_with_teacher=list(given.controls_with_teacher or {}),
+        ratios=compared["ratios"],
+        ratio_intervals=compared["ratio_intervals"],
         differences=differences,
-        errors=errors(value) if first in SHARES and not strange else {},
+        errors=errors(value) if scores.metrics[0].name in SHARES and not given.other_classes else {},
         words=predictions.words,
-        breakdown=breakdown.by_group(groups, predictions, scores[0], shown),
         test_sets={
             name: {
-                "examples": said.scored_examples,
-                **{
-                    model: {"quality": summaries(estimates)}
-                    for model, estimates in score(scores, said, trainings, resamples, seed).items()
-                },
+                "examples": measured.further[name].scored_examples,
+                **{model: {"quality": summaries(estimates)} for model, estimates in found.items()},
             }
-            for name, said in further.items()
+            for name, found in scores.further.items()
         },
-        speed=by_length(cells, seed),
+        speed=by_length(measured.cells, given.seed),
         onnx={
             name.removeprefix("onnx "): {
-                "quality": summaries(scored[name]),
-                **exported(model.file, name, predictions, speeds, measured["teacher"]["bytes"], seed),
+                "quality": summaries(scores.scored[name]),
+                **exported(model.file, name, measured, predictions, models["teacher"]["bytes"], given.seed),
             }
-            for name, model in files.items()
+            for name, model in given.files.items()
         },
-        seeds=1 + len(more_students),
-        **of_classes,
-        environment=described
-        | {
-            "texts_timed": speeds["student"].texts,
-            "calls_timed": len(speeds["student"].latencies_ms),
-            "batches_timed": len(speeds["student"].batches_ms),
-            "timing": "tokenised texts at their real lengths, models in turns in one run, batches padded to their "
-            "longest",
-        },
+        seeds=1 + len(given.more_students),
+        **where_quality_lies(given, measured, scores, differences),
+        environment=measured.environment | timing(speeds["student"]),
     )
-    leaked = leak(texts or [], training_texts or [])
-    warnings = [*(said for said in (leaked, strange) if said), *report_warnings(report, teacher_floor)]
-    return Report(**plain(asdict(report) | {"warnings": warnings}))
+    first = [
+        warning for warning in (leak(given.texts or [], given.training_texts or []), given.other_classes) if warning
+    ]
+    return finished(report, [*first, *report_warnings(report, given.teacher_floor, given.validation_rows)])
 
 
-def _other_classes(student: Any, teacher: Any, task: str, sets: Mapping[str, Dataset]) -> str:
-    """A warning where the teacher answers in other classes, so that only its speed and size can be measured.
-
-    Cached logits are in the student's classes already.
-    """
-    try:
-        check_classes(student, teacher, TASKS[task])
-    except ValueError as error:
-        live = [name for name, rows in sets.items() if columns.LOGITS not in rows.column_names]
-        if not live:
-            return ""
-        if len(live) < len(sets):
-            raise ValueError(
-                f"{', '.join(live)} lacks the column {columns.LOGITS} that the other sets have, and the live teacher "
-                f"answers in other classes: its numbers would not mean the same. Add the column. {error}"
-            ) from error
-        return f"The teacher's quality and the student's fidelity to it were not measured. {error}"
-    return ""
+def where_quality_lies(
+    given: Comparison, measured: Measured, scores: Scores, differences: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The fields of a report about parts of the test set: by group, class and example."""
+    predictions, value = scores.predictions, scores.value
+    compared = dict.fromkeys([*given.models, *(each["control"] for each in differences.values())])
+    shown = [name for name in compared if name in value]
+    groups = {"length": breakdown.length_groups(measured.lengths), **(given.groups or {})}
+    found: dict[str, Any] = {"breakdown": breakdown.by_group(groups, predictions, scores.metrics[0], shown)}
+    if given.problem == SINGLE_LABEL:
+        found["calibration"] = calibration(predictions, shown)
+        found["per_class"] = breakdown.per_class(predictions, shown)
+        if not given.other_classes:
+            found["fidelity"] = fidelity(measured.pair)
+            found["most_different"] = breakdown.most_different(predictions, given.texts)
+    return found
 
 
-def _checked(
-    metrics: Sequence[str], names: Sequence[str], test_sets: Mapping[str, Dataset]
-) -> list[evaluate.EvaluationModule]:
-    """The metrics, if they and the test sets will do."""
-    for name, rows in test_sets.items():
-        if "labels" not in rows.column_names:
-            raise ValueError(
-                f"compare needs the column `labels` of {name} for quality, got {rows.column_names}. Rename or add it."
-            )
-    scores = [load_metric(name) for name in metrics]
-    for metric in scores:
-        if isinstance(metric, TeacherAgreement | TeacherKL):
-            raise ValueError(
-                f"{metric.name} compares with the teacher, not with labels: the report has it as fidelity. Leave it "
-                "out."
-            )
-    if not getattr(scores[0], "larger_is_better", True):
-        raise ValueError(
-            f"The first metric decides, so it has to grow with quality; {metrics[0]} falls. Put another first."
-        )
-    if "f1" in metrics and len(names) > 2 and "labels" in next(iter(test_sets.values())).column_names:
-        labels = next(iter(test_sets.values())).with_format(None)["labels"][:1]
-        if np.asarray(labels).ndim == 1:
-            raise ValueError(
-                f"f1 is about one positive class of two, and there are {len(names)} classes. Use macro_f1."
-            )
-    if "seqeval" in metrics and list(names) == [f"LABEL_{number}" for number in range(len(names))]:
-        raise ValueError(
-            "seqeval reads entities off the names of the tags (B-PER, I-PER, O), but the student's config names its "
-            f"{len(names)} classes {names[0]}, ... Set its id2label."
-        )
-    return scores
+def timing(student: Speed) -> dict[str, Any]:
+    """How speed was measured."""
+    return {
+        "texts_timed": student.texts,
+        "calls_timed": len(student.latencies_ms),
+        "batches_timed": len(student.batches_ms),
+        "timing": "tokenised texts at their real lengths, models in turns in one run, batches padded to their longest",
+    }
 
 
-def _check_names(controls: Mapping[str, Any], taught: Mapping[str, Any], models: Set[str]) -> None:
-    twice = models & (controls.keys() | taught.keys()) | controls.keys() & taught.keys()
-    if twice:
-        raise ValueError(f"Two results would be called {sorted(twice)}. Give each control a name of its own.")
+def paid_ratios(measured: Measured, name: str, seed: int) -> dict[str, dict[str, Any]]:
+    """How many times as fast as the teacher a model or a file is from text to label; empty where that was not timed."""
+    return end_to_end_ratios(measured.paid["teacher"], measured.paid[name], seed) if measured.paid else {}
 
 
 def exported(
-    file: Path, name: str, predictions: Predictions, speeds: Mapping[str, Speed], teacher_bytes: int, seed: int
+    file: Path, name: str, measured: Measured, predictions: Predictions, teacher_bytes: int, seed: int
 ) -> dict[str, Any]:
-    """What is to be said of one ONNX file of the student beside its quality, see `Report.onnx`.
+    """One ONNX file of the student, without its quality, see `Report.onnx`.
 
     Args:
         file: that was asked.
         name: under which it is among the others.
+        measured: the times.
         predictions: of all.
-        speeds: likewise.
         teacher_bytes: of the teacher's weights file.
         seed: see `ratio_of_medians`.
     """
-    size = file.stat().st_size
+    size, speeds = file.stat().st_size, measured.speeds
     compared = {"lighter": {"value": teacher_bytes / size}, **faster(speeds["teacher"], speeds[name], seed)}
-    said: dict[str, Any] = {"bytes": size, **summary(speeds[name]), **with_intervals(compared)}
+    found: dict[str, Any] = {
+        "bytes": size,
+        **summary(speeds[name]),
+        **(measured.paid[name].summary() if measured.paid else {}),
+        **with_intervals(compared | paid_ratios(measured, name, seed)),
+    }
     ours, theirs = predictions.decisions["student"], predictions.decisions[name]
     if ours.dtype.kind == "i":  # a quantity is never quite the same
-        said["agreement"] = float((ours == theirs).reshape(len(ours), -1).all(axis=1).mean())
-    return said
+        read = (ours != UNREAD).reshape(len(ours), -1).all(axis=1)
+        ours, theirs = ours[read], theirs[read]
+        found["agreement"] = float((ours == theirs).reshape(len(ours), -1).all(axis=1).mean())
+    return found

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from hf_distill.metrics import display_name, three_digits
 
 COLORS = {"teacher": "#33507a", "student": "#d1495b", "baseline": "#7a7f87"}
-GRAY, TAUGHT = "#8a8f98", "#c98a1b"
+GRAY, WITH_TEACHER = "#8a8f98", "#c98a1b"
 TRIVIAL = ("majority_class", "most_frequent_tag")  # far below, they would press all else together
 LARGEST, SMALLEST = 2400.0, 36.0  # marker areas in points²
 
@@ -149,13 +149,13 @@ def _range(quality: dict[str, Any], controls: Sequence[float]) -> tuple[float, f
     return min(lows) - margin, max(highs) + margin
 
 
-def _draw_controls(axes: Any, controls: dict[str, float], taught: Sequence[str]) -> None:
+def _draw_controls(axes: Any, controls: dict[str, float], with_teacher: Sequence[str]) -> None:
     low, high = axes.get_ylim()
     inside = {name: value for name, value in controls.items() if value >= low}
     top = high - 0.1 * (high - low)  # the heading's place
     places = spread(list(inside.values()), 0.045 * (high - low), low, top)
     for (name, value), place in zip(inside.items(), places, strict=True):
-        color = TAUGHT if name in taught else GRAY
+        color = WITH_TEACHER if name in with_teacher else GRAY
         axes.axhline(value, color=color, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
         axes.annotate(
             f"{name.replace('_', ' ')} {value:.3f}",
@@ -176,7 +176,7 @@ def _draw_controls(axes: Any, controls: dict[str, float], taught: Sequence[str])
             },
         )
     for line, (text, color, shown) in enumerate(
-        (("controls, without the teacher", GRAY, controls), ("and with it", TAUGHT, taught))
+        (("controls, without the teacher", GRAY, controls), ("and with it", WITH_TEACHER, with_teacher))
     ):
         if shown:
             axes.text(

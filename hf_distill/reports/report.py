@@ -1,7 +1,7 @@
 """A report: plain data, its table, and its files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from hf_distill.metrics import lower_is_better, three_digits
 
@@ -25,7 +26,8 @@ class Report:
         examples: how many labelled examples the quality was measured on.
         models: `teacher`, `student` and, if there is one, `baseline`, each with `quality.<metric>.{value,low,high}` (95
             % interval), `parameters`, `bytes` of the weights file, `latency_ms.batch_1.{p50,p95}`,
-            `throughput.batch_32` (examples a second), and of the texts that were timed `tokens_per_text`,
+            `throughput.batch_32` (examples a second), from texts to labels `end_to_end_ms.batch_1.{p50,p95}` and
+            `end_to_end_throughput.batch_32`, tokenization included, and of the texts that were timed `tokens_per_text`,
             `flops_per_text` and `flops_per_token` (see `cost.count_flops`), means in the model's own tokens. Of models
             that write `tokens_per_text` are those that they read of any test text; operations are of reading a text and
             writing another, and `flops_per_token` of each token that is read or written.
@@ -33,16 +35,20 @@ class Report:
         controls_with_teacher: which of the controls used the teacher.
         ratios: `quality_kept`, `quality_kept_above_chance`, `smaller` (parameters), `lighter` (bytes), `fewer_flops`
             (a text), `faster` (p50 at batch 1), `throughput` (batches of 32), of language models both by the token that
-            is written; more is better in all of them.
+            is written; `faster_end_to_end` and `throughput_end_to_end` from text to label, tokenization included; more
+            is better in all of them.
         ratio_intervals: `{low, high}` of those ratios that have one.
         differences: `gain_over_best_control.{value,low,high,control}`, on the first metric, the best one without a
-            teacher; `baseline_over_best_other_control` likewise, which shows whether the baseline is a fair one.
+            teacher; `teacher_over_best_control` likewise; `baseline_over_best_other_control`, which shows whether the
+            baseline is a fair one.
         fidelity: `agreement` and `kl` (nats) between student and teacher on `examples` texts that need no labels. Of
             translators in place of `kl` each metric of the student against the teacher's translations.
         errors: where the first metric is a share: `teacher` and `student`, what they miss of 1, and `error_ratio`, the
             student's over the teacher's, each with `{value,low,high}`. Less is better.
         words: of a tagged test set how many there are: `words`, `cut_off_teacher`, `cut_off_student`, `read_by_all`,
-            `scored`.
+            `scored`. Where the labels of all words are known (the column `word_labels`), also `lost_words`, labelled
+            ones that the student did not read, and of entities `entities` and `lost_entities`: a word that a model did
+            not read is scored as wrong, an entity with such a word as missed.
         breakdown: `<group>.<value>.{examples or words, <model>.<metric>, error_ratio}`, on the first metric.
         per_class: `<class>.{support, <model>.{precision,recall,f1}}`, of many classes the commonest 20.
         calibration: expected calibration error by model, 0 is best.
@@ -97,7 +103,7 @@ class Report:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
         from hf_distill.reports import plot  # matplotlib, for those who draw
 
@@ -134,13 +140,19 @@ class Report:
             ) from error
 
     def table(self) -> Table:
-        """The comparison for a terminal: `rich.print(report.table())`."""
+        """The comparison for a terminal, the warnings first: `rich.print(report.table())`."""
+        title = f"{self.task}, {self.examples} test examples"
+        title += f", {self.words['scored']} words" if self.words else ""
+        title += f", means of {self.seeds} seeds" if self.seeds > 1 else ""
         table = Table(
-            title=f"{self.task}, {self.examples} test examples"
-            + (f", {self.words['scored']} words" if self.words else "")
-            + (f", means of {self.seeds} seeds" if self.seeds > 1 else ""),
+            title=Text("\n").join(
+                [*(Text(f"! {warning}", style="bold yellow") for warning in self.warnings), Text(title)]
+            ),
+            title_justify="left",
+            title_style="",
             caption="\n".join(self._closing_lines()) or None,
             caption_justify="left",
+            caption_style="",
             box=SIMPLE_HEAD,
         )
         metrics = self.metrics[:3]  # the others would push the names out of a terminal of 80 columns
@@ -163,6 +175,10 @@ class Report:
         lines = ["student against teacher: " + ", ".join(kept)] if kept else []
         if "error_ratio" in self.errors:
             lines.append(f"errors, student over teacher: {self.errors['error_ratio']['value']:.3g}")
+        paid = {name: model["end_to_end_ms"] for name, model in self.models.items() if "end_to_end_ms" in model}
+        if paid:
+            times = ", ".join(f"{name} {three_digits(ms['batch_1']['p50'])}" for name, ms in paid.items())
+            lines.append(f"ms a text with tokenization: {times}")
         gain = self.differences.get("gain_over_best_control")
         if gain:
             lead = "saved against" if lower_is_better(self.metrics[0]) else "gain over"
@@ -170,14 +186,30 @@ class Report:
                 f"{lead} the best control ({gain['control']}): {gain['value']:+.4f} "
                 f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
             )
-        return [*lines, *(f"! {warning}" for warning in self.warnings)]
+        return lines
+
+
+def finished(report: Report, warnings: Sequence[str]) -> Report:
+    """A report in plain data, with its warnings.
+
+    Args:
+        report: as it was measured.
+        warnings: the most important ones first.
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    return Report(**plain(asdict(report) | {"warnings": list(warnings)}))
 
 
 def _shown(quality: Mapping[str, float] | None) -> str:
     if not quality:
         return ""
     digits = 4 if abs(quality["value"]) < 10 else 2  # BLEU and chrF are percentages
-    return f"{quality['value']:.{digits}f} ±{(quality['high'] - quality['low']) / 2:.{digits - 1}f}"
+    value, low, high = quality["value"], quality["low"], quality["high"]
+    if value in (low, high) and low < high:  # at an end nothing lies beyond
+        sign, bound = ("≥", low) if value == high else ("≤", high)
+        return f"{value:.{digits}f} {sign}{bound:.{digits - 1}f}"
+    return f"{value:.{digits}f} ±{(high - low) / 2:.{digits - 1}f}"
 
 
 def plain(tree: Any) -> Any:

@@ -1,7 +1,6 @@
 """Parts of the reports of generative models."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,19 +8,20 @@ import numpy as np
 from hf_distill.environment import environment
 from hf_distill.evaluation.bootstrap import Estimate, value_of
 from hf_distill.evaluation.breakdown import MOST_EXAMPLES, length_groups
-from hf_distill.evaluation.generation_speed import Count, Timed, Write, measure_writing_cells, writing_flops
+from hf_distill.evaluation.generation_speed import Count, Write, measure_writing_cells, writing_flops, writing_summary
 from hf_distill.evaluation.quality import SMALLER
 from hf_distill.evaluation.speed import BATCH, by_length, ratio_of_medians
+from hf_distill.evaluation.stopwatch import Timed
 from hf_distill.metrics import load
-from hf_distill.reports.report import Report, plain
+from hf_distill.reports.report import Report, finished
 from hf_distill.reports.warnings import report_warnings
 from hf_distill.reports.writer import Writer
 
 
 def most_different(
     texts: Sequence[str],
-    taught: np.ndarray,
-    learnt: np.ndarray,
+    teacher_texts: np.ndarray,
+    student_texts: np.ndarray,
     targets: np.ndarray | None = None,
     *,
     quote: bool = True,
@@ -30,8 +30,8 @@ def most_different(
 
     Args:
         texts: that both read.
-        taught: (texts,) what the teacher writes.
-        learnt: (texts,) what the student writes.
+        teacher_texts: (texts,) what the teacher writes.
+        student_texts: (texts,) what the student writes.
         targets: (texts,) what the data has, if anything.
         quote: whether the texts are among what is returned.
     Returns:
@@ -39,24 +39,27 @@ def most_different(
         which both write the same; with `quote` also `text`, `teacher`, `student` and, of the data, `label`.
     """
     chrf = load("chrf")
-    alike = {int(row): value_of(chrf, learnt[[row]], taught[[row]]) for row in np.flatnonzero(taught != learnt)}
+    alike = {
+        int(row): value_of(chrf, student_texts[[row]], teacher_texts[[row]])
+        for row in np.flatnonzero(teacher_texts != student_texts)
+    }
     found: list[dict[str, Any]] = []
     for example in sorted(alike, key=lambda row: alike[row])[:MOST_EXAMPLES]:
         found.append({"example": example, "chrf": alike[example]})
         if quote:
-            found[-1] |= {"text": texts[example], "teacher": taught[example], "student": learnt[example]}
+            found[-1] |= {"text": texts[example], "teacher": teacher_texts[example], "student": student_texts[example]}
             found[-1] |= {} if targets is None else {"label": targets[example]}
     return found
 
 
 def quality_by_length(
-    metric: str, said: Mapping[str, np.ndarray], references: np.ndarray, lengths: np.ndarray
+    metric: str, texts: Mapping[str, np.ndarray], references: np.ndarray, lengths: np.ndarray
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """A metric apart for each quarter of the examples by length.
 
     Args:
         metric: its name.
-        said: (examples,) by model.
+        texts: (examples,) what each model wrote, or its nats.
         references: (examples,).
         lengths: (examples,) tokens.
     """
@@ -64,7 +67,7 @@ def quality_by_length(
     found: dict[str, dict[str, Any]] = {}
     for group in sorted(set(groups)):
         part = groups == group
-        scores = {name: {metric: value_of(load(metric), each[part], references[part])} for name, each in said.items()}
+        scores = {name: {metric: value_of(load(metric), each[part], references[part])} for name, each in texts.items()}
         found[group] = {"examples": int(part.sum()), **scores}
     return {"length": found}
 
@@ -85,15 +88,32 @@ def speed_by_length(
 def sizes_and_flops(
     models: Mapping[str, Writer], writers: Mapping[str, Write], texts: Sequence[str], seed: int
 ) -> dict[str, dict[str, float]]:
-    """Everybody's `parameters` and `bytes`, and the operations in which writers handle some texts."""
+    """The `parameters` and `bytes`, and the operations in which writers handle some texts."""
 
     def handled(writer: Writer) -> Callable[[list[str], list[str]], int]:
-        return lambda read, said: int(writer.reads(read).sum()) + writer.tokens(said)
+        return lambda read, written: int(writer.reads(read).sum()) + writer.tokens(written)
 
     sizes: dict[str, dict[str, float]] = {name: {**writer.size} for name, writer in models.items()}
     for name in models.keys() & writers.keys():
         sizes[name] |= writing_flops(writers[name], texts, handled(models[name]), seed=seed)
     return sizes
+
+
+def timed_writing(
+    speeds: Mapping[int, Mapping[str, Timed]], name: str, unit: str, count: Count, lengths: np.ndarray
+) -> dict[str, Any]:
+    """A model's times and the mean of the tokens that it reads in a text.
+
+    Args:
+        speeds: by batch and name.
+        name: of the model.
+        unit: of what is written.
+        count: how much of it there is in some texts.
+        lengths: (texts,) tokens that it reads.
+    """
+    timed = writing_summary({batch: calls[name] for batch, calls in speeds.items()}, unit, count)
+    whole = {"end_to_end_ms": timed["latency_ms"], "end_to_end_throughput": timed["throughput"]}  # texts are read too
+    return timed | whole | {"tokens_per_text": float(lengths.mean())}
 
 
 def summaries(found: Mapping[str, Estimate]) -> dict[str, Any]:
@@ -108,7 +128,7 @@ def generation_ratios(
     seed: int,
     counts: Mapping[str, Count] | None = None,
 ) -> dict[str, Any]:
-    """How much smaller and faster than the teacher somebody is: more is better in each.
+    """How much smaller and faster than the teacher another model is: more is better in each.
 
     Args:
         teacher: its `parameters`, `bytes` and `flops_per_text`.
@@ -142,6 +162,13 @@ def timing_conditions(
     }
 
 
-def finished_report(teacher_floor: float | None, **fields: Any) -> Report:
+def finished_report(teacher_floor: float | None, validation_rows: int | None, **fields: Any) -> Report:
+    """A report in plain data, with its warnings.
+
+    Args:
+        teacher_floor: see `report_warnings`.
+        validation_rows: likewise.
+        fields: of the report.
+    """
     report = Report(**fields)
-    return Report(**plain(asdict(report) | {"warnings": report_warnings(report, teacher_floor)}))
+    return finished(report, report_warnings(report, teacher_floor, validation_rows))

@@ -1,19 +1,74 @@
 """What a reader should know before using a report's numbers, in plain words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_distill.data.near_duplicates import near_duplicates
 from hf_distill.evaluation.seeds import BASELINE
 from hf_distill.reports.report import Report
 
+FEW_TESTED = 100  # test rows below which intervals are too wide to rank models
+FEW_JUDGED = 30  # validation rows below which the choice of the best checkpoint is mostly chance
 
-def report_warnings(report: Report, teacher_floor: float | None = None) -> list[str]:
-    """What the figures of a report call for.
+
+def sample_warnings(report: Report, validation_rows: int | None = None) -> list[str]:
+    """Too few rows to judge by, and a teacher that is no better than what needs no teacher.
+
+    Args:
+        report: with everything but its warnings.
+        validation_rows: how many labelled rows chose the models. None: not known.
+    """
+    warnings = []
+    few = {"the test set": report.examples, **{name: of["examples"] for name, of in report.test_sets.items()}}
+    for name, examples in few.items():
+        if examples < FEW_TESTED:
+            warnings.append(
+                f"Only {count(examples, 'labelled row')} in {name}: fewer than {FEW_TESTED} cannot tell models apart "
+                "that differ by some points. Read the intervals, not the values, and test on more rows."
+            )
+    if validation_rows is not None and validation_rows < FEW_JUDGED:
+        warnings.append(
+            f"Only {count(validation_rows, 'labelled validation row')}: with fewer than {FEW_JUDGED} it is mostly "
+            "chance which checkpoint, penalty or temperature was chosen. Validate on more rows."
+        )
+    lead = report.differences.get("teacher_over_best_control")
+    metric = report.metrics[0]
+    if lead and lead["value"] <= 0:
+        warnings.append(
+            f"The teacher is no better than {lead['control']}, which needs no teacher: its lead on {metric} is "
+            f"{lead['value']:+.4f}. There is nothing to distil from it here."
+        )
+    elif lead and lead["low"] <= 0:
+        warnings.append(
+            f"The teacher's lead over {lead['control']}, which needs no teacher, is not certain: "
+            f"{lead['value']:+.4f} {metric}, between {lead['low']:+.4f} and {lead['high']:+.4f}."
+        )
+    tuned = report.differences.get("teacher_gain_over_untuned")
+    if tuned and tuned["value"] <= 0:
+        warnings.append(
+            f"The teacher is no better than before its fine-tuning: it saved {tuned['value']:+.4f} {metric}."
+        )
+    return warnings
+
+
+def count(number: int, unit: str) -> str:
+    """A number with its unit.
+
+    >>> count(1, "row"), count(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
+
+
+def report_warnings(
+    report: Report, teacher_floor: float | None = None, validation_rows: int | None = None
+) -> list[str]:
+    """What the figures of a report call for, with what limits all of them first.
 
     Args:
         report: with everything but its warnings.
         teacher_floor: what the teacher should reach on the first metric.
+        validation_rows: how many labelled rows chose the models. None: not known.
     """
     metric = report.metrics[0]
     value = {
@@ -21,9 +76,11 @@ def report_warnings(report: Report, teacher_floor: float | None = None) -> list[
         for name, quality in {**{n: m["quality"] for n, m in report.models.items()}, **report.controls}.items()
         if metric in quality
     }
-    warnings = []
+    warnings = sample_warnings(report, validation_rows)
+    if report.words.get("lost_words"):
+        warnings.append(words_lost(report.words))
     lost = {name: report.words.get(f"cut_off_{name}", 0) for name in ("teacher", "student")}
-    if any(lost.values()):
+    if any(lost.values()) and "lost_words" not in report.words:
         warnings.append(
             f"Of {report.words['words']} words {lost['teacher']} were cut off for the teacher and {lost['student']} "
             f"for the student, at the longest that each reads; all are scored on the {report.words['scored']} labelled "
@@ -64,6 +121,24 @@ def report_warnings(report: Report, teacher_floor: float | None = None) -> list[
     return warnings
 
 
+def words_lost(words: Mapping[str, int]) -> str:
+    """What the student did not read of a tagged test set.
+
+    Args:
+        words: of the report.
+
+    >>> words_lost({"words": 90, "scored": 80, "lost_words": 8, "entities": 9, "lost_entities": 2}).partition(':')[0]
+    'Of 80 labelled words the student did not read 8, nor 2 of 9 entities whole'
+    """
+    entities = ""
+    if "entities" in words:
+        entities = f", nor {words['lost_entities']:,} of {words['entities']:,} entities whole"
+    return (
+        f"Of {words['scored']:,} labelled words the student did not read {words['lost_words']:,}{entities}: they lie "
+        "beyond the longest sentence that it reads, and are scored as wrong."
+    )
+
+
 def leak(texts: Sequence[Any], training_texts: Iterable[Any]) -> str | None:
     """A warning where test texts were trained on; None where none was.
 
@@ -76,6 +151,6 @@ def leak(texts: Sequence[Any], training_texts: Iterable[Any]) -> str | None:
         return None
     return (
         f"Of {len(texts)} test texts {found} ({found / len(texts):.1%}) stand in the training texts too, or nearly so: "
-        "all figures are too good by what was learned by heart. Split the data so that near-duplicates stay on one "
+        "all figures are inflated by memorised texts. Split the data so that near-duplicates stay on one "
         "side."
     )

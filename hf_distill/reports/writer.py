@@ -48,10 +48,10 @@ class Writer:
             return np.array([len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]])
         return np.array([len(as_prompt(text, self.tokenizer)) for text in texts])
 
-    def tokens(self, said: Sequence[str]) -> int:
+    def tokens(self, texts: Sequence[str]) -> int:
         """How many of its tokens some texts are that it wrote, with one for the end of each."""
-        read = self.tokenizer(text_target=list(said), add_special_tokens=False, verbose=False)
-        return sum(map(len, read["input_ids"])) + len(said)
+        read = self.tokenizer(text_target=list(texts), add_special_tokens=False, verbose=False)
+        return sum(map(len, read["input_ids"])) + len(texts)
 
     @property
     def size(self) -> dict[str, int]:
@@ -59,22 +59,22 @@ class Writer:
         return {"parameters": count_parameters(self.model), "bytes": weights_bytes(self.model)}
 
 
-def count_words(said: Sequence[str]) -> int:
-    return sum(len(text.split()) for text in said)
+def count_words(texts: Sequence[str]) -> int:
+    return sum(len(text.split()) for text in texts)
 
 
-def stripped(said: Sequence[str]) -> np.ndarray:
-    return np.array([text.strip() for text in said], dtype=object)
+def stripped(texts: Sequence[str]) -> np.ndarray:
+    return np.array([text.strip() for text in texts], dtype=object)
 
 
 def write_in_batches(write: Write, texts: list[str]) -> list[str]:
     """Translations, the longest texts first, so that a batch is padded little."""
     order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
-    said: dict[int, str] = {}
+    written: dict[int, str] = {}
     for start in range(0, len(order), BATCH):
         numbers = order[start : start + BATCH]
-        said |= dict(zip(numbers, write([texts[number] for number in numbers]), strict=True))
-    return [said[number] for number in range(len(texts))]
+        written |= dict(zip(numbers, write([texts[number] for number in numbers]), strict=True))
+    return [written[number] for number in range(len(texts))]
 
 
 def onnx_files_of(folder: Path, quantized: bool) -> list[Path]:

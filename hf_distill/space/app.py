@@ -1,7 +1,7 @@
-"""Teacher and student side by side in a browser: what each says of a text, how sure it is, and how long it took.
+"""A web app that shows the predictions, the probabilities and the latency of teacher and student side by side.
 
-`hf-distill space` copies this file as `app.py` beside a `space.json` and the models. It is complete in itself: a Space
-has gradio, torch and transformers, and no hf_distill.
+`hf-distill space` copies this file as `app.py` beside a `space.json` and the models. It does not import hf_distill: a
+Space has gradio, torch and transformers only.
 """
 
 import inspect
@@ -28,26 +28,26 @@ AUTO_CLASSES: dict[str, Any] = {
     "translation": AutoModelForSeq2SeqLM,
     "text-generation": AutoModelForCausalLM,
 }
-CALLS = 7  # timed calls a click, at most
-SECONDS = 1.0  # after which no further call is begun
+CALLS = 7  # maximum number of timed calls per click
+SECONDS = 1.0  # no further call is started after this time
 NEW_TOKENS = 64
-UNLIMITED = 10**6  # a tokenizer without a limit has an astronomic one
+UNLIMITED = 10**6  # tokenizers without a limit have a very large model_max_length
 
 
 class Panel:
-    """A model, its tokenizer, and how its answer is shown.
+    """One column of the app: a model, its tokenizer, and the display of its output.
 
     Args:
-        settings: `name`, `path` (a folder, or a Hub id) and `trusted` (whether it may bring its own code).
+        settings: `name`, `path` (a folder or a Hub id) and `trusted` (whether custom code of the model may run).
         task: a key of `AUTO_CLASSES`.
-        folder: that relative paths start at.
+        folder: the base of relative paths.
     """
 
     def __init__(self, settings: dict[str, Any], task: str, folder: Path) -> None:
         self.name: str = settings["name"]
         self.task = task
         path = str(folder / settings["path"]) if (folder / settings["path"]).exists() else settings["path"]
-        # Without the word of trust, transformers would ask on the terminal even for a tokenizer.
+        # Without trust_remote_code, transformers would prompt on the terminal even for a tokenizer.
         trusted = {"trust_remote_code": settings["trusted"]}
         self.tokenizer = AutoTokenizer.from_pretrained(path, **trusted)
         self.model = AUTO_CLASSES[task].from_pretrained(path, dtype=torch.float32, **trusted).eval()
@@ -55,45 +55,45 @@ class Panel:
         longest = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         shortest = min(longest, self.tokenizer.model_max_length)
         self.limit: dict[str, Any] = {"truncation": True, "max_length": shortest} if shortest < UNLIMITED else {}
-        self.writes = task in ("translation", "text-generation")
+        self.generates = task in ("translation", "text-generation")
 
     @property
     def parameters(self) -> int:
-        """How many numbers the model holds."""
+        """Number of parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def tokenize(self, *texts: str) -> Any:
-        """One text or a pair, cut to what the model reads; to a model that chats it is what a user says."""
+        """A text or a pair, truncated to the model's limit; as the user's message if there is a chat template."""
         if self.task == "text-generation" and self.tokenizer.chat_template:
-            said = [{"role": "user", "content": texts[0]}]
-            form: dict[str, Any] = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
-            return self.tokenizer.apply_chat_template(said, **form, **self.limit)
+            messages = [{"role": "user", "content": texts[0]}]
+            options: dict[str, Any] = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+            return self.tokenizer.apply_chat_template(messages, **options, **self.limit)
         return self.tokenizer(*texts, **self.limit, return_tensors="pt")
 
     @torch.inference_mode()
     def run(self, encoded: Any) -> torch.Tensor:
-        """Logits without the batch dimension; of a model that writes, the tokens it wrote."""
+        """The logits without the batch dimension; for generative models the generated tokens."""
         inputs = {name: value for name, value in encoded.items() if name in self.arguments}
-        if not self.writes:
+        if not self.generates:
             return self.model(**inputs).logits[0]
         written = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
         return written if self.task == "translation" else written[encoded["input_ids"].shape[1] :]
 
-    def shown(self, encoded: Any, said: torch.Tensor, *texts: str) -> Any:
-        """An answer to some texts as its component takes it."""
-        if self.writes:
-            return self.tokenizer.decode(said, skip_special_tokens=True)
+    def shown(self, encoded: Any, output: torch.Tensor, *texts: str) -> Any:
+        """The model's output in the form that its component displays."""
+        if self.generates:
+            return self.tokenizer.decode(output, skip_special_tokens=True)
         names = self.model.config.id2label
         if self.task == "token-classification":
-            return self._tags(encoded, said.softmax(dim=-1), texts[0])
-        if len(said) == 1:
-            return f"{said.item():.3f}"
-        several = self.model.config.problem_type == "multi_label_classification"
-        probabilities = said.sigmoid() if several else said.softmax(dim=-1)
+            return self._tags(encoded, output.softmax(dim=-1), texts[0])
+        if len(output) == 1:
+            return f"{output.item():.3f}"
+        multi_label = self.model.config.problem_type == "multi_label_classification"
+        probabilities = output.sigmoid() if multi_label else output.softmax(dim=-1)
         return {names[number]: value for number, value in enumerate(probabilities.tolist())}
 
     def _tags(self, encoded: Any, probabilities: torch.Tensor, text: str) -> list[list[Any]]:
-        """(word, tag, probability) of every word as it stands in the text, read at its first piece."""
+        """(word, tag, probability) of every word as written in the text; the tag is that of its first piece."""
         rows, seen = [], set()
         for position, word in enumerate(encoded.word_ids(0)):
             if word is None or word in seen:
@@ -106,83 +106,87 @@ class Panel:
         return rows
 
     def component(self) -> Any:
-        """Where its answer is shown."""
-        if self.writes:
+        """The gradio component that displays the output."""
+        if self.generates:
             return gr.Textbox(label=self.name, lines=3)
         if self.task == "token-classification":
             return gr.Dataframe(headers=["word", "tag", "probability"], label=self.name, interactive=False)
         return gr.Label(label=self.name, num_top_classes=5)
 
 
-def timed(readers: list[Panel], encoded: list[Any]) -> tuple[list[torch.Tensor], list[float]]:
-    """What the models say of a text, and the median milliseconds of each; they take turns, after a call to warm up."""
-    said = [reader.run(inputs) for reader, inputs in zip(readers, encoded, strict=True)]
-    milliseconds: list[list[float]] = [[] for _ in readers]
+def timed(panels: list[Panel], encoded: list[Any]) -> tuple[list[torch.Tensor], list[float]]:
+    """The models' outputs, and the median milliseconds of each. Timed calls alternate, after one warm-up call."""
+    outputs = [panel.run(inputs) for panel, inputs in zip(panels, encoded, strict=True)]
+    milliseconds: list[list[float]] = [[] for _ in panels]
     began = time.perf_counter()
     for call in range(CALLS):
         if call and time.perf_counter() - began > SECONDS:
             break
-        for reader, inputs, taken in zip(readers, encoded, milliseconds, strict=True):
+        for panel, inputs, taken in zip(panels, encoded, milliseconds, strict=True):
             start = time.perf_counter()
-            reader.run(inputs)
+            panel.run(inputs)
             taken.append((time.perf_counter() - start) * 1000)
-    return said, [statistics.median(taken) for taken in milliseconds]
+    return outputs, [statistics.median(taken) for taken in milliseconds]
 
 
-def verdict(answers: list[Any], milliseconds: list[float]) -> str:
-    """One sentence on the two models: whether they agree, and how much faster the second is.
+def summarize(answers: list[Any], milliseconds: list[float]) -> str:
+    """Whether the two models agree, and how much faster the second is.
 
-    >>> verdict([{"good": 0.9, "bad": 0.1}, {"good": 0.8, "bad": 0.2}], [8.0, 0.5])
-    'Both say **good**. The student took 16.0 times less time.'
+    >>> summarize([{"good": 0.9, "bad": 0.1}, {"good": 0.8, "bad": 0.2}], [8.0, 0.5])
+    'Both predict **good**. The student is 16.0 times as fast.'
     """
     best = [max(answer, key=lambda name: answer[name]) for answer in answers if isinstance(answer, dict)]
-    said = ""
-    if len(best) == 2:
-        said = f"Both say **{best[0]}**. " if best[0] == best[1] else f"They differ: **{best[0]}** and **{best[1]}**. "
+    agreement = ""
+    if len(best) == 2 and best[0] == best[1]:
+        agreement = f"Both predict **{best[0]}**. "
+    elif len(best) == 2:
+        agreement = f"They differ: **{best[0]}** and **{best[1]}**. "
     ratio = milliseconds[0] / milliseconds[1]
     if ratio < 1:
-        return f"{said}The student took {1 / ratio:.1f} times as long."
-    return f"{said}The student took {ratio:.1f} times less time."
+        return f"{agreement}The student took {1 / ratio:.1f} times as long."
+    return f"{agreement}The student is {ratio:.1f} times as fast."
 
 
-def ask(readers: list[Panel], *texts: str) -> list[Any]:
-    """All that changes on the page: the models' answers, a line of facts on each, and the verdict on two of them."""
+def ask(panels: list[Panel], *texts: str) -> list[Any]:
+    """The values of all outputs on the page: the answers, a line on the cost of each, and a summary of both."""
     if not all(text.strip() for text in texts):
         raise gr.Error("Type a text first." if len(texts) == 1 else "Type both texts first.")
-    encoded = [reader.tokenize(*texts) for reader in readers]
-    said, milliseconds = timed(readers, encoded)
-    answers = [reader.shown(inputs, each, *texts) for reader, inputs, each in zip(readers, encoded, said, strict=True)]
-    facts = [
-        f"**{taken:.2f} ms** for {inputs['input_ids'].shape[1]} tokens, {reader.parameters:,} parameters"
-        for reader, inputs, taken in zip(readers, encoded, milliseconds, strict=True)
+    encoded = [panel.tokenize(*texts) for panel in panels]
+    outputs, milliseconds = timed(panels, encoded)
+    answers = [
+        panel.shown(inputs, output, *texts) for panel, inputs, output in zip(panels, encoded, outputs, strict=True)
     ]
-    return [*answers, *facts, verdict(answers, milliseconds) if len(readers) == 2 else ""]
+    facts = [
+        f"**{taken:.2f} ms** for {inputs['input_ids'].shape[1]} tokens, {panel.parameters:,} parameters"
+        for panel, inputs, taken in zip(panels, encoded, milliseconds, strict=True)
+    ]
+    return [*answers, *facts, summarize(answers, milliseconds) if len(panels) == 2 else ""]
 
 
 def build(folder: Path) -> gr.Blocks:
-    """The app of the Space in a folder, its models loaded."""
+    """Load the models of a Space's folder and build its app."""
     settings = json.loads((folder / "space.json").read_text(encoding="utf-8"))
-    readers = [Panel(model, settings["task"], folder) for model in settings["models"]]
+    panels = [Panel(model, settings["task"], folder) for model in settings["models"]]
     with gr.Blocks(title=settings["title"]) as app:
         gr.Markdown(f"# {settings['title']}\n\n{settings['summary']}")
         boxes = [gr.Textbox(label=name, lines=2, placeholder="Type a text") for name in settings["inputs"]]
-        button = gr.Button("Ask" if len(readers) == 1 else "Ask both", variant="primary")
+        button = gr.Button("Run" if len(panels) == 1 else "Run both", variant="primary")
         if settings["examples"]:
             gr.Examples(settings["examples"], boxes)
         answers, facts = [], []
         with gr.Row():
-            for reader in readers:
+            for panel in panels:
                 with gr.Column():
-                    answers.append(reader.component())
+                    answers.append(panel.component())
                     facts.append(gr.Markdown())
         closing = gr.Markdown()
         gr.Markdown(
-            f"Time is the model's alone on the machine that runs this page: the median of up to {CALLS} calls after "
-            "one to warm up, models in turns, without the tokenizer."
+            f"Times are those of the model without the tokenizer, on the machine that runs this page: the median of up "
+            f"to {CALLS} calls, alternating between the models, after one warm-up call."
         )
         gr.on(
             [button.click, *(box.submit for box in boxes)],
-            partial(ask, readers),
+            partial(ask, panels),
             boxes,
             [*answers, *facts, closing],
             api_name="ask",

@@ -1,4 +1,4 @@
-"""A Space for a finished distillation: a folder with an app that shows teacher and student side by side."""
+"""Write and publish a Space: a folder with an app that shows teacher and student side by side."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from hf_distill.recipes.recipe import Recipe
 from hf_distill.reports.report import Report
 
 APP = Path(__file__).with_name("app.py")
-# The versions that the app was tested with: a Space builds anew whenever it wakes, and must find the same again.
+# The versions that the app was tested with. A Space is rebuilt when it restarts and must get the same versions again.
 GRADIO = "6.31.0"
 SENTENCEPIECE = "0.2.3"
 PYTHON = "3.11"
@@ -33,7 +33,7 @@ README = """---
 
 {{ summary }}
 
-Run it here: `pip install -r requirements.txt`, then `python app.py`.
+Run it locally: `pip install -r requirements.txt`, then `python app.py`.
 """
 
 
@@ -46,20 +46,20 @@ def write_space(
 ) -> Path:
     """Write the folder of a Gradio app: `app.py`, `space.json`, `requirements.txt`, `README.md` and the models.
 
-    It runs where it is with `python app.py`, and on the Hub as a Space (`push_space`). Nothing of the data is in it but
-    the examples given here.
+    The app runs locally with `python app.py`, and on the Hub as a Space (`push_space`). The folder contains no data but
+    the given examples.
 
     Args:
-        folder: of a run (with `student/`), or of a student.
-        output: the app's folder, made or replaced. None: `space`, beside the student's.
-        teacher: a folder, or a Hub id, which the app then loads by itself. None: the run's own; a student outside of a
-            run is shown alone.
-        examples: texts to click on; of models that read pairs, none.
+        folder: the folder of a run (with `student/`), or of a student.
+        output: the app's folder, created or replaced. None: `space`, beside the student's folder.
+        teacher: a folder, or a Hub id, from which the app then downloads it. None: the run's teacher; a student outside
+            of a run is shown alone.
+        examples: texts to click on; not for models that read pairs.
     Returns:
         The app's folder.
     Raises:
-        ValueError: no finished student, no such teacher, another kind of model, a card or a report that cannot be read,
-            or an output that holds something else.
+        ValueError: no finished student, no such teacher, an unsupported model, a card or report that cannot be read, or
+            an output folder with other content.
     """
     folder = Path(folder)
     student = folder / "student" if (folder / "student" / "config.json").is_file() else folder
@@ -68,7 +68,7 @@ def write_space(
     recipe = Recipe.load(run / "recipe.yaml") if student.name == "student" and (run / "recipe.yaml").is_file() else None
     texts = ["Text"] if recipe is None else [name.capitalize() for name in recipe.data.text_columns]
     if examples and len(texts) > 1:
-        raise ValueError(f"Examples are single texts, and this student reads {len(texts)}. Leave them out.")
+        raise ValueError(f"Examples are single texts, but this student reads {len(texts)} texts at once. Omit them.")
     source = _teacher(teacher, run, recipe)
     if source is not None and Path(source).exists() and _task(Path(source)) != task:
         raise ValueError(f"The student's task is {task} and the teacher {source} is for {_task(Path(source))}.")
@@ -80,7 +80,7 @@ def write_space(
 
     output = run / "space" if output is None else Path(output)
     if output.exists() and not (output / "space.json").is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} holds something else than a Space. Choose another --output, or empty it.")
+        raise ValueError(f"{output} holds something else than a Space. Choose another --output, or empty that folder.")
     output.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
     models: list[dict[str, Any]] = []
@@ -107,7 +107,7 @@ def write_space(
     torch_version = torch.__version__.split("+")[0]
     named = [model["path"] for model in models if not model["trusted"]]
     needed = [f"gradio=={GRADIO}", f"torch=={torch_version}", f"transformers=={transformers.__version__}"]
-    # Marian's tokenizer and others without tokenizer.json; of a translator on the Hub the files are not known here.
+    # For Marian's tokenizer and others without tokenizer.json. The files of a translator on the Hub are not known here.
     if any(temporary.glob("*/*.spm")) or (named and task == "translation"):
         needed.append(f"sentencepiece=={SENTENCEPIECE}")
     (temporary / "requirements.txt").write_text("".join(f"{each}\n" for each in needed), encoding="utf-8")
@@ -127,7 +127,7 @@ def write_space(
         tags=["knowledge-distillation", "hf_distill"],
     )
     SpaceCard.from_template(metadata, template_str=README, title=title, summary=summary).save(temporary / "README.md")
-    for path in temporary.iterdir():  # what else is in a Space that was written before stays there
+    for path in temporary.iterdir():  # other files of an existing Space are kept
         target = output / path.name
         if target.is_dir():
             shutil.rmtree(target)
@@ -141,14 +141,14 @@ def push_space(folder: str | Path, repo_id: str, *, private: bool = False, token
 
     Args:
         folder: with `app.py` and `space.json`.
-        repo_id: "user/name"; made if it is missing.
-        private: only where the Space is made.
+        repo_id: "user/name"; created if it does not exist.
+        private: only used when the Space is created.
         token: None: the one that `hf auth login` stored.
     Returns:
-        The address of the commit, or of the last one where nothing is new.
+        The URL of the commit, or of the last one if nothing has changed.
     Raises:
-        ValueError: not such a folder.
-        OSError: the Hub refused or broke off; one line that says what to do.
+        ValueError: the folder is not a Space.
+        OSError: the Hub refused the request or the connection broke; one line that says what to do.
     """
     folder = Path(folder)
     if not (folder / "space.json").is_file():
@@ -165,31 +165,31 @@ def push_space(folder: str | Path, repo_id: str, *, private: bool = False, token
 
 
 def _task(folder: Path) -> str:
-    """The task of the model in a folder, by the class that its config names."""
+    """The task of the model in a folder, from the class name in its config."""
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors*")):
         raise ValueError(
             f"{folder} is not a finished model: expected config.json and model.safetensors, or a run's folder with "
             "student/ in it."
         )
-    made_by = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["nothing"]
+    classes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["nothing"]
     for task in TASKS.values():
-        if made_by[0].endswith(task.class_name_ends):
+        if classes[0].endswith(task.class_name_ends):
             return task.name
-    raise ValueError(f"{folder} holds a {made_by[0]}; a Space shows models for {', '.join(TASKS)}.")
+    raise ValueError(f"{folder} holds a {classes[0]}; a Space shows models for {', '.join(TASKS)}.")
 
 
 def _teacher(given: str | Path | None, run: Path, recipe: Recipe | None) -> str | Path | None:
-    """A folder or a Hub id; None where there is nothing to show beside the student."""
+    """A folder or a Hub id; None if the student is shown alone."""
     if given is None and recipe is not None:
         fine_tuned = run / "teacher"
         given = fine_tuned if recipe.teacher.fine_tune is not None else resolve(recipe.teacher.model)
     if given is None or Path(given).is_dir() or is_hub_id(str(given)):
         return given
-    raise ValueError(f"There is no teacher {given}. Give another one with --teacher, a folder or a Hub id.")
+    raise ValueError(f"There is no teacher {given}. Give another folder or Hub id with --teacher.")
 
 
 def _copy(source: Path, target: Path) -> None:
-    """What a model needs to be loaded: the files on top, without reports, cards and what training left."""
+    """Copy the files that loading a model needs: those at the top level, without reports, cards and training state."""
     target.mkdir()
     names = [path.name for path in source.iterdir() if path.is_file()]
     for name in filter_repo_objects(names, ignore_patterns=[*NOT_PUSHED, "README.md", "report.*"]):
@@ -197,20 +197,20 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _summary(folder: Path) -> str:
-    """What the report measured, in a sentence or two."""
+    """The main results of a report, in one or two sentences."""
     if not (folder / "report.json").is_file():
-        return "A small student beside the teacher that it learned from."
+        return "A small student beside the teacher that it was distilled from."
     report = Report.load(folder)
     metric, student, teacher = report.metrics[0], report.models["student"], report.models["teacher"]
-    # A teacher of other classes has no quality here.
+    # A teacher with other classes has no quality on this data.
     known = [model["quality"][metric] for model in (student, teacher) if metric in model["quality"]]
-    said = " against the teacher's ".join(
+    quality = " against the teacher's ".join(
         f"{each['value']:.4f} [{each['low']:.4f}, {each['high']:.4f}]" for each in known
     )
     seeds = f", means of {report.seeds} seeds" if report.seeds > 1 else ""
     return (
         f"A student of {student['parameters']:,} parameters beside its teacher of {teacher['parameters']:,}. Measured "
-        f"on {report.examples:,} test examples: {display_name(metric)} {said} "
+        f"on {report.examples:,} test examples: {display_name(metric)} {quality} "
         f"(95 % intervals{seeds}), {report.ratios['faster']:.3g} times as fast."
     )
 

@@ -1,1 +1,1 @@
-"""Small models: how they are built, initialized from a teacher, and tokenized."""
+"""Student models: architectures, initialisation from a teacher, and tokenizers."""

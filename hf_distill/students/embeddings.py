@@ -1,4 +1,4 @@
-"""A student's token embeddings, made from its teacher's."""
+"""Initialise a student's token embeddings from its teacher's."""
 
 from typing import cast
 
@@ -10,7 +10,7 @@ from hf_distill.students.token_map import teacher_pieces
 
 
 def token_embeddings(model: PreTrainedModel) -> nn.Embedding:
-    """The module that a model looks its tokens up in."""
+    """The input embedding table of a model."""
     return cast(nn.Embedding, model.get_input_embeddings())
 
 
@@ -20,12 +20,12 @@ def pieces_for_student(
     tokenizer: PreTrainedTokenizerBase | None,
     teacher_tokenizer: PreTrainedTokenizerBase | None,
 ) -> list[list[int]] | None:
-    """Which of the teacher's tokens stand for each row of the student's embedding table.
+    """The teacher's tokens that correspond to each row of the student's embedding table.
 
     Args:
         teacher: the model with the teacher's table.
-        vocab_size: rows of the student's table; None for as many as its tokenizer needs.
-        tokenizer, teacher_tokenizer: both, or the vocabulary is taken to be the teacher's.
+        vocab_size: rows of the student's table. None: as many as its tokenizer needs.
+        tokenizer, teacher_tokenizer: both, or neither if the student has the teacher's vocabulary.
     Returns:
         A list of teacher token ids for each student token; None if the two vocabularies are the same.
     Raises:
@@ -43,9 +43,9 @@ def pieces_for_student(
     if tokenizer is None or teacher_tokenizer is None:
         if vocab_size != teacher_size:
             raise ValueError(
-                f"Expected the teacher's vocabulary of {teacher_size}, got a student's of {vocab_size}, and not both "
-                "tokenizers: token 7 of one is not token 7 of the other. Pass tokenizer= and teacher_tokenizer=, or "
-                f"let both have vocab_size={teacher_size}."
+                f"Expected the teacher's vocabulary size of {teacher_size}, got {vocab_size} for the student, and not "
+                "both tokenizers: the token ids of different vocabularies do not correspond. Pass tokenizer= and "
+                f"teacher_tokenizer=, or set the student's vocab_size to {teacher_size}."
             )
         return None
     for name, size, reader in (("student", vocab_size, tokenizer), ("teacher", teacher_size, teacher_tokenizer)):
@@ -61,14 +61,14 @@ def pieces_for_student(
 
 
 def mean_of_pieces(weight: Tensor, pieces: list[list[int]]) -> Tensor:
-    """The rows of a student's table, each the mean of its teacher's rows.
+    """The rows of a student's table, each the mean of the corresponding rows of its teacher's.
 
     Args:
         weight: (teacher tokens, ...).
-        pieces: for each student token, the teacher's; where there are none, the mean of all student rows that have
-            some is taken, since a row of zeros could be far from all of them.
+        pieces: the teacher's tokens for each student token. A student token without any gets the mean of all other
+            student rows, since a row of zeros could be far from all of them.
     Returns:
-        (student tokens, ...), of the dtype of `weight`.
+        (student tokens, ...), with the dtype of `weight`.
     """
     known = [index for index, ids in enumerate(pieces) if ids]
     flat = torch.tensor([piece for index in known for piece in pieces[index]], device=weight.device)
@@ -83,21 +83,21 @@ def mean_of_pieces(weight: Tensor, pieces: list[list[int]]) -> Tensor:
 
 
 def principal_components(rows: Tensor, size: int) -> tuple[Tensor, Tensor, float]:
-    """The directions in which the rows differ most.
+    """The principal components of some rows.
 
     Args:
         rows: (tokens, width).
-        size: how many directions, at most width.
+        size: number of directions, at most width.
     Returns:
-        The mean (width,), the directions (width, size), orthonormal and in falling order of variance, both float64,
-        and the share of the variance that they hold.
+        The mean (width,); the directions (width, size), orthonormal and in descending order of variance; both float64;
+        and the share of the variance that they explain.
     """
     rows = rows.double()
     mean = rows.mean(0)
     centered = rows - mean
-    variances, directions = torch.linalg.eigh(centered.T @ centered)  # in rising order
+    variances, directions = torch.linalg.eigh(centered.T @ centered)  # in ascending order
     variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)[:, :size]
-    # A direction and its opposite are both right; the largest entry is made positive so that every run says the same.
+    # The sign of a direction is arbitrary; the largest entry is made positive so that every run gives the same result.
     largest = directions.abs().argmax(0)
     signs = directions[largest, torch.arange(size, device=rows.device)].sign()
     return mean, directions * signs, (variances[:size].sum() / variances.sum()).item()

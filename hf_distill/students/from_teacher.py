@@ -1,4 +1,4 @@
-"""A student that starts from its teacher's weights."""
+"""Build a student that starts from its teacher's weights."""
 
 import copy
 
@@ -20,29 +20,29 @@ def student_from_teacher(
     tokenizer: PreTrainedTokenizerBase | None = None,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[PreTrainedModel, dict[str, str]]:
-    """Builds a student with the teacher's kind of head, and starts it from the teacher's weights.
+    """Build a student with the teacher's kind of head, initialised from the teacher's weights.
 
-    A Transformer student is a smaller model of the teacher's own class, all of it filled with the teacher's layers, the
-    principal components of its residual stream or its most important units (see `transformer.shrink`). An LSTM student
-    takes a Transformer's token embeddings (principal components), and of an LSTM teacher everything, in evenly spaced
-    layers and leading units; the rest is freshly drawn from torch's random numbers, as in any new model. What is
-    carried over is the same every time, and with nothing made smaller the student computes what the teacher does. The
-    student is float32, on the CPU.
+    A Transformer student is a smaller model of the teacher's own class. All of its weights come from the teacher: from
+    its layers, and from the principal components of its residual stream or its most important units (see
+    `transformer.from_teacher.shrink`). An LSTM student takes the token embeddings of a Transformer teacher, reduced to
+    their principal components. From an LSTM teacher it takes all weights, in evenly spaced layers and leading units.
+    Other weights are drawn at random, as in any new model. The weights that are taken over are the same in every call.
+    A student of the teacher's own size computes what the teacher does. The student is float32, on the CPU.
 
-    Labels, problem type and special token ids come along where an LSTMStudentConfig leaves them open.
+    Labels, problem type and special token ids are the teacher's where an LSTMStudentConfig does not set them.
 
     Args:
-        teacher: any text model for an LSTM student, one of the known families for a Transformer; it is not changed.
-        config: the student's shape; it is not changed.
-        tokenizer: the student's, needed with `teacher_tokenizer` if its vocabulary is not the teacher's: each of its
+        teacher: any text model for an LSTM student, a model of a known family for a Transformer; it is not changed.
+        config: the student's size; it is not changed.
+        tokenizer: the student's, needed with `teacher_tokenizer` if its vocabulary is not the teacher's. Each of its
             tokens then starts from the mean of the teacher's tokens for the same text.
         teacher_tokenizer: the teacher's.
     Returns:
-        The student, and where each of its parameters that were initialised from the teacher came from: parameter
-        name to a few words.
+        The student, and a dict from the name of each parameter that was initialised from the teacher to a description
+        of where it came from.
     Raises:
-        ValueError: there is no such student for the teacher's head or family, labels or vocabularies do not agree,
-            or the student is larger than its teacher.
+        ValueError: the teacher's head or family is not supported, labels or vocabularies do not agree, or the student
+            is larger than its teacher.
     """
     if isinstance(config, TransformerStudentConfig):
         pieces = pieces_for_student(teacher, None, tokenizer, teacher_tokenizer)
@@ -59,9 +59,15 @@ def student_from_teacher(
 
 
 def agree_on_labels(config: LSTMStudentConfig, teacher_config: PreTrainedConfig) -> None:
-    """Copies labels and problem type from the teacher, where the student's config leaves them open.
+    """Copy labels and problem type from the teacher where the student's config does not set them.
 
-    Two labels named LABEL_0 and LABEL_1 are transformers' defaults, and so count as open, as do names LABEL_0, ...
+    Names LABEL_0, LABEL_1, ... are transformers' defaults and count as not set. So does their number if it is two.
+
+    Args:
+        config: the student's; it is changed in place.
+        teacher_config: the teacher's.
+    Raises:
+        ValueError: both set labels or problem types, and they differ.
     """
     names = list((config.id2label or {}).values())
     teacher_names = list((teacher_config.id2label or {}).values())

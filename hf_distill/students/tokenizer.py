@@ -1,4 +1,4 @@
-"""Smaller tokenizers of the same kind as the teacher's."""
+"""Train a smaller tokenizer of the same kind as the teacher's."""
 
 import itertools
 import json
@@ -17,34 +17,33 @@ COVERAGE = 0.9995
 def student_tokenizer(
     teacher_tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], vocab_size: int
 ) -> PreTrainedTokenizerBase:
-    """Trains a smaller tokenizer of the teacher's kind: in a small student most weights are token embeddings.
+    """Train a smaller tokenizer of the teacher's kind: in a small student most weights are token embeddings.
 
     Special tokens (with new ids), normalisation, model_max_length, padding and truncation sides and the chat template
-    stay the teacher's.
-    The same texts give the same vocabulary. Characters too rare to earn a row become unknown (byte-level kinds have
-    bytes instead).
+    are the teacher's. The same texts give the same vocabulary. Rare characters become the unknown token; byte-level
+    tokenizers split them into bytes instead.
 
     Args:
         teacher_tokenizer: a fast tokenizer with a WordPiece, BPE or Unigram model; it is not changed.
-        texts: what the student will read, or something like it; more than a few thousand are worth the seconds.
-        vocab_size: at most this many tokens, special ones included. There are fewer where the texts hold no more.
+        texts: the student's training texts, or similar ones; more than a few thousand are worth the time.
+        vocab_size: maximum number of tokens, special tokens included. Few texts may give fewer.
     Raises:
-        ValueError: the tokenizer is not fast or of another kind, there is no text, or vocab_size leaves no room
-            beside the special tokens and the alphabet.
+        ValueError: the tokenizer is not fast or is of another kind, there is no text, or vocab_size is too small for
+            the special tokens and the alphabet.
     """
     if not teacher_tokenizer.is_fast:
         raise ValueError(
             f"Expected a fast tokenizer (backed by the tokenizers library), got {type(teacher_tokenizer).__name__}, "
-            "which cannot be trained on new texts. Load the teacher's fast tokenizer with AutoTokenizer, or leave "
-            "out the smaller vocabulary: the student then reads the teacher's tokens."
+            "which cannot be trained on new texts. Load the teacher's fast tokenizer with AutoTokenizer, or do not "
+            "train a smaller vocabulary: the student then uses the teacher's tokenizer."
         )
     if isinstance(texts, str):
         raise ValueError("Expected texts as an iterable of strings, got one string: its letters would be the texts.")
     texts = list(texts)
     if not any(text.strip() for text in texts):
         raise ValueError(
-            f"Expected texts to learn a vocabulary from, got {len(texts)} without a word in them: every word would "
-            "become unknown. Pass the texts of the training set."
+            f"Expected texts to learn a vocabulary from, got {len(texts)} texts that are all blank: every word would "
+            "become the unknown token. Pass the texts of the training set."
         )
     description = json.loads(teacher_tokenizer.backend_tokenizer.to_str())
     kind = description["model"]["type"]
@@ -53,7 +52,7 @@ def student_tokenizer(
             f"Expected a WordPiece, BPE or Unigram tokenizer, got {kind} ({type(teacher_tokenizer).__name__}). "
             "Keep the teacher's vocabulary, or choose a teacher with one of these."
         )
-    # A tokenizer with the special tokens and no vocabulary shows where they stand, whatever its class adds itself.
+    # Training on no text leaves the special tokens alone, including those that the tokenizer's class adds.
     student = teacher_tokenizer.train_new_from_iterator([[]], 1, show_progress=False)
     backend = teacher_tokenizer.backend_tokenizer
     if is_byte_level(backend):
@@ -68,13 +67,13 @@ def student_tokenizer(
     if vocab_size <= len(special_tokens) + len(alphabet):
         raise ValueError(
             f"Expected vocab_size above {len(special_tokens) + len(alphabet)} ({len(special_tokens)} special tokens "
-            f"and an alphabet of {len(alphabet)}), got {vocab_size}: no word would have a token. Raise vocab_size."
+            f"and an alphabet of {len(alphabet)}), got {vocab_size}: no word would have a token. Increase vocab_size."
         )
     if kind == "WordPiece":
         train_wordpiece(student.backend_tokenizer, spelled, vocab_size)
         return with_settings_of(student, teacher_tokenizer)
     if len(words_of(backend, "two words")) == 1:
-        # Such a tokenizer (Llama 2) marks spaces without splitting at them: whole sentences would become tokens.
+        # This tokenizer (Llama 2) marks spaces without splitting at them: whole sentences would become tokens.
         texts = [word for text in texts for word in text.split()]
     student = teacher_tokenizer.train_new_from_iterator(batched(texts), vocab_size, show_progress=False)
     if kind == "Unigram":
@@ -83,17 +82,18 @@ def student_tokenizer(
 
 
 def with_settings_of(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer itself, set as another is now: training a new one goes back to what that was made with."""
+    """The tokenizer with the current settings of another: training restores those that it was loaded with."""
     for name in ("model_max_length", "padding_side", "truncation_side", "chat_template"):
         setattr(tokenizer, name, getattr(other, name))
     return tokenizer
 
 
 def without_rare_characters(texts: list[str], limit: int) -> list[str]:
-    """The texts with their rare characters made spaces: all but the ones that make up 99.95 %, at most `limit`.
+    """The texts with rare characters replaced by spaces.
 
-    Emoji and mojibake would each take one row or two of the student's small table, and be seen a handful of times.
-    The share is SentencePiece's default `character_coverage`.
+    Kept are the most frequent characters that cover 99.95 % of the texts, at most `limit` of them. Each emoji and
+    mojibake character would take one or two rows of the student's small table, for a handful of occurrences. The share
+    is SentencePiece's default `character_coverage`.
     """
     counts = Counter(character for text in texts for character in text if not character.isspace())
     ordered = sorted(counts, key=lambda character: (-counts[character], character))
@@ -105,24 +105,25 @@ def without_rare_characters(texts: list[str], limit: int) -> list[str]:
 
 
 def batched(texts: list[str], size: int = 1000) -> Iterable[list[str]]:
-    """The texts in lists of `size`, which the tokenizers library reads faster than one by one."""
+    """The texts in lists of `size`, which the tokenizers library processes faster than single texts."""
     return (texts[start : start + size] for start in range(0, len(texts), size))
 
 
 def mark_continuing(word: str) -> str:
-    """A word with all characters but the first moved to the private range, so that each carries its place."""
+    """A word with all characters but the first moved to the private range, which marks them as continuing."""
     return word[:1] + "".join(chr(CONTINUING + ord(character)) for character in word[1:])
 
 
 def train_wordpiece(backend: Tokenizer, marked: list[list[str]], vocab_size: int) -> None:
-    """Fills a WordPiece tokenizer by merging pairs, like the library's own trainer but the same every time.
+    """Train a WordPiece tokenizer by merging pairs, like the library's own trainer, but deterministically.
 
     tokenizers 0.23 numbers the continuing characters ("##a") in the order of a hash map, and breaks ties between
     merges by these numbers (https://github.com/huggingface/tokenizers/issues/1794). Its BPE trainer sorts its
-    alphabet, so continuing characters are made characters of their own here. Can go once that issue is closed.
+    alphabet, so continuing characters are represented by separate characters here. Remove this once that issue is
+    closed.
 
     Args:
-        backend: with the special tokens and no vocabulary yet; it is filled in place.
+        backend: with the special tokens and no other vocabulary; it is trained in place.
         marked: the words of each text, from `mark_continuing`.
         vocab_size: special tokens included.
     """
@@ -145,10 +146,10 @@ def train_wordpiece(backend: Tokenizer, marked: list[list[str]], vocab_size: int
 
 
 def order_unigram(backend: Tokenizer) -> None:
-    """Puts a freshly trained Unigram vocabulary into one fixed order.
+    """Put a freshly trained Unigram vocabulary into a fixed order.
 
-    tokenizers 0.23 finds the same pieces in every run, but sums their scores in the order of a hash map, and gives
-    the characters that earned no score of their own the lowest one plus 0.0001, 0.0002, ... in such an order too.
+    tokenizers 0.23 finds the same pieces in every run, but sums their scores in the order of a hash map. Characters
+    without a score of their own get the lowest score plus 0.0001, 0.0002, ..., in such an order too.
     """
     model = json.loads(backend.to_str())["model"]
     added = {token.content for token in backend.get_added_tokens_decoder().values()}

@@ -1,4 +1,4 @@
-"""Teachers: models that are called in training, and anything that answers texts with texts."""
+"""Teachers: models that return logits, and functions, models and servers that return texts."""
 
 from hf_distill.teachers.ask import ask, teacher_labels
 from hf_distill.teachers.generating import GeneratingTeacher

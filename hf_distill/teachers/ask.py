@@ -1,4 +1,4 @@
-"""Asks a teacher each text once."""
+"""Collect a teacher's answers to texts, each text once."""
 
 import contextlib
 import json
@@ -11,12 +11,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_distill.problems import IGNORE_INDEX
-from hf_distill.teachers.ledger import answer_key, opened
+from hf_distill.teachers.ledger import answer_key, open_ledger
 from hf_distill.teachers.text import Answers, TextTeacher, checked_answers, logger, quoted
 
 
 class _Function(TextTeacher):
-    """Any function from texts to texts, asked a batch at a time."""
+    """A function from texts to texts, called with one batch at a time."""
 
     def __init__(self, function: Callable[[list[str]], list[str]], batch_size: int) -> None:
         self.function, self.batch_size = function, batch_size
@@ -24,22 +24,22 @@ class _Function(TextTeacher):
     @property
     def name(self) -> str:
         raise ValueError(
-            "A ledger keeps answers under their teacher's name, and a function has none that would change with its "
-            "answers. Pass name=..., and another one whenever the function answers differently."
+            "A ledger stores answers under the name of their teacher, and a function has no name that changes with its "
+            "answers. Pass name=..., and another name whenever the function answers differently."
         )
 
     def answers(self, texts: list[str]) -> Answers:
         for start in range(0, len(texts), self.batch_size):
             batch = texts[start : start + self.batch_size]
-            said: Any = self.function(list(batch))
-            if not isinstance(said, list | tuple) or len(said) != len(batch):
-                got = f"{len(said)}" if isinstance(said, list | tuple) else f"a {type(said).__name__}"
+            answers: Any = self.function(list(batch))
+            if not isinstance(answers, list | tuple) or len(answers) != len(batch):
+                got = f"{len(answers)}" if isinstance(answers, list | tuple) else f"a {type(answers).__name__}"
                 raise ValueError(
                     f"The teacher was given {len(batch)} texts, from {quoted(batch[0])} on, and returned {got}: "
-                    "expected a list of one answer a text, in order (an empty one where it has none), or nobody knows "
-                    "whose is whose. The answers to earlier texts are in the ledger, if there is one."
+                    "expected a list of one answer per text, in order (an empty text if it has none), since answers "
+                    "cannot be matched to texts otherwise. Answers to earlier texts are in the ledger, if there is one."
                 )
-            yield from enumerate(said, start)
+            yield from enumerate(answers, start)
 
 
 def ask(
@@ -50,25 +50,25 @@ def ask(
     name: str | None = None,
     batch_size: int = 32,
 ) -> list[str]:
-    """A teacher's answers to texts, each different text asked once.
+    """A teacher's answers to texts. Each distinct text is sent to the teacher once.
 
-    With a ledger every answer is written down when it comes, and no text is asked again that it has an answer to, by
-    the same teacher with the same options: a run that was killed at any moment asks again only what was in flight then.
-    Of several processes with one ledger, the first asks and the others wait for it.
+    With a ledger, every answer is saved as soon as it arrives. Texts with a saved answer of the same teacher and the
+    same options are not sent again. After a run that was killed at any moment, only the texts in flight at that moment
+    are sent again. If several processes use one ledger, the first collects the answers and the others wait for it.
 
     Args:
-        teacher: a `TextTeacher`, or any function from a list of texts to a list of as many, in order.
-        texts: none of them blank.
-        ledger: file of one JSON object a line (`key`, `text`, `answer`), made if missing; several teachers may share
-            it. `datasets.load_dataset("json", data_files=...)` reads it.
-        name: what the ledger knows the teacher by. None: the teacher's own name; a function has none.
-        batch_size: texts a call, of a function. A killed run loses at most one call's answers.
+        teacher: a `TextTeacher`, or any function from a list of texts to a list of as many texts, in order.
+        texts: the texts; none may be blank.
+        ledger: file with one JSON object per line (`key`, `text`, `answer`), created if it does not exist; several
+            teachers may share it. `datasets.load_dataset("json", data_files=...)` reads it.
+        name: the teacher's name in the ledger. None: the teacher's `name`; a function has none.
+        batch_size: texts per call of a function. A killed run loses at most the answers of one call.
     Returns:
-        (texts,) answers, stripped. Empty ones are counted and told.
+        (texts,) answers, stripped. A warning gives the number of empty ones.
     Raises:
-        TypeError: texts or answers that are not texts.
-        ValueError: blank texts; a teacher that returns fewer or more texts than it was given; a function that has a
-            ledger and no name; a ledger that is none; and what the teachers raise.
+        TypeError: texts or answers that are not strings.
+        ValueError: blank texts; a teacher that returns fewer or more texts than it was given; a function with a ledger
+            and no name; a file that is not a ledger; and the errors of the teachers.
 
     >>> ask(lambda texts: [text.upper() for text in texts], ["hola", "adiós"])
     ['HOLA', 'ADIÓS']
@@ -80,42 +80,43 @@ def ask(
         teacher = _Function(teacher, batch_size)
     unique = list(dict.fromkeys(texts))
     keys: dict[str, str] = {}
-    said: dict[str, str] = {}
+    answers: dict[str, str] = {}
     file: BinaryIO | None = None
     with contextlib.ExitStack() as stack:
         if ledger is not None:
             name = name or teacher.name
             keys = {text: answer_key(name, text) for text in unique}
-            kept, file = stack.enter_context(opened(Path(ledger)))
-            said = {text: kept[key] for text, key in keys.items() if key in kept}
-        waiting = [text for text in unique if text not in said]
-        progress = stack.enter_context(tqdm(total=len(unique), initial=len(said), desc="Teacher", unit=" texts"))
-        for number, answer in stack.enter_context(contextlib.closing(checked_answers(teacher, waiting))):
-            text = waiting[number]
-            said[text] = answer.strip()
+            saved, file = stack.enter_context(open_ledger(Path(ledger)))
+            answers = {text: saved[key] for text, key in keys.items() if key in saved}
+        missing = [text for text in unique if text not in answers]
+        progress = stack.enter_context(tqdm(total=len(unique), initial=len(answers), desc="Teacher", unit=" texts"))
+        for number, answer in stack.enter_context(contextlib.closing(checked_answers(teacher, missing))):
+            text = missing[number]
+            answers[text] = answer.strip()
             if file is not None:
-                file.write(json.dumps({"key": keys[text], "text": text, "answer": said[text]}).encode() + b"\n")
+                file.write(json.dumps({"key": keys[text], "text": text, "answer": answers[text]}).encode() + b"\n")
                 file.flush()
             progress.update()
-    empty = sum(not said[text] for text in texts)
+    empty = sum(not answers[text] for text in texts)
     if empty:
-        logger.warning(f"{empty} of {len(texts)} answers are empty. They teach nothing: leave them out.")
-    return [said[text] for text in texts]
+        logger.warning(f"{empty} of {len(texts)} answers are empty. A student cannot learn from them: leave them out.")
+    return [answers[text] for text in texts]
 
 
 def teacher_labels(answers: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
-    """Class numbers from a teacher's answers.
+    """Labels from a teacher's answers.
 
-    An answer counts where it is the name of a class and nothing else, but for case, space, and punctuation around it: a
-    name inside a sentence may be denied there.
+    An answer is valid if it is the name of a class and nothing else, apart from case, space, and punctuation around it.
+    A name inside a sentence is not accepted, since the sentence may negate it.
 
     Args:
-        answers: one a row.
+        answers: one per row.
         classes: names, in the order of their numbers.
     Returns:
-        (answers,) int64, -100 where an answer names no class, and how many answers are `valid`, `invalid` and `empty`.
+        (answers,) int64, -100 for an answer that names no class; and the numbers of `valid`, `invalid` and `empty`
+        answers.
     Raises:
-        ValueError: two classes of the same name, an unnamed one, or no answer that names a class.
+        ValueError: two classes with the same name, an empty name, or no valid answer.
 
     >>> labels, counts = teacher_labels(["Positive.", "negative", "", "not positive"], ["negative", "positive"])
     >>> labels.tolist(), counts
@@ -127,10 +128,10 @@ def teacher_labels(answers: Sequence[str], classes: Sequence[str]) -> tuple[np.n
 
     def number_of(answer: str) -> int:
         plain = _normalized(answer)
-        around = {character for character in plain if not character.isalnum()}
-        # What a class begins or ends with is no punctuation around it: -1 is not 1, and c++ is not c.
-        bare = plain.lstrip("".join(around - {name[0] for name in numbers}))
-        bare = bare.rstrip("".join(around - {name[-1] for name in numbers}))
+        punctuation = {character for character in plain if not character.isalnum()}
+        # Characters that a class begins or ends with are not removed: -1 is not 1, and c++ is not c.
+        bare = plain.lstrip("".join(punctuation - {name[0] for name in numbers}))
+        bare = bare.rstrip("".join(punctuation - {name[-1] for name in numbers}))
         return numbers.get(plain, numbers.get(bare, IGNORE_INDEX))
 
     labels = np.fromiter((number_of(answer) for answer in answers), dtype=np.int64, count=len(answers))
@@ -138,16 +139,16 @@ def teacher_labels(answers: Sequence[str], classes: Sequence[str]) -> tuple[np.n
     valid = int((labels != IGNORE_INDEX).sum())
     counts = {"valid": valid, "invalid": len(answers) - valid - empty, "empty": empty}
     if valid < len(answers):
-        strange = Counter(
+        invalid = Counter(
             answer for answer, label in zip(answers, labels, strict=True) if label == IGNORE_INDEX and answer.strip()
         )
-        often = f", most often {', '.join(quoted(answer) for answer, _ in strange.most_common(3))}" if strange else ""
+        often = f", most often {', '.join(quoted(answer) for answer, _ in invalid.most_common(3))}" if invalid else ""
         message = (
             f"Of {len(answers)} answers {counts['invalid']} name none of the classes {list(classes)}{often}; {empty} "
             "are empty."
         )
         if not valid:
-            raise ValueError(f"{message} That leaves no label: ask for the name of a class and nothing else.")
+            raise ValueError(f"{message} That leaves no label: instruct the teacher to answer with a class name only.")
         logger.warning(f"{message} Their label is {IGNORE_INDEX}.")
     return labels, counts
 
@@ -162,8 +163,8 @@ def _checked_texts(texts: Iterable[str]) -> list[str]:
     blank = [number for number, text in enumerate(texts) if not text.strip()]
     if blank:
         raise ValueError(
-            f"{len(blank)} of {len(texts)} texts are blank, number {blank[0]} first: there is nothing to ask. Leave "
-            "them out."
+            f"{len(blank)} of {len(texts)} texts are blank, number {blank[0]} first. A teacher cannot answer them: "
+            "leave them out."
         )
     return texts
 

@@ -7,22 +7,24 @@ from typing import Any
 
 import torch
 
+from hf_distill.models import unwrapped
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher
 
-# What a config says that changes no answer.
-NAMES = ("_name_or_path", "transformers_version", "dtype", "id2label", "label2id", "architectures")
+# Fields of a config that do not change a model's outputs.
+IGNORED_FIELDS = ("_name_or_path", "transformers_version", "dtype", "id2label", "label2id", "architectures")
 
 
 def short_hash(content: bytes) -> str:
+    """A hash of 32 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def weights_hash(teacher: LiveTeacher) -> str:
-    """A hash of a teacher's weights: the same weights have the same hash under any name."""
+    """A hash of a teacher's weights, independent of the model's name and folder."""
     digest = hashlib.sha256()
     for member in teacher.members:
-        for name, tensor in sorted(member.state_dict().items()):
+        for name, tensor in sorted(unwrapped(member).state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     if isinstance(teacher.model, TeacherEnsemble):
@@ -31,20 +33,20 @@ def weights_hash(teacher: LiveTeacher) -> str:
 
 
 def config_hash(teacher: LiveTeacher) -> str:
-    """A hash of how a teacher computes with its weights, where its config differs from the defaults of its kind."""
-    configs = [_nameless(member.config.to_diff_dict()) for member in teacher.members]
+    """A hash of the fields of a teacher's config that differ from the defaults and affect its outputs."""
+    configs = [_without_ignored(member.config.to_diff_dict()) for member in teacher.members]
     return short_hash(json.dumps(configs, sort_keys=True, default=str).encode())
 
 
-def _nameless(config: Any) -> Any:
-    """A config, and those inside it, without `NAMES`."""
+def _without_ignored(config: Any) -> Any:
+    """A config, and the configs nested in it, without `IGNORED_FIELDS`."""
     if not isinstance(config, dict):
         return config
-    return {str(name): _nameless(value) for name, value in config.items() if name not in NAMES}
+    return {str(name): _without_ignored(value) for name, value in config.items() if name not in IGNORED_FIELDS}
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """A hash of all that decides on which token ids a text becomes; padding and truncation are left out."""
+    """A hash of everything that affects the token ids of a text; padding and truncation are left out."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = {} if backend is None else json.loads(backend.to_str())
     content = {name: value for name, value in content.items() if name not in ("padding", "truncation")}
@@ -53,6 +55,9 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def public_name(teacher: LiveTeacher) -> str:
-    # A local folder's name says something about its owner's machine, and nothing to anybody else.
+    """The Hub ids of a teacher's members; the class of the first member in place of a local path."""
+    # The name of a local folder may reveal something about its owner's machine.
     names = [getattr(member.config, "_name_or_path", "") for member in teacher.members]
-    return " + ".join(name if name and not Path(name).exists() else type(teacher.members[0]).__name__ for name in names)
+    return " + ".join(
+        name if name and not Path(name).exists() else type(unwrapped(teacher.members[0])).__name__ for name in names
+    )

@@ -1,4 +1,4 @@
-"""A file of answers, one JSON object a line."""
+"""A file of answers, one JSON object per line."""
 
 import contextlib
 import hashlib
@@ -15,8 +15,8 @@ LINE_START = b'{"key": "'
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[dict[str, str], BinaryIO]]:
-    """The answers in a ledger by their keys, and the file to append more to; for one process at a time."""
+def open_ledger(path: Path) -> Iterator[tuple[dict[str, str], BinaryIO]]:
+    """The answers in a ledger by key, and the file to append answers to; locked for one process at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         answers = _read_ledger(path) if path.exists() else {}
@@ -25,28 +25,30 @@ def opened(path: Path) -> Iterator[tuple[dict[str, str], BinaryIO]]:
 
 
 def _read_ledger(path: Path) -> dict[str, str]:
+    """The answers by key; a truncated last line is removed from the file."""
     answers = {}
-    whole = 0
+    complete = 0  # bytes
     with path.open("r+b") as file:
         for number, line in enumerate(file, start=1):
-            torn = not line.endswith(b"\n")
+            truncated = not line.endswith(b"\n")
             try:
                 entry = json.loads(line)
                 answers[entry["key"]] = str(entry["answer"])
             except (ValueError, KeyError, TypeError) as error:
-                if torn and (line.startswith(LINE_START) or LINE_START.startswith(line)):
-                    file.truncate(whole)  # the last line of a run that was killed while it wrote
+                if truncated and (line.startswith(LINE_START) or LINE_START.startswith(line)):
+                    file.truncate(complete)  # the last line of a run that was killed while writing it
                     break
                 raise ValueError(
                     f"{path}, line {number} is not a line of a ledger: {quoted(line.decode(errors='replace'))}. Choose "
-                    "another file, or, if it was one, delete this line and its answer is asked again."
+                    "another file. If the file is a ledger, delete this line; its text is then sent again."
                 ) from error
-            whole += len(line)
-            if torn:  # or the next answer would stand on this line
-                file.seek(whole)
+            complete += len(line)
+            if truncated:  # otherwise the next answer would be appended to this line
+                file.seek(complete)
                 file.write(b"\n")
     return answers
 
 
 def answer_key(*parts: Any) -> str:
+    """The key of an answer: a hash of the teacher's name and the text."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server."""
+"""A teacher behind an OpenAI-compatible server."""
 
 import json
 import os
@@ -12,25 +12,25 @@ from hf_distill.teachers.text import Answers, TextTeacher, chat_messages, check_
 class ServedTeacher(TextTeacher):
     """A model behind an OpenAI-compatible server (vLLM, TGI, llama.cpp, OpenAI, ...), through the official client.
 
-    A request that is turned away for a while (408, 409, 429, 5xx), runs out of time or loses its connection is sent
-    again by the client, later and later. When one fails for good, no more are sent, those in flight are waited for and
-    their answers kept, and then it is an error.
+    The client retries a request with increasing delays after a temporary error (408, 409, 429, 5xx), a timeout or a
+    lost connection. When a request fails for good, no further requests are sent. The answers of requests in flight
+    are still collected, and then the error is raised.
 
     Args:
-        model: as the server calls it.
-        base_url: of the server, `http://localhost:8000/v1` for instance. None: `OPENAI_BASE_URL` or OpenAI's.
-        api_key: None: `OPENAI_API_KEY`, or none for a server that does not ask for one.
+        model: the name of the model on the server.
+        base_url: of the server, for example `http://localhost:8000/v1`. None: `OPENAI_BASE_URL` or OpenAI's.
+        api_key: None: `OPENAI_API_KEY`, or none for a server that does not need one.
         system: the system message.
-        requests_in_flight: at most, at any time.
-        max_retries: of each request.
-        timeout: seconds of a request.
-        options: of each request, `temperature=0`, `max_tokens=200`, `seed=0` or `extra_body={...}` for instance. What
-            is not given is the server's choice.
+        requests_in_flight: maximum number of concurrent requests.
+        max_retries: per request.
+        timeout: seconds per request.
+        options: arguments of each request, for example `temperature=0`, `max_tokens=200`, `seed=0` or
+            `extra_body={...}`. The server decides on all others.
     Raises:
         ImportError: the client is not installed.
-        ValueError: options that are not plain values or not for one answer read whole; when asked, a request that the
-            server refuses.
-        ConnectionError: when asked, a server that fails at every try.
+        ValueError: options that are not plain values, or that ask for several answers or a stream. On use: a request
+            that the server refuses.
+        ConnectionError: on use: a server that fails at every attempt.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class ServedTeacher(TextTeacher):
         if requests_in_flight < 1:
             raise ValueError(f"requests_in_flight must be at least 1, got {requests_in_flight}.")
         self.model, self.system, self.requests_in_flight, self.options = model, system, requests_in_flight, options
-        key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client refuses to go without one
+        key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client requires a key
         self.client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=max_retries, timeout=timeout)
 
     @property
     def name(self) -> str:
-        """The model, the system message and the options; not the address, where a server need not stay."""
+        """The model, the system message and the options; not the address, since a server may move."""
         return json.dumps({"model": self.model, "system": self.system, "options": self.options}, sort_keys=True)
 
     def answers(self, texts: list[str]) -> Answers:
@@ -85,32 +85,34 @@ class ServedTeacher(TextTeacher):
                         cut += reason == "length"
                         yield number, answer
         if cut:
-            logger.warning(f"{cut} of {len(texts)} answers were cut by the server at the longest that it writes.")
+            logger.warning(f"{cut} of {len(texts)} answers were truncated by the server at its maximum length.")
         if failed is not None:
             raise failed
 
     def _answer(self, text: str) -> tuple[str, str]:
+        """The answer to a text, and the reason why it ended."""
         import openai
 
         where = f"{self.model} at {self.client.base_url}"
         try:
-            said: Any = self.client.chat.completions.create(
+            response: Any = self.client.chat.completions.create(
                 model=self.model,
                 messages=chat_messages(text, self.system),  # type: ignore[arg-type]
                 **self.options,
             )
         except (openai.APIError, json.JSONDecodeError) as error:
             status = getattr(error, "status_code", 500)
-            passing = status >= 500 or status in (408, 409, 429)
-            kind, then = (ConnectionError, "ask again later") if passing else (ValueError, "mend the request")
-            cause = f" ({error.__cause__})" if error.__cause__ else ""  # a lost connection's reason is only there
+            temporary = status >= 500 or status in (408, 409, 429)
+            kind, then = (ConnectionError, "try again later") if temporary else (ValueError, "correct the request")
+            # The reason of a lost connection is only in the cause.
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise kind(
-                f"{where} did not answer {quoted(text)}: {error}{cause}. What was answered before is in the ledger, if "
-                f"there is one: {then}, and only the rest is asked."
+                f"{where} did not answer {quoted(text)}: {error}{cause}. Earlier answers are in the ledger, if there "
+                f"is one: {then}, and only the missing texts are sent."
             ) from error
-        if not getattr(said, "choices", None):
+        if not getattr(response, "choices", None):
             raise ConnectionError(
-                f"{where} did not answer {quoted(text)} with a chat completion but with {quoted(str(said))}. Is "
-                "base_url the address of its OpenAI-compatible interface? It mostly ends in /v1."
+                f"{where} did not answer {quoted(text)} with a chat completion but with {quoted(str(response))}. Is "
+                "base_url the address of its OpenAI-compatible interface? It usually ends in /v1."
             )
-        return said.choices[0].message.content or "", said.choices[0].finish_reason
+        return response.choices[0].message.content or "", response.choices[0].finish_reason

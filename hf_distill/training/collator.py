@@ -25,6 +25,7 @@ from hf_distill.columns import (
     teacher_inputs,
     words_read,
 )
+from hf_distill.packed_rows import check_packing_is_marked
 
 
 class TeacherColumnsCollator:
@@ -76,6 +77,7 @@ class TeacherColumnsCollator:
         if any(is_output(name) for name in names) and not self._checked:
             self._check_rows(originals, batch)
             self._checked = True
+        check_packing_is_marked(originals, batch)
 
         inputs = [teacher_inputs(row) for row in rows]
         if inputs[0]:

@@ -3,20 +3,20 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any
-from unittest import mock
 
 from huggingface_hub import HfApi
-from transformers import Trainer, trainer
+from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from hf_distill.hub.push import NOT_PUSHED, PRIVATE, additions, addressed, read_card
+from hf_distill.hub.push import NOT_PUSHED, PRIVATE, additions, read_card
 from hf_distill.hub.redaction import shareable
+from hf_distill.hub.usage import addressed
 
 logger = logging.get_logger(__name__)
 
@@ -65,23 +65,40 @@ class Uploads(HfApi):
         return self.create_commit(repo_id, additions(folder_path, made, to=path_in_repo or "", left=left), **commit)
 
 
+def with_client(method: Any, client: HfApi) -> Callable[..., Any]:
+    """A method of `Trainer` that uploads with a client of ours.
+
+    `Trainer` (transformers 5.23) calls `hf_api()` in the middle of two methods and has no hook for it. The copy made
+    here looks that one name up elsewhere; `Trainer` and its module stay as they are, also for other threads.
+
+    Args:
+        method: bound.
+        client: what `hf_api()` returns in it.
+    Raises:
+        RuntimeError: the method does not call `hf_api`, so that what it uploads could not be filtered.
+    """
+    function = method.__func__
+    if "hf_api" not in function.__code__.co_names:
+        raise RuntimeError(
+            f"{function.__qualname__} does not call hf_api(), so hf_distill cannot keep training_args.bin, which holds "
+            "the token, out of an upload. Use transformers 5.23, or push the folder with `hf-distill push`."
+        )
+    names = {**function.__globals__, "hf_api": lambda: client}
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return MethodType(copy, method.__self__)
+
+
 class PublishingTrainer(Trainer):
     """`transformers.Trainer` whose pushes can be loaded at any time. (transformers 5.23 needs each of these.)"""
 
     def push_to_hub(self, *arguments: Any, **kwargs: Any) -> Any:
         """Publish as `Trainer` does, without `training_args.bin`, which holds the token, and without logs."""
-        with self._leaving_out():
-            return super().push_to_hub(*arguments, **kwargs)
+        return with_client(super().push_to_hub, self._uploads)(*arguments, **kwargs)
 
     @cached_property
     def _uploads(self) -> Uploads:
         return Uploads(library_name="transformers")
-
-    @contextmanager
-    def _leaving_out(self) -> Iterator[None]:
-        # Trainer names the files in the middle of its methods and has no hook for it.
-        with mock.patch.object(trainer, "hf_api", lambda: self._uploads):
-            yield
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Publish a checkpoint as `Trainer` does, with the student's own code, and never over a running upload.
@@ -95,8 +112,7 @@ class PublishingTrainer(Trainer):
             if self.push_in_progress is None or self.push_in_progress.is_done():
                 for code in Path(checkpoint_folder).glob("*.py"):
                     shutil.copy(code, str(self.args.output_dir))
-        with self._leaving_out():
-            super()._push_from_checkpoint(checkpoint_folder)
+        with_client(super()._push_from_checkpoint, self._uploads)(checkpoint_folder)
 
     def _finish_current_push(self) -> None:
         """Wait as `Trainer` does, and warn of a failed push: an expired token would only show after the training."""

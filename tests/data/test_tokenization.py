@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from hf_distill.data.tokenization import tokenize, words_cut_off
+from hf_distill.data.tokenization import CutOff, cut_off, tokenize, words_cut_off
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##c", "##d"]
 
@@ -51,3 +51,18 @@ def test_tokenizers_that_cannot_read_words(tokenizer):
     tokenizer.truncation_side = "left"
     with pytest.raises(ValueError, match="cuts sentences on the left"):
         tokenize(rows, tokenizer)
+
+
+def test_words_and_entities_that_are_cut_off_are_counted_from_the_data(tokenizer):
+    pytest.importorskip("seqeval")
+    classes = ["O", "B-A", "I-A"]
+    words, tags = [["a"] * 9, ["b", "b"]], [[1, 2, 0, 1, 2, 2, -100, 1, 0], [1, 0]]
+    dataset = sentences(words, tags)
+    # Both readings are as short: what is lost is more than the difference of the two.
+    rows = tokenize(dataset, tokenizer, max_length=6, teacher_tokenizer=tokenizer, teacher_max_length=6)
+    for name in ("word_starts", "teacher_word_starts"):
+        lost = cut_off(dataset, rows[name], classes)
+        assert lost == CutOff(words=11, words_lost=5, labelled_lost=4, entities=4, entities_lost=2)
+    assert cut_off(dataset, rows["word_starts"]) == CutOff(11, 5, 4)
+    assert cut_off(dataset.remove_columns("label"), rows["word_starts"], classes) == CutOff(11, 5)
+    assert cut_off(dataset, tokenize(dataset, tokenizer)["word_starts"], ["X", "Y", "Z"]).words_lost == 4

@@ -115,3 +115,20 @@ def test_sentences_without_all_tags_are_left_out():
         crf_tagger(train, tags, validation, checked, validation, "arow")
     with pytest.raises(ValueError, match="validation_words are 10 sentences"):
         crf_tagger(train, tags, validation, checked[:9], validation)
+
+
+def test_scripts_without_spaces_are_read_by_their_characters():
+    """Each text is one run of characters, and no two are alike: read as words, none of them is known."""
+    generator = np.random.default_rng(0)
+    words = {0: ["太烂了", "很差"], 1: ["太好了", "喜欢"]}
+    filler = "的一是不在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下"
+
+    def made(count):
+        labels = generator.integers(2, size=count)
+        around = ["".join(generator.choice(list(filler), 6)) for _ in range(2 * count)]
+        return [
+            f"{around[i]}{generator.choice(words[label])}{around[-i - 1]}" for i, label in enumerate(labels)
+        ], labels
+
+    (train, labels), (validation, checked), (test, true) = made(120), made(40), made(40)
+    assert (tfidf_logistic_regression(train, labels, validation, checked, test) == true).mean() > 0.95

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_distill import LSTMStudentConfig, LSTMStudentForSeq2SeqLM
-from hf_distill.evaluation import generation_speed
+from hf_distill.evaluation import generation_speed, stopwatch
 from hf_distill.evaluation.generation_speed import (
     measure_writing,
     measure_writing_cells,
@@ -26,7 +26,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    monkeypatch.setattr(generation_speed, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
     monkeypatch.setattr(generation_speed, "SECONDS", 60.0)
     monkeypatch.setattr(generation_speed, "CELL_SECONDS", 20.0)
 

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from seqeval.metrics import f1_score as seqeval_f1
+from seqeval.metrics.sequence_labeling import get_entities
+from sklearn.metrics import f1_score, matthews_corrcoef
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 from hf_distill.evaluation import predictor
-from hf_distill.evaluation.predictions import Panel
+from hf_distill.evaluation.predictions import Predictors
 from hf_distill.evaluation.predictor import Predictor
 from hf_distill.reports.classification import compare
 from hf_distill.reports.report import Report
@@ -154,6 +157,71 @@ def test_cut_off_words_are_counted_and_scored_for_nobody(sentences):
     assert report.controls["right"]["accuracy"]["value"] == 1
 
 
+def with_all_labels(sentences, **lengths):
+    return both(sentences, **lengths).add_column("word_labels", [[word % 3 for word in words] for words in sentences])
+
+
+def test_words_that_were_not_read_are_wrong(sentences):
+    """The student reads three words of a sentence and the teacher four, of the data's own count."""
+    dataset = with_all_labels(sentences, longest=7, teacher_longest=12)
+    whole = [[word % 3 for word in words] for words in sentences]
+    settings = {"metrics": ["accuracy", "macro_f1", "matthews_correlation", "seqeval", "calibration_error"]}
+    report = tag(tagger(), tagger([6]), dataset, controls={"right": whole}, **settings)
+    words = np.concatenate(sentences).astype(int)
+    read = {count: np.concatenate([np.arange(len(row)) < count for row in sentences]) for count in (3, 4)}
+    assert report.words["words"] == report.words["scored"] == len(words)
+    assert report.words["lost_words"] == report.words["cut_off_student"] == (~read[3]).sum()
+    assert accuracy(report, "student") == pytest.approx((read[3] & (words != 6)).mean(), abs=1e-5)
+    assert accuracy(report, "teacher") == pytest.approx(read[4].mean(), abs=1e-5)
+    assert report.controls["right"]["accuracy"]["value"] == 1
+    said = np.where(read[3], (words + (words == 6)) % 3, 3)  # to scikit-learn, a class of its own
+    quality = report.models["student"]["quality"]
+    assert quality["macro_f1"]["value"] == pytest.approx(
+        f1_score(words % 3, said, labels=[0, 1, 2], average="macro"), abs=1e-5
+    )
+    assert quality["matthews_correlation"]["value"] == pytest.approx(matthews_corrcoef(words % 3, said), abs=1e-5)
+    ends = np.cumsum([len(row) for row in sentences])[:-1]
+    names = np.array([*TAGS, "O"])
+    rows = [[part.tolist() for part in np.split(names[numbers], ends)] for numbers in (words % 3, said)]
+    assert quality["seqeval"]["value"] == pytest.approx(seqeval_f1(*rows), abs=1e-5)
+    true = [set(get_entities(row)) for row in rows[0]]
+    assert report.words["entities"] == sum(map(len, true))
+    assert report.words["lost_entities"] == sum(last >= 3 for row in true for _, _, last in row)
+    # What is about answers is about words that were read.
+    assert report.fidelity["words"] == read[3].sum()
+    assert report.fidelity["agreement"] == pytest.approx((words[read[3]] != 6).mean(), abs=1e-5)
+    assert report.calibration["student"] < 0.1 and report.calibration["teacher"] < 0.1
+    lost = f"Of {len(words)} labelled words the student did not read {(~read[3]).sum()}, nor "
+    assert any(warning.startswith(lost) for warning in report.warnings)
+
+
+def test_where_all_words_are_read_their_labels_change_nothing(sentences):
+    found = [
+        tag(tagger([5]), tagger([5, 6]), dataset, metrics=["accuracy", "macro_f1", "seqeval"], detailed_costs=False)
+        for dataset in (both(sentences), with_all_labels(sentences))
+    ]
+    assert found[0].fidelity == found[1].fidelity and found[0].breakdown == found[1].breakdown
+    for name in ("teacher", "student"):
+        assert found[0].models[name]["quality"] == found[1].models[name]["quality"]
+    assert found[1].words == found[0].words | {
+        "lost_words": 0,
+        "entities": found[1].words["entities"],
+        "lost_entities": 0,
+    }
+    assert not any("did not read" in warning for warning in found[1].warnings)
+
+
+def test_labels_of_other_words_are_refused(sentences):
+    dataset = with_all_labels(sentences)
+    labels = [list(row) for row in dataset["word_labels"]]
+    shorter = dataset.remove_columns("word_labels").add_column("word_labels", [row[:-1] for row in labels])
+    with pytest.raises(ValueError, match=r"has \d+ labels in row 1, of which the teacher reads \d+ words"):
+        tag(tagger(), tagger(), shorter)
+    other = [[(label + 1) % 3 for label in row] for row in labels]
+    with pytest.raises(ValueError, match="of row 1 does not begin with the labels of the words"):
+        tag(tagger(), tagger(), dataset.remove_columns("word_labels").add_column("word_labels", other))
+
+
 def test_a_word_without_a_tag_is_not_scored(sentences):
     dataset = both(sentences)
     labels = [[-100 if label == 1 else label for label in row] for row in dataset["labels"]]
@@ -282,13 +350,15 @@ def test_nan_is_found_in_words(sentences):
         tag(tagger(), broken, both(sentences))
 
 
-def test_a_panel_asks_about_texts_with_one_item_each():
+def test_each_text_is_one_item():
     class Text:
         """Stands in for a reader: nothing is asked of it where there is a cache."""
 
     dataset = Dataset.from_dict({"teacher_logits": [[0.0, 1.0], [2.0, 1.0]], "labels": [1, 1]})
-    panel = Panel({"teacher": Text()}, "single_label_classification", ["no", "yes"], word_level=False, batch_size=2)
-    said = panel.ask(dataset, {"guess": [0, 0]})
+    together = Predictors(
+        {"teacher": Text()}, "single_label_classification", ["no", "yes"], word_level=False, batch_size=2
+    )
+    said = together.predict(dataset, {"guess": [0, 0]})
     assert said.decisions["teacher"].tolist() == [1, 0]
     assert said.decisions["guess"].tolist() == [0, 0]
     assert said.items.owners.tolist() == [0, 1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_distill.evaluation import speed
+from hf_distill.evaluation import speed, stopwatch
 from hf_distill.evaluation.predictor import Predictor
 from tests.conftest import tiny_bert
 
@@ -35,7 +35,7 @@ def sleeper(seconds=0.0, a_token=0.0):
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
     monkeypatch.setattr(speed, "FEWEST_CALLS", 32)
     monkeypatch.setattr(speed, "SECONDS", 10.0)
     monkeypatch.setattr(speed, "CELL_SECONDS", 1.0)

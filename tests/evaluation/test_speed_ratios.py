@@ -6,7 +6,7 @@ import pytest
 from hf_distill.evaluation.counts import Items
 from hf_distill.evaluation.predictions import Predictions
 from hf_distill.evaluation.speed import Cell, Speed, by_length, ratio_of_medians, summary
-from hf_distill.reports.classification import exported
+from hf_distill.reports.classification import Measured, exported
 
 
 def speed(single, batch, flops=(0.0, 0.0)):
@@ -67,7 +67,8 @@ def test_a_file_is_compared_with_the_model_and_with_the_teacher(tmp_path, torch_
     said = {"student": np.array(torch_says), "onnx float32": np.array(file_says)}
     predictions = Predictions(Items.one_an_example(len(torch_says)), said, {}, np.empty(0))
     speeds = {"teacher": speed(8.0, 64.0), "onnx float32": speed(0.5, 16.0)}
-    found = exported(tmp_path / "model.onnx", "onnx float32", predictions, speeds, 4000, seed=0)
+    measured = Measured(predictions, predictions, {}, np.empty(0), speeds, [], {}, {})
+    found = exported(tmp_path / "model.onnx", "onnx float32", measured, predictions, 4000, seed=0)
     assert found["bytes"] == 100
     assert found.get("agreement") == agreement
     assert found["ratios"] == {"lighter": 40, "faster": 16, "throughput": 4}

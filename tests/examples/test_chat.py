@@ -83,7 +83,7 @@ def test_a_student_in_a_process_without_the_package(tmp_path):
     config = LSTMStudentConfig(vocab_size=320, embedding_size=32, hidden_size=64, eos_token_id=2, dropout=0.0)
     folder = learnt(LSTMStudentForCausalLM(config), tmp_path)
     command = [sys.executable, "-c", WITHOUT_PACKAGE, CHAT, folder, *ARGUMENTS, "--trust-remote-code"]
-    done = subprocess.run(command, input="\n".join(LINES), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, input="\n".join(LINES), capture_output=True, text=True, timeout=800)
     assert done.stdout == ANSWERS, done.stderr
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 from tests.hub_server import Hub
@@ -48,7 +49,12 @@ def execute(name, folder, monkeypatch, **environment):
     for variable, value in {**settings, "HF_TOKEN": "", "HUGGING_FACE_HUB_TOKEN": "", **environment}.items():
         monkeypatch.setenv(variable, value)
     book = read(name)
-    NotebookClient(book, timeout=240, resources={"metadata": {"path": str(folder)}}).execute()
+    kernel = KernelManager()
+    try:
+        NotebookClient(book, km=kernel, resources={"metadata": {"path": str(folder)}}).execute()
+    finally:  # also where the time of a test is up, after which a client of its own kernel leaves that running
+        if kernel.has_kernel:
+            kernel.shutdown_kernel(now=True)
     return book
 
 
@@ -76,14 +82,14 @@ def test_every_notebook_is_tested():
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == list(NAMES)
 
 
-@pytest.mark.slow
+@pytest.mark.notebooks
 @needs_tweets
 @pytest.mark.parametrize("name", [FIRST, OWN_DATA])
 def test_a_notebook_runs_and_ends_with_a_picture(name, tmp_path, monkeypatch):
     assert picture(execute(name, tmp_path, monkeypatch)).startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
+@pytest.mark.notebooks
 @needs_tweets
 def test_publishing_without_a_token_and_with_one(tmp_path, monkeypatch):
     without = execute(PUBLISHING, tmp_path, monkeypatch)
@@ -101,7 +107,7 @@ def test_publishing_without_a_token_and_with_one(tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.notebooks
 @needs_sentences
 def test_translation_by_three_kinds_of_targets(tmp_path, monkeypatch):
     book = execute(TRANSLATION, tmp_path, monkeypatch)
@@ -110,7 +116,7 @@ def test_translation_by_three_kinds_of_targets(tmp_path, monkeypatch):
     assert all(target in shown(book) for target in ("word", "sequence", "both", "sacrebleu", "chrf"))
 
 
-@pytest.mark.slow
+@pytest.mark.notebooks
 @needs_talks
 def test_dialogue_with_a_teacher_and_its_student(tmp_path, monkeypatch):
     book = execute(DIALOGUE, tmp_path, monkeypatch)
@@ -130,7 +136,7 @@ def test_a_notebook_is_kept_with_the_outputs_of_a_real_run(name):
 
 
 def test_an_address_makes_the_badges_open_the_notebooks(tmp_path):
-    for name in ("setup.cfg", "mkdocs.yml", "CITATION.cff"):
+    for name in ("setup.cfg", "mkdocs.yml", "CITATION.cff", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "address.py", tmp_path / "docs")
@@ -156,6 +162,16 @@ def test_an_address_makes_the_badges_open_the_notebooks(tmp_path):
         citation = yaml.safe_load((tmp_path / "CITATION.cff").read_text())
         assert metadata["metadata"]["url"] == citation["repository-code"] == url
         assert (tmp_path / "mkdocs.yml").read_text().count(f"repo_url: {url}\n") == 1
+        readme, name = (tmp_path / "README.md").read_text(), url.removeprefix("https://github.com/")
+        assert f"\npip install git+{url}\n" in readme
+        links = re.findall(r"(!?)\[[^]]*\]\((.*?)\)", readme)
+        assert all(link.startswith("https://") for _, link in links)
+        for prefix, mark in ((f"{url}/blob/main/", ""), (f"https://raw.githubusercontent.com/{name}/main/", "!")):
+            files = [link.removeprefix(prefix) for found, link in links if found == mark and link.startswith(prefix)]
+            assert files and all((ROOT / file).exists() for file in files)
+            assert not any("/main/" in file for file in files)
+        others = {link.split("/main/")[0] for _, link in links if "/main/" in link}
+        assert others == {f"{url}/blob", f"https://raw.githubusercontent.com/{name}"}
         for name in NAMES:
             book = nbformat.read(tmp_path / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
             [link] = re.findall(r"badge\.svg\)\]\((.*?)\)", book.cells[0].source)

@@ -70,7 +70,7 @@ def test_segments_are_read_where_there_are_any(rows, tmp_path):
 
 def test_files_are_found_by_kind(tmp_path):
     student = lstm()
-    with pytest.raises(ValueError, match=r"neither is there\. Write them with export_onnx"):
+    with pytest.raises(ValueError, match=r"neither exists\. Write them with export_onnx"):
         onnx_models(tmp_path, student.config)
     export_onnx(student, tmp_path, int8=False)
     assert set(onnx_models(tmp_path, student.config)) == {"float32"}

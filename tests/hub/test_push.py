@@ -7,10 +7,11 @@ import httpx2
 import pytest
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from hf_distill.cli import main
-from hf_distill.hub.push import addressed, push
+from hf_distill.hub.push import push
+from hf_distill.hub.usage import Usage, addressed
 
 
 @pytest.fixture
@@ -91,51 +92,36 @@ def test_an_unfinished_folder_is_refused_before_anything_is_made(folder, api):
     assert api.made == []
 
 
-CARD = """---
-tags:
-- knowledge-distillation
-- hf_distill
----
-
-# A student
-
-```python
-from transformers import pipeline
-
-classify = pipeline("text-classification", "student", trust_remote_code=True)
-classify("student", truncation=True)
-```
-
-```python
-from onnxruntime import InferenceSession
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("student", trust_remote_code=True)
-session = InferenceSession("student/onnx/model.onnx")
-```
-
-From the folder `student`:
-
-```bash
-hf-distill run recipe.yaml "student"
-```
-"""
+HEAD = "---\ntags:\n- knowledge-distillation\n- hf_distill\n---\n\n# A student\n\n"
+USAGE = Usage("text-classification", "student", on_hub=False, example=["student"], trust=True)
+CARD = f'{HEAD}{USAGE.block}\n\nFrom the folder `student`:\n\n```bash\nhf-distill run recipe.yaml "student"\n```\n'
 
 
 def test_the_usage_in_the_card_loads_from_the_hub():
     found = addressed(CARD, "me/x")
     assert 'pipeline("text-classification", "me/x", trust_remote_code=True)\nclassify("student", trunc' in found
-    assert "```python\nfrom huggingface_hub import hf_hub_download\nfrom onnxruntime import Inf" in found
-    assert 'from_pretrained("me/x", trust_remote_code=True)' in found
-    assert 'InferenceSession(hf_hub_download("me/x", "onnx/model.onnx"))' in found
-    assert found.count("hf_hub_download") == 2
     assert 'From the folder `student`:\n\n```bash\nhf-distill run recipe.yaml "student"\n```' in found
     # Once more, and for another place.
     assert addressed(found, "me/x") == found
     assert addressed(found, "you/y") == addressed(CARD, "you/y")
 
 
-@pytest.mark.parametrize("card", [CARD.replace("- hf_distill\n", ""), CARD.partition("---\n\n")[2], "", "---\ntags"])
+OLD = HEAD + '```python\nclassify = pipeline("text-classification", "student")\n```\n'
+
+
+def test_a_card_of_an_older_version_is_sent_as_it_is_and_told(folder, api, caplog):
+    """Its usage could only be changed by guessing where it loads from."""
+    for card in (OLD, OLD.replace("- hf_distill\n", ""), OLD.replace("distillation", "x\n- generated_from_trainer")):
+        (folder / "README.md").write_text(card)
+        (folder / "model.safetensors").write_text("x")
+        push(folder, "me/s")
+        assert api.contents["me/s"]["README.md"] == card.encode()
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "README.md was written by hf_distill 0.1"
+    ]
+
+
+@pytest.mark.parametrize("card", [OLD.replace("- hf_distill\n", ""), OLD, "", "---\ntags"])
 def test_cards_of_others_stay_as_they_are(card):
     assert addressed(card, "me/x") == card
 
@@ -243,3 +229,66 @@ def test_a_refused_push_is_told_in_one_line(folder, api, monkeypatch, error, lin
     with pytest.raises(OSError, match="me/s") as caught:
         push(folder, "me/s")
     assert re.fullmatch(line, str(caught.value))
+
+
+# Whose it is, and in which formats
+
+
+def finished(folder):
+    for name in ("README.md", "model.safetensors"):
+        (folder / name).write_text(CARD if name == "README.md" else "x")
+    return folder
+
+
+def test_a_name_alone_is_in_the_callers_namespace(folder, api, monkeypatch, capsys):
+    monkeypatch.setattr(HfApi, "whoami", lambda self, **options: {"name": "ann"})
+    assert main(["push", str(finished(folder)), "--repo-id", "tweets"]) == 0
+    assert [repo_id for repo_id, _ in (*api.made, *api.committed)] == ["ann/tweets"] * 2
+    assert b'"ann/tweets"' in api.contents["ann/tweets"]["README.md"]
+
+
+def test_a_name_alone_needs_somebody(folder, api, monkeypatch, capsys):
+    def nobody(self, **options):
+        raise LocalTokenNotFoundError("five\nlines")
+
+    monkeypatch.setattr(HfApi, "whoami", nobody)
+    assert main(["push", str(finished(folder)), "--repo-id", "tweets"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hf-distill: tweets: expected user/name") and "hf auth login" in line
+    assert api.made == []
+    monkeypatch.setattr(HfApi, "whoami", lambda self, **options: (_ for _ in ()).throw(answered(401)))
+    assert main(["push", str(folder), "--repo-id", "tweets"]) == 1
+    assert "tweets: the Hub answered 401" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "student-q4.gguf",
+        "flax_model.msgpack",
+        "rust_model.ot",
+        "model.onnx",
+        "model.fp16.safetensors",
+        "model-00001-of-00002.safetensors",
+        "old/pytorch_model.bin",
+        "adapter_model.safetensors",
+    ],
+)
+def test_a_second_format_is_told(folder, api, caplog, name):
+    (finished(folder) / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("other weights")
+    push(folder, "me/s")
+    (record,) = caplog.records
+    assert f"{name} will be published beside model.safetensors" in record.getMessage()
+    assert name in api.committed[0][1]
+
+
+def test_what_a_student_has_anyway_is_not_told(folder, api, caplog):
+    finished(folder)
+    for name in ("onnx/model.onnx", "onnx/model_quantized.onnx", "training_args.bin", "checkpoint-1/pytorch_model.bin"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    push(folder, "me/s")
+    assert not caplog.records

@@ -35,10 +35,9 @@ from hf_distill import (
 )
 from hf_distill.cli import main
 from hf_distill.hub.push import push
+from hf_distill.hub.usage import Usage
 from hf_distill.matching.hidden_states import HiddenStateMatching
-from tests.hub_server import Hub
-
-pytestmark = pytest.mark.slow
+from tests.hub_server import USER, Hub
 
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
 WORDS = "fine great lovely awful bad dull food it place room service staff was".split()
@@ -215,7 +214,7 @@ def client(hub, tmp_path_factory):
             patch.setenv(name, value)
         patch.setenv("OMP_NUM_THREADS", "1")
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield lambda function, *words, **settings: pool.submit(function, *words, **settings).result(timeout=200)
+            yield lambda function, *words, **settings: pool.submit(function, *words, **settings).result(timeout=800)
 
 
 @pytest.fixture
@@ -256,7 +255,7 @@ def load_elsewhere(hub: Hub, home: Path, *published: tuple[str, str]) -> list[An
         text=True,
         cwd=home,
         env={**os.environ, **hub.environment(home), "OMP_NUM_THREADS": "1"},
-        timeout=200,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -299,8 +298,9 @@ def test_a_second_push_leaves_no_onnx_file_of_the_first(hub, client, student):
 
 def test_what_lies_beside_a_student_goes_along(hub, client, student, tmp_path):
     """The card loads from the repository, the recipe is one that can be shown, and the cache is a data set."""
-    card = "---\nlibrary_name: transformers\ntags:\n- hf_distill\n---\n# A student\n```python\n{}\n```\n"
-    ModelCard(card.format('pipeline("text-classification", "student")')).save(student / "README.md")
+    usage = Usage("text-classification", "student", on_hub=False, example=["So"]).block
+    card = f"---\nlibrary_name: transformers\ntags:\n- hf_distill\n---\n# A student\n{usage}\n"
+    ModelCard(card).save(student / "README.md")
     (tmp_path / "recipe.yaml").write_text(
         f"task: text-classification\noutput_dir: {tmp_path}\nteacher: {{model: {student}}}\n"
     )
@@ -324,6 +324,16 @@ def test_what_lies_beside_a_student_goes_along(hub, client, student, tmp_path):
     assert client(command, *words)[0] == 0
     assert len(hub.commits("me/whole")) == 1
     assert hub.files("me/whole-teacher-outputs", "dataset") == found
+
+
+def test_a_name_alone_takes_all_of_it_to_the_callers_namespace(hub, client, student, tmp_path):
+    client(write_cache, tmp_path / "cache")
+    code, out, error = client(command, "push", str(student), "--repo-id", "alone", "--with-cache")
+    assert code == 0, error
+    assert out.count(f"{USER}/alone") == 2
+    assert "model.safetensors" in hub.files(f"{USER}/alone")
+    card = hub.files(f"{USER}/alone-teacher-outputs", "dataset")["README.md"].decode()
+    assert f"https://huggingface.co/{USER}/alone)" in card
 
 
 @pytest.mark.parametrize(
@@ -518,7 +528,8 @@ def test_a_trainers_card_tells_the_objective(hub, published):
 
 
 def push_with_the_card_of_a_report(folder: Path, repo_id: str) -> None:
-    card = '---\ntags:\n- hf_distill\n---\n# Measured\n```python\npipeline("text-classification", "student")\n```\n'
+    usage = Usage("text-classification", "student", on_hub=False, example=["So"]).block
+    card = f"---\ntags:\n- hf_distill\n---\n# Measured\n{usage}\n"
     folder.mkdir()
     (folder / "README.md").write_text(card)
     trainer(folder, hub_model_id=repo_id, save_strategy="no").push_to_hub()

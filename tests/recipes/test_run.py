@@ -110,7 +110,6 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_the_layout_and_the_report(finished):
     out = finished / "out"
     for name in (
@@ -160,7 +159,6 @@ def test_the_layout_and_the_report(finished):
     assert not list(out.glob("**/checkpoint-*"))
 
 
-@pytest.mark.slow
 def test_the_card_tells_the_report(finished):
     card = ModelCard.load(finished / "out" / "student" / "README.md")
     report = json.loads((finished / "out" / "report.json").read_text())
@@ -170,7 +168,6 @@ def test_the_card_tells_the_report(finished):
     assert card.data.base_model is None  # a folder is nobody's model on the Hub
 
 
-@pytest.mark.slow
 def test_the_student_loads_where_the_package_is_missing(finished, tmp_path):
     script = """
         import sys
@@ -199,7 +196,6 @@ def clean_environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "HF_HOME": str(folder), "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
 
 
-@pytest.mark.slow
 def test_what_is_done_is_skipped(finished, capsys):
     out = finished / "out"
     weights = {path: path.stat().st_mtime_ns for path in out.glob("**/model.safetensors")}
@@ -217,7 +213,7 @@ def test_what_is_done_is_skipped(finished, capsys):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_results_that_are_gone_or_replaced_are_made_again(finished, tmp_path):
     """A step is done where its result is there and nothing before it ran since."""
     (tmp_path / "teacher").symlink_to(finished / "teacher")
@@ -239,17 +235,15 @@ def test_results_that_are_gone_or_replaced_are_made_again(finished, tmp_path):
     assert (student / "model.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_run_ends_like_the_one_that_was_not(finished, tmp_path):
     """SIGKILL in the middle of the distillation; the next run goes on from the checkpoint and gives the same bits."""
     (tmp_path / "teacher").symlink_to(finished / "teacher")
     (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
     path = recipe(tmp_path, compare={"controls": False, "resamples": 100, "detailed_costs": False})
     process = subprocess.Popen([sys.executable, "-m", "hf_distill", "run", str(path)], stderr=subprocess.PIPE)
-    deadline = time.time() + 200
     while not list((tmp_path / "out" / ".work").glob("student-1/checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.stderr.read()[-3000:]
-        assert time.time() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -261,7 +255,6 @@ def test_killed_run_ends_like_the_one_that_was_not(finished, tmp_path):
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -285,7 +278,6 @@ def test_bad_input_stops_before_any_step(finished, capsys, words, message):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
 def test_a_trained_teacher_and_a_transformer_student(finished, tmp_path):
     """The teacher is used as it is; the student is cut from it and reads with its tokenizer."""
     (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
@@ -306,7 +298,6 @@ def test_a_trained_teacher_and_a_transformer_student(finished, tmp_path):
     assert not list((out / "student").glob("*.py"))
 
 
-@pytest.mark.slow
 def test_folders_of_something_else_are_not_replaced(finished, tmp_path, capsys):
     (tmp_path / "out" / "student").mkdir(parents=True)
     (tmp_path / "out" / "student" / "thesis.tex").write_text("years of work")
@@ -317,8 +308,7 @@ def test_folders_of_something_else_are_not_replaced(finished, tmp_path, capsys):
     assert (tmp_path / "out" / "student" / "thesis.tex").exists()
 
 
-@pytest.mark.slow
 def test_distill_without_listening_is_refused(finished, capsys):
     path = recipe(finished, distill={"soft_target_weight": 0.0})
     assert main(["run", str(path)]) == 1
-    assert "so the student would not hear its teacher" in capsys.readouterr().err
+    assert "so the student would learn nothing from its teacher" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_distill import Recipe, run_recipe
 from hf_distill.data.language_modeling import cut_to_fit
-from hf_distill.recipes.generation import WritingRun
+from hf_distill.recipes.steps import Run
 from hf_distill.reports.writer import Writer
 from hf_distill.teachers.generating import as_prompt
 
@@ -122,7 +122,7 @@ def report(folder):
     return run_recipe(recipe(folder))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_teacher_is_adapted_and_the_student_learns_its_replies(report, folder):
     bits = {name: model["quality"]["bits_per_byte"]["value"] for name, model in report.models.items()}
     assert bits["teacher"] < bits["untuned_teacher"], bits
@@ -140,7 +140,7 @@ def test_the_teacher_is_adapted_and_the_student_learns_its_replies(report, folde
     assert "the same next token on" in card
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_student_replies_where_the_package_is_missing(report, folder):
     code = (
         "import sys; sys.modules['hf_distill'] = None\n"
@@ -164,7 +164,7 @@ def test_the_student_replies_where_the_package_is_missing(report, folder):
     assert json.loads(done.stdout) == reply.tolist() and len(reply)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_vocabulary_of_its_own(report, folder):
     """Through the universal logit distance, from the teacher as it was trained above."""
     made = run_recipe(
@@ -211,7 +211,7 @@ def test_the_temperature_of_models_that_write_is_one_by_default(folder):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_shallow_transformer(report, folder):
     made = run_recipe(
         Recipe.load(
@@ -240,7 +240,7 @@ UNTUNED = ["--teacher.fine_tune=null", "--teacher.lora=null", "--distill.max_ste
 UNTUNED += ["--compare.detailed_costs=false"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plain_texts_need_no_chat_template(tmp_path):
     write_teacher(tmp_path / "teacher-start")
     (tmp_path / "teacher-start" / "chat_template.jinja").unlink()
@@ -264,11 +264,11 @@ def test_what_leaves_no_room_for_a_reply_is_not_replied_to(folder, tmp_path):
         row["messages"][0]["content"] += " q" * (200 if number % 3 else 1)
     (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
     changes = [f"--output_dir={tmp_path / 'out'}", f"--data.path={tmp_path / 'long.jsonl'}"]
-    run = WritingRun(Recipe.load(recipe(folder), [*changes, *UNTUNED]))
-    model, tokenizer = run.load(run.teacher_path)
-    replies = run.reading.prompts(tokenizer)
-    left_out = run.reading.counts["test: first messages without room for 48 more tokens, not replied to"]
-    assert left_out > 0 and len(replies) + left_out == len(run.splits.test)
+    run = Run(Recipe.load(recipe(folder), [*changes, *UNTUNED]))
+    model, tokenizer = run.models.teacher()
+    replies = run.task.prompts(tokenizer)
+    left_out = run.task.counts["test: first messages without room for 48 more tokens, not replied to"]
+    assert left_out > 0 and len(replies) + left_out == len(run.task.splits.test)
     assert len(Writer(model, tokenizer).writes(48)(replies)) == len(replies)
     for row in rows:
         row["messages"][0]["content"] += " q" * 200
@@ -281,13 +281,13 @@ def test_what_either_tokenizer_cuts_off_is_counted_together(folder, tmp_path):
     """The student's own tokens are shorter than the teacher's at one text and longer at another."""
     own = ["--student.vocab_size=300", "--student.max_length=28", "--teacher.max_length=28"]
     changes = [f"--output_dir={tmp_path}/out", "--distill.soft_target_loss=universal_logit_distance", *own, *UNTUNED]
-    run = WritingRun(Recipe.load(recipe(folder), changes))
-    rows = run.splits.train.filter(lambda row: len(row["messages"]) > 1)
-    with_both = run.reading.same_texts(rows, "training")
+    run = Run(Recipe.load(recipe(folder), changes))
+    rows = run.task.splits.train.filter(lambda row: len(row["messages"]) > 1)
+    with_both = run.task.shared_texts(rows, "training")
     replies = [sum(map(len, part["messages"])) // 2 for part in (rows, with_both)]
     assert len(with_both) == len(rows)
-    assert run.reading.counts["training: replies beyond the limit of 28 tokens, cut off"] == replies[0] - replies[1] > 0
-    _, counts = cut_to_fit(rows, run.own_tokenizer(), 28)
+    assert run.task.counts["training: replies beyond the limit of 28 tokens, cut off"] == replies[0] - replies[1] > 0
+    _, counts = cut_to_fit(rows, run.task.student_tokenizer(), 28)
     assert 0 < counts["replies beyond the limit of 28 tokens, cut off"] < replies[0] - replies[1]
 
 
@@ -316,7 +316,7 @@ def test_a_student_stops_where_its_teacher_does(folder, tmp_path, changes):
     assert set(student.generation_config.eos_token_id) == set(own.convert_tokens_to_ids(["</s>", "<|end|>"]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [[], ["--student.kind=transformer", "--student.config={num_hidden_layers: 2}"]])
 def test_a_teacher_whose_table_is_padded(folder, tmp_path, changes):
     """To a round number of rows, as many on the Hub are; here the padding is more likely than any token."""
@@ -346,7 +346,7 @@ def test_a_teacher_whose_table_is_padded(folder, tmp_path, changes):
         (["--student.vocab_size=300"], "student.vocab_size: with a vocabulary of its own .* universal_logit_distance"),
         (["--compare.metrics=[sacrebleu]"], "compare.metrics: sacrebleu does not judge a text-generation"),
         (["--distill.targets=word"], "unknown key 'targets'"),
-        (["--export.onnx=true"], "export.onnx: of the students that write, LSTM translators"),
+        (["--export.onnx=true"], "export.onnx: of generative students, LSTM translators"),
         (["--data.messages=talk"], "data.messages: there is no column 'talk'"),
     ],
 )

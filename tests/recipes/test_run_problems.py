@@ -56,7 +56,6 @@ def quantity(folder: Path) -> dict:
     return {"label": "stars", "problem_type": "regression"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("problem", "metrics", "kind", "least"),
     [

@@ -107,7 +107,7 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_report(finished):
     report = json.loads((finished / "out" / "report.json").read_text())
     quality = {name: model["quality"]["seqeval"]["value"] for name, model in report["models"].items()}
@@ -123,7 +123,7 @@ def test_the_report(finished):
     assert report["run"]["rows"]["training words cut off for the student"] >= 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_student_tags_words_elsewhere(finished):
     tokenizer = AutoTokenizer.from_pretrained(finished / "out" / "student")
     student = AutoModelForTokenClassification.from_pretrained(finished / "out" / "student").eval()
@@ -137,7 +137,7 @@ def test_the_student_tags_words_elsewhere(finished):
     assert (finished / "out" / "student" / "onnx" / "model.onnx").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_byte_level_teacher_and_a_transformer_student_with_its_own_words(tmp_path):
     """A RoBERTa reads words with a space before them; its cut-down student reads as it does, from stages of states."""
     write_sentences(tmp_path / "names.conll", 200)

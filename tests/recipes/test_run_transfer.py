@@ -2,14 +2,15 @@
 
 import csv
 import json
+import os
 
 import datasets
 import numpy as np
 import pytest
 
-from hf_distill.recipes.classification import LabellingRun
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.run import run_recipe
+from hf_distill.recipes.steps import Run
 from hf_distill.soft_targets.provenance import row_hashes
 from tests.recipes.test_run import BAD, FILLER, GOOD, write_teacher
 
@@ -58,7 +59,7 @@ def known(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_teacher_of_another_task_through_its_inner_states(known):
     settings = {
         "output_dir": str(known / "states"),
@@ -91,7 +92,7 @@ def test_a_teacher_of_another_task_through_its_inner_states(known):
     assert (known / "states" / "student" / "README.md").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_label_map_and_a_further_test_set(known):
     answers, further = known / "answers.csv", known / "further.csv"
     write_reviews(answers, ["no", "no", "yes", "yes"], seed=5)
@@ -119,7 +120,7 @@ def test_a_label_map_and_a_further_test_set(known):
     assert set(report.test_sets["more"]) >= {"teacher", "student", "baseline", "examples"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
     write_teacher(tmp_path / "teacher")
     write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
@@ -133,24 +134,25 @@ def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
     out = tmp_path / "out"
     for name in ("fold-0", "fold-1", "others"):
         assert (out / "cache" / name / "provenance.json").is_file()
-    kept = json.loads((out / ".work" / "augmented.json").read_text())
+    kept = json.loads((out / ".work" / "augmented.json").read_text())["value"]
     assert len(kept["texts"]) == len(set(kept["texts"])) == len(kept["sources"]) == 80
     of_labelled = sum(source < 150 for source in kept["sources"])  # these are in their old text's fold
     parts = [json.loads((out / "cache" / name / "provenance.json").read_text()) for name in ("fold-0", "fold-1")]
     assert sum(part["rows"]["number"] for part in parts) == 150 + of_labelled > 150
     # Each share's logits are divided by the temperature of its own teachers.
-    run = LabellingRun(recipe(tmp_path, **settings))
-    rows = run.taught_rows()
-    assert set(run.temperatures) == {(0,), (1,), (0, 1)}
-    assert len(set(run.temperatures.values())) == 3
+    run = Run(recipe(tmp_path, **settings))
+    rows = run.distillation_rows
+    temperatures = run.task.teacher_logits.temperatures
+    assert set(temperatures) == {(0,), (1,), (0, 1)}
+    assert len(set(temperatures.values())) == 3
     for numbers, name in {(0,): "fold-0", (1,): "fold-1", (0, 1): "others"}.items():
         shard = datasets.Dataset.from_file(str(out / "cache" / name / "shard-00000.arrow"))
         place = {hashed: number for number, hashed in enumerate(row_hashes(rows, READ))}
         heard = rows.select([place[hashed] for hashed in shard["row_hash"]])["teacher_logits"]
-        assert np.allclose(np.array(heard) * run.temperatures[numbers], shard["teacher_logits"], atol=1e-5)
-    steps = (out / ".work" / "steps.json").read_text()
+        assert np.allclose(np.array(heard) * temperatures[numbers], shard["teacher_logits"], atol=1e-5)
+    steps = (out / ".work" / "record.json").read_text()
     run_recipe(recipe(tmp_path, **settings), only="distill")
-    assert (out / ".work" / "steps.json").read_text() == steps  # nothing is made twice
+    assert (out / ".work" / "record.json").read_text() == steps  # nothing is made twice
     report = run_recipe(recipe(tmp_path, **settings))
     assert report is not None
     assert report.run["rows"]["augmented texts"] == 80
@@ -163,33 +165,40 @@ def test_cross_fitted_teachers_and_texts_that_were_made_up(tmp_path):
 
 
 def test_texts_are_made_anew_for_another_teacher_or_another_model_that_fills_masks(tmp_path):
-    for name in ("teacher", "other", "filler"):
-        write_teacher(tmp_path / name)
+    for name, settings in (("teacher", {}), ("other", {"layer_norm_eps": 1e-6}), ("filler", {})):
+        write_teacher(tmp_path / name, **settings)
     write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
 
-    def fingerprint(teacher):
+    def inputs(teacher):
         filled = {"texts": 80, "masked_language_model": str(tmp_path / "filler")}
         settings = {"teacher__model": str(tmp_path / teacher), "data__augment": filled}
-        return LabellingRun(recipe(tmp_path, **settings)).fingerprints["augment"]
+        return Run(recipe(tmp_path, **settings)).inputs["augmented"]
 
-    first = fingerprint("teacher")
-    assert fingerprint("teacher") == first
-    assert fingerprint("other") != first
+    first = inputs("teacher")
+    assert inputs("teacher") == first
+    assert inputs("other") != first
     (tmp_path / "filler" / "config.json").write_text("{}")
-    assert fingerprint("teacher") != first
+    assert inputs("teacher") != first
 
 
-def test_a_cache_of_another_recipe_is_not_emptied_silently(tmp_path, capsys):
+def test_a_cache_is_kept_and_what_changed_is_told(tmp_path, capsys):
     write_teacher(tmp_path / "teacher")
     write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
-    (tmp_path / "out" / ".work").mkdir(parents=True)
-    (LabellingRun(recipe(tmp_path)).marked("cache", "cache") / "shard").write_text("paid for")
-    LabellingRun(recipe(tmp_path)).marked("cache", "cache")
-    assert "made again" not in capsys.readouterr().err
-    assert (tmp_path / "out" / "cache" / "shard").exists()
-    LabellingRun(recipe(tmp_path, seed=1)).marked("cache", "cache")
-    assert "cache: of another recipe or other data; it is made again." in capsys.readouterr().err
-    assert not (tmp_path / "out" / "cache" / "shard").exists()
+    settings = {"teacher__fine_tune": {"max_steps": 2, "per_device_train_batch_size": 4}}
+    run_recipe(recipe(tmp_path, **settings), only="cache")
+    shard = tmp_path / "out" / "cache" / "shard-00000.arrow"
+    written = shard.stat().st_mtime_ns
+    os.utime(tmp_path / "teacher" / "config.json")  # a touched file is the same file
+    os.utime(tmp_path / "reviews.csv")
+    capsys.readouterr()
+    run_recipe(recipe(tmp_path, **settings), only="cache")
+    assert capsys.readouterr().err.count("done before") == 2
+    assert shard.stat().st_mtime_ns == written
+    run_recipe(recipe(tmp_path, **settings, student__max_length=16), only="cache")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "cache: runs again, student.max_length 128 → 16" in told
+    assert "teacher: done before" in told
+    assert shard.stat().st_mtime_ns > written
 
 
 @pytest.mark.parametrize(

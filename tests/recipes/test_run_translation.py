@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from hf_distill import Recipe, run_recipe
-from hf_distill.recipes.generation import WritingRun
+from hf_distill.recipes.steps import Run
 
 WORDS = {"cat": "gato", "dog": "perro", "sees": "ve", "red": "rojo", "eats": "come", "big": "grande"}
 SELDOM = {"eval_steps": 150, "save_steps": 150}
@@ -123,7 +123,7 @@ def report(folder):
     return run_recipe(recipe(folder))  # as another process would, after one that was killed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_student_learns_from_what_the_teacher_writes(report, folder):
     quality = {name: model["quality"]["chrf"]["value"] for name, model in report.models.items()}
     assert quality["teacher"] > 40 and quality["student"] > 0.7 * quality["teacher"], quality
@@ -147,7 +147,7 @@ def test_the_student_learns_from_what_the_teacher_writes(report, folder):
     assert set(report.run["curves"]) == {"student", "baseline"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_student_writes_where_the_package_is_missing(report, folder):
     code = (
         "import sys; sys.modules['hf_distill'] = None\n"
@@ -164,7 +164,7 @@ def test_the_student_writes_where_the_package_is_missing(report, folder):
     assert said and set(said) <= set(WORDS.values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_shallow_decoder_from_the_teachers_words(report, folder):
     """The trained teacher as it is; the student keeps its encoder and one layer of its decoder."""
     made = run_recipe(
@@ -193,7 +193,7 @@ def test_a_shallow_decoder_from_the_teachers_words(report, folder):
     assert made.ratios["quality_kept"] > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tokenizer_of_marian_models_on_the_hub(folder, tmp_path):
     """Two sentencepiece models over one vocabulary, and a slow tokenizer."""
     with (folder / "pairs.csv").open(newline="") as file:
@@ -237,9 +237,9 @@ def test_the_tokenizer_of_marian_models_on_the_hub(folder, tmp_path):
 AS_IT_IS = ["--teacher.fine_tune=null", "--data.test=5", "--data.validation=5"]
 
 
-def started(folder: Path, output: Path, *changes: str) -> WritingRun:
+def started(folder: Path, output: Path, *changes: str) -> Run:
     """A run whose teacher is what the folder has."""
-    return WritingRun(Recipe.load(recipe(folder), [f"--output_dir={output}", *AS_IT_IS, *changes]))
+    return Run(Recipe.load(recipe(folder), [f"--output_dir={output}", *AS_IT_IS, *changes]))
 
 
 @pytest.fixture(scope="module")
@@ -256,18 +256,17 @@ def lacking(folder) -> str:
 
 def test_rows_without_a_target_are_counted_where_nobody_learns_from_them(folder, lacking, tmp_path):
     run = started(folder, tmp_path / "word", lacking, "--distill.targets=word")
-    assert len(run.pairs) == len(run.splits.train)
+    assert len(run.task.pairs()) == len(run.task.splits.train)
     assert (
-        run.reading.counts["training: rows without a target, left out: targets is word"]
+        run.task.counts["training: rows without a target, left out: targets is word"]
         == 30
-        == run.reading.counts["unlabelled"]
+        == run.task.counts["unlabelled"]
     )
     run = started(folder, tmp_path / "few", lacking, "--distill.sequences=5")
-    assert len(run.done) == 0  # makes the folder that the ledger is in
-    pairs = run.pairs
-    assert run.reading.counts["training texts that the teacher translated"] == 5
-    assert run.reading.counts["training: rows without a target, left out: beyond distill.sequences"] == 25
-    assert len(pairs) + run.reading.counts["empty translations of the teacher, left out"] == len(run.splits.train) + 5
+    pairs = run.task.pairs()
+    assert run.task.counts["training texts that the teacher translated"] == 5
+    assert run.task.counts["training: rows without a target, left out: beyond distill.sequences"] == 25
+    assert len(pairs) + run.task.counts["empty translations of the teacher, left out"] == len(run.task.splits.train) + 5
 
 
 def test_translations_that_were_cut_are_left_out(folder, tmp_path):
@@ -279,16 +278,14 @@ def test_translations_that_were_cut_are_left_out(folder, tmp_path):
     teacher.save_pretrained(tmp_path / "endless")
     AutoTokenizer.from_pretrained(folder / "teacher-start").save_pretrained(tmp_path / "endless")
     run = started(folder, tmp_path / "out", f"--teacher.model={tmp_path / 'endless'}", "--distill.sequences=5")
-    assert len(run.done) == 0
-    pairs = run.pairs
-    assert run.reading.counts["translations of the teacher cut at 23 tokens, left out"] == 5
+    pairs = run.task.pairs()
+    assert run.task.counts["translations of the teacher cut at 23 tokens, left out"] == 5
     assert (
-        len(pairs) == run.reading.counts["train"] + run.reading.counts["unlabelled"] - 5 - 1
+        len(pairs) == run.task.counts["train"] + run.task.counts["unlabelled"] - 5 - 1
     )  # and one that is too long to read
     run = started(folder, tmp_path / "all", f"--teacher.model={tmp_path / 'endless'}")
-    assert len(run.done) == 0
     with pytest.raises(ValueError, match="all into nothing or into more than 23 tokens"):
-        _ = run.pairs
+        _ = run.task.pairs()
 
 
 @pytest.mark.parametrize("targets", ["word", "both"])
@@ -306,11 +303,11 @@ def test_a_teacher_with_fewer_positions_than_the_limit(folder, tmp_path, targets
     run = started(folder, tmp_path / "out", *changes, *limits, f"--distill.targets={targets}")
     run.step("cache")
     run.step("initialize")
-    trained = run.splits.train["source"]
+    trained = run.task.splits.train["source"]
     long = sum(len(text.split()) > 31 for text in trained)
     of = {"word": "pairs longer than a model's limit", "both": "texts longer than a model reads"}[targets]
-    assert 0 < run.reading.counts[f"training: {of}, left out"] == long < len(trained)
-    student, own = run.load(run.work / "initial")
+    assert 0 < run.task.counts[f"training: {of}, left out"] == long < len(trained)
+    student, own = run.models.load(run.models.initial)
     assert student.generation_config.max_length == own.model_max_length == 32
 
 

@@ -1,19 +1,28 @@
 """`compare` on tiny models whose answers, sizes and order are known."""
 
+import ast
+import inspect
+import io
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertConfig, BertForSequenceClassification
+from rich.console import Console
+from scipy.stats import binomtest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from hf_distill import cache_teacher_outputs
+from hf_distill import cache_teacher_outputs, export_onnx
 from hf_distill.evaluation import predictor
+from hf_distill.reports.card import model_card
 from hf_distill.reports.classification import compare
+from hf_distill.reports.comparison import Comparison
 from hf_distill.reports.report import Report
+from tests.conftest import tiny_bert
 
 VOCABULARY = 40
 
@@ -85,7 +94,10 @@ def report(dataset, labels):
 
 def test_quality_is_the_share_that_was_planted(report, dataset, labels):
     first = np.array([row[0] for row in dataset["input_ids"]])
-    assert report.models["teacher"]["quality"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    exact = binomtest(200, 200).proportion_ci(method="exact").low
+    assert report.models["teacher"]["quality"]["accuracy"] == pytest.approx(
+        {"value": 1, "low": exact, "high": 1}, abs=1e-5
+    )
     assert report.models["student"]["quality"]["accuracy"]["value"] == pytest.approx((first != 2).mean())
     assert report.controls["tfidf"]["accuracy"]["value"] == pytest.approx((spoiled(labels, 0.3) == labels).mean())
     assert report.controls["majority_class"]["accuracy"]["value"] == pytest.approx(
@@ -511,3 +523,154 @@ def test_a_compressed_cache_says_what_the_teacher_said(dataset, dtype, tmp_path)
 def test_f1_is_about_two_classes(dataset):
     with pytest.raises(ValueError, match="there are 3 classes"):
         compare(bert(num_labels=3), bert(num_labels=3), dataset, metrics=["f1"])
+
+
+def test_a_comparison_has_the_arguments_of_compare():
+    """`compare` hands its arguments on by their names."""
+    assert list(inspect.signature(compare).parameters) == [field.name for field in fields(Comparison)]
+
+
+@pytest.mark.parametrize("folder", ["reports", "evaluation", "hub"])
+def test_no_function_has_more_than_eighty_lines(folder):
+    for file in (Path(__file__).parents[2] / "hf_distill" / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 80, f"{file.name}: {node.name}"
+
+
+# Small and odd data
+
+
+def printed(report):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(report.table())
+    return console.export_text()
+
+
+def test_the_majority_class_is_that_of_the_training(dataset, labels):
+    rare = int(np.bincount(labels).argmin())
+    training = [rare] * 3 + [1 - rare, -100, -100]
+    found = [
+        compare(reader(), reader(mistakes=[2]), dataset, metrics=["accuracy"], **settings)
+        for settings in (
+            {"training_labels": training},
+            {"controls": {"majority_class": np.full(200, rare)}},
+            {"controls": {"majority_class": np.full(200, rare)}, "training_labels": [1 - rare]},  # as it was given
+        )
+    ]
+    for report in found:
+        assert report.controls["majority_class"]["accuracy"]["value"] == pytest.approx((labels == rare).mean())
+        assert report.ratios["quality_kept_above_chance"] == found[0].ratios["quality_kept_above_chance"]
+    assert compare(reader(), reader(), dataset).controls["majority_class"]["accuracy"]["value"] == pytest.approx(
+        max(labels.mean(), 1 - labels.mean())
+    )
+
+
+@pytest.mark.parametrize("given", [[0, 1, 2], [0.5], [-100], [], ["good"], [-1]])
+def test_training_labels_are_class_numbers(dataset, given):
+    with pytest.raises(ValueError, match="training_labels: expected class numbers from 0 to 1"):
+        compare(reader(), reader(), dataset, training_labels=given)
+
+
+def test_a_ratio_over_a_margin_that_may_be_nothing_is_not_printed(dataset, labels):
+    """A teacher a hair above the majority class would make the student keep many times its quality."""
+    share = labels.mean()
+    majority = {"majority_class": np.full(200, int(share >= 0.5))}
+    weak = reader(mistakes=range(1, 19))  # wrong on about half of the texts
+    report = compare(weak, reader(), dataset, metrics=["accuracy"], controls=majority)
+    assert "quality_kept" in report.ratios
+    assert "quality_kept_above_chance" not in report.ratios
+    strong = compare(reader(), reader(mistakes=[2]), dataset, metrics=["accuracy"], controls=majority)
+    assert 0.8 < strong.ratios["quality_kept_above_chance"] < 1
+
+
+def test_two_perfect_models_on_few_rows_are_no_proof(dataset, labels):
+    few = dataset.select(range(12))
+    report = compare(
+        reader(hidden=32),
+        reader(),
+        few,
+        metrics=["accuracy", "macro_f1"],
+        controls={"right": labels[:12]},
+        validation_rows=1,
+    )
+    for metric in ("accuracy", "macro_f1"):
+        quality = report.models["student"]["quality"][metric]
+        assert quality["value"] == quality["high"] == 1 and 0.4 < quality["low"] < 0.8
+    gain = report.differences["gain_over_best_control"]
+    assert gain["value"] == 0 and gain["low"] == -gain["high"] < -0.2
+    kept = report.ratio_intervals["quality_kept"]
+    assert kept["low"] < 0.8 and kept["high"] > 1.2
+    assert report.warnings[0].startswith("Only 12 labelled rows in the test set: fewer than 100")
+    assert report.warnings[1].startswith("Only 1 labelled validation row: with fewer than 30")
+    assert report.warnings[2].startswith("The teacher is no better than right, which needs no teacher")
+    text = printed(report)
+    assert text.index("! Only 12 labelled") < text.index("! Only 1 labelled") < text.index("parameters")
+    assert "1.0000 ≥0.7" in text and "±0.000" not in text
+    dim = [part for part in report.table().title.spans if "dim" in str(part.style)]
+    assert not dim and "yellow" in str(report.table().title.spans[0].style)
+
+
+def test_enough_rows_and_a_good_teacher_are_no_warning(report):
+    assert report.warnings == []
+    assert report.differences["teacher_over_best_control"]["control"] == "baseline"
+
+
+def test_further_small_sets_are_told(dataset):
+    report = compare(reader(), reader(), dataset, metrics=["accuracy"], test_sets={"news": dataset.select(range(99))})
+    assert report.warnings[0].startswith("Only 99 labelled rows in news")
+
+
+# From text to label
+
+
+def words_tokenizer(**settings):
+    """Reads "w7 w12" as the tokens 7 and 12."""
+    backend = Tokenizer(models.WordLevel({f"w{number}": number for number in range(VOCABULARY)}, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="w0", unk_token="w0", **settings)
+
+
+def spelled(dataset):
+    return [" ".join(f"w{number}" for number in row) for row in dataset["input_ids"]]
+
+
+def test_times_with_tokenization_are_measured_for_every_model(dataset, tmp_path):
+    tokenizer = words_tokenizer()
+    settings = {"teacher_processing_class": tokenizer, "student_processing_class": tokenizer, "metrics": ["accuracy"]}
+    student = tiny_bert(num_labels=2)
+    export_onnx(student, tmp_path)
+    compared = (reader(hidden=32, layers=3), student, dataset)
+    report = compare(*compared, baseline_model=reader(), raw_texts=spelled(dataset), onnx=tmp_path, **settings)
+    for measured in (*report.models.values(), *report.onnx.values()):
+        times = measured["end_to_end_ms"]["batch_1"]
+        assert 0 < times["p50"] <= times["p95"]
+        assert measured["end_to_end_throughput"]["batch_32"] > 0
+    teacher, student = (report.models[name]["end_to_end_ms"]["batch_1"]["p50"] for name in ("teacher", "student"))
+    assert report.ratios["faster_end_to_end"] == pytest.approx(teacher / student, rel=1e-4)
+    assert set(report.onnx["int8"]["ratios"]) >= {"faster_end_to_end", "throughput_end_to_end"}
+    assert "ms a text with tokenization: teacher" in printed(report)
+    text = model_card(report, tmp_path, student_name="s", teacher="org/teacher").text
+    assert "| text to label, with tokenization | ms a text, p50 |" in text
+    without = compare(*compared, **settings)
+    assert "end_to_end_ms" not in without.models["student"] and "faster_end_to_end" not in without.ratios
+
+
+def test_texts_that_are_not_those_of_the_rows_are_refused(dataset):
+    tokenizer = words_tokenizer()
+    texts = spelled(dataset)
+    settings = {"teacher_processing_class": tokenizer, "student_processing_class": tokenizer}
+    with pytest.raises(ValueError, match="got 3 texts for the 200 rows"):
+        compare(reader(), reader(), dataset, raw_texts=texts[:3], **settings)
+    with pytest.raises(ValueError, match=r"text \d+ has \d+ tokens for the teacher"):
+        compare(reader(), reader(), dataset, raw_texts=texts[::-1], **settings)
+    with pytest.raises(ValueError, match=r"needs the tokenizer of the student\. Give student_processing_class"):
+        compare(reader(), reader(), dataset, raw_texts=texts, teacher_processing_class=tokenizer)
+
+
+def test_rows_that_were_cut_are_cut_again(dataset):
+    cut = dataset.map(lambda row: {name: row[name][:5] for name in ("input_ids", "attention_mask")})
+    tokenizer = words_tokenizer()
+    settings = {"teacher_processing_class": tokenizer, "student_processing_class": tokenizer, "metrics": ["accuracy"]}
+    report = compare(reader(), reader(), cut, raw_texts=spelled(dataset), **settings)
+    assert report.models["student"]["end_to_end_ms"]

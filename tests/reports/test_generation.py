@@ -293,3 +293,5 @@ def test_a_comparison_of_translators_by_length():
     )
     assert report.ratios["fewer_flops"] > 2
     assert student["tokens_per_text"] == 4.5  # the mean of 1 to 8
+    for name in ("latency_ms", "throughput"):  # what writes reads texts: both ways are one
+        assert student[f"end_to_end_{name.replace('latency_', '')}"] == student[name]

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from hf_distill import DistillationArguments, DistillationTrainer, cache_teacher_outputs
+from hf_distill.teachers.identity import weights_hash
 from hf_distill.teachers.live import LiveTeacher, load_teacher
 from hf_distill.teachers.padding import expected_order
 from tests.conftest import collate, tiny_bert, tiny_rows
@@ -194,6 +195,8 @@ def test_a_wrapped_teacher_is_as_the_model_inside(wrap):
     batch = padded("left", pad=3) | {"token_type_ids": torch.zeros(3, 5, dtype=torch.long)}
     teacher = live(wrap(model))
     assert torch.allclose(teacher(batch)["logits"], live(model)(batch)["logits"], atol=1e-6)
+    if wrap is not Named:  # a cache goes on with the model inside
+        assert weights_hash(teacher) == weights_hash(live(model))
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, Named])

@@ -9,7 +9,7 @@ import torch
 from hf_distill import DistillationArguments, DistillationTrainer
 from tests.conftest import collate, tiny_bert, tiny_rows
 
-FOLDER = Path(sys.argv[1]).with_suffix("")
+FOLDER = Path(sys.argv[-1]).with_suffix("")
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -64,20 +64,25 @@ def resumed() -> list[bool]:
     return [one == other for one, other in zip(seen[0][4:], seen[1], strict=True)]
 
 
-uneven = trainer(tiny_rows(21).to_iterable_dataset(num_shards=2), "uneven", max_steps=5)  # into a second epoch
-uneven.train()
-made = trainer(tiny_rows(24).to_iterable_dataset(num_shards=2), "stream", max_steps=3)
-made.train()
-found = made.evaluate(tiny_rows(21, seed=3).to_iterable_dataset())
-outcome = {
-    "world": made.accelerator.num_processes,
-    "weights": made.model.state_dict(),
-    "evaluation": {name: value for name, value in found.items() if "loss" in name},
-    "samples": int(found["eval_samples"]),
-    "steps": uneven.state.global_step,
-    "resumed": resumed(),
-}
-if made.is_world_process_zero():
-    torch.save(outcome, sys.argv[1])
-if WORLD > 1:
-    torch.distributed.destroy_process_group()
+def main(path: str) -> None:
+    uneven = trainer(tiny_rows(21).to_iterable_dataset(num_shards=2), "uneven", max_steps=5)  # into a second epoch
+    uneven.train()
+    made = trainer(tiny_rows(24).to_iterable_dataset(num_shards=2), "stream", max_steps=3)
+    made.train()
+    found = made.evaluate(tiny_rows(21, seed=3).to_iterable_dataset())
+    outcome = {
+        "world": made.accelerator.num_processes,
+        "weights": made.model.state_dict(),
+        "evaluation": {name: value for name, value in found.items() if "loss" in name},
+        "samples": int(found["eval_samples"]),
+        "steps": uneven.state.global_step,
+        "resumed": resumed(),
+    }
+    if made.is_world_process_zero():
+        torch.save(outcome, path)
+    if WORLD > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -69,13 +69,13 @@ def of_two_processes(tmp_path_factory):
     command += ["-m", "tests.cases", str(folder)]
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=280
+        command, capture_output=True, text=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=800
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return {accumulation: torch.load(folder / f"outcomes-{accumulation}.pt") for accumulation in (1, 2)}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes(whole, of_two_processes, name, accumulation):

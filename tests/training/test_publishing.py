@@ -2,8 +2,10 @@
 
 import pytest
 from huggingface_hub import ModelCard
+from transformers import Trainer
 
 from hf_distill import TeacherEnsemble
+from hf_distill.training.publishing import with_client
 from tests.conftest import tiny_bert
 from tests.training.test_trainer_features import taught
 
@@ -55,3 +57,26 @@ def test_the_card_of_a_report_stays(tmp_path):
     (tmp_path / "README.md").write_text(written)
     assert draft(tmp_path, teachers=["org/teacher"]).text.strip() == "# Measured"
     assert (tmp_path / "README.md").read_text() == written
+
+
+def test_a_client_is_given_without_touching_the_module():
+    """Only the copy of the method sees the client; what does not ask for one is refused."""
+
+    class Uploading:
+        def push(self, word, *, times=2):
+            return hf_api() * times + word  # noqa: F821
+
+        def quiet(self):
+            return 1
+
+    found = with_client(Uploading().push, "client ")
+    assert found("x") == "client client x" and found("x", times=1) == "client x"
+    with pytest.raises(NameError, match="hf_api"):
+        Uploading().push("x")
+    with pytest.raises(RuntimeError, match="does not call hf_api"):
+        with_client(Uploading().quiet, "client ")
+
+
+def test_what_trainer_calls_is_still_there():
+    for method in (Trainer.push_to_hub, Trainer._push_from_checkpoint):
+        assert "hf_api" in method.__code__.co_names

@@ -50,7 +50,7 @@ def test_what_is_no_stream_of_several_processes_stays(tmp_path):
         counted(stream, two, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_train_and_evaluate_as_one_does(tmp_path):
     """Rows of uneven lengths: the same weights and evaluation as one process, a row counted once."""
     launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
@@ -62,7 +62,7 @@ def test_two_processes_train_and_evaluate_as_one_does(tmp_path):
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=800,
         )
         assert made.returncode == 0, made.stderr[-3000:]
     one, two = (torch.load(tmp_path / f"{number}.pt") for number in (0, 1))

@@ -100,7 +100,7 @@ def test_adapters_train_and_the_rest_stays(tmp_path):
     assert any(value.abs().sum() > 0 for name, value in saved.items() if "lora_B" in name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("matching", [(), (HiddenStateMatching(LAYERS, weight=0.3),)])
 def test_compiled_student(tmp_path, matching):
     plain = taught(tmp_path / "a", tiny_bert(num_labels=3), matching=matching)

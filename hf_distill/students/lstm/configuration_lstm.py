@@ -1,4 +1,4 @@
-"""The configuration of the LSTM students. Uploaded with every student, so it imports only transformers."""
+"""The configuration of LSTM students. It is uploaded with every student, so it imports only transformers."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,23 @@ POOLINGS = ("last", "max", "mean")
 
 
 class LSTMStudentConfig(PreTrainedConfig):
-    """The shape of an LSTM student; every head (classification, tagging, translation, generation) shares it.
+    """Configuration of an LSTM student with any head: classification, tagging, translation or generation.
 
     Args:
         vocab_size: rows of the embedding table.
         embedding_size: width of the token embeddings.
-        hidden_size: LSTM units per direction, so states of a bidirectional encoder are twice as wide.
-        num_layers: LSTM layers; also known as `num_hidden_layers`.
-        dropout: probability in [0, 1) on embeddings, between layers, and around the head's dense layer.
-        pooling: what a sequence classifier reads from the states of the unmasked tokens, concatenated: "last" (where
-            each direction ends), "max", "mean".
-        bidirectional: whether the encoder also reads right to left. Decoders and causal students never do.
-        initializer_range: standard deviation of freshly drawn embeddings and linear layers.
+        hidden_size: LSTM units per direction; the states of a bidirectional encoder are twice as wide.
+        num_layers: number of LSTM layers; also available as `num_hidden_layers`.
+        dropout: probability in [0, 1), on embeddings, between layers, and around the head's dense layer.
+        pooling: the inputs of a sequence classifier, computed from the states of the unmasked tokens and concatenated:
+            "last" (the final state of each direction), "max", "mean".
+        bidirectional: whether the encoder is bidirectional. Decoders and causal students never are.
+        initializer_range: standard deviation of randomly initialised embeddings and linear layers.
         tie_word_embeddings: whether a language-model head shares its weights with the token embeddings.
-        pad_token_id: its embedding is zero and stays so. None: no token is special to the embeddings.
-        decoder_start_token_id: the first token a translation student reads; needed by that head only.
+        pad_token_id: the token whose embedding is and stays zero. None: no such token.
+        bos_token_id: the first token of a text, for `generate`.
+        eos_token_id: the end of a generated text, one id or several; required by the translation head.
+        decoder_start_token_id: the first input token of the decoder; required by the translation head only.
     Raises:
         ValueError: a size is not a positive integer, dropout or a token id is out of range, or pooling is unknown.
 
@@ -58,7 +60,7 @@ class LSTMStudentConfig(PreTrainedConfig):
             raise ValueError(f"dropout is a probability in [0, 1), got {self.dropout!r}; 1 would drop everything.")
         if isinstance(self.pooling, str) or not self.pooling or set(self.pooling) - set(POOLINGS):
             raise ValueError(f"pooling must list one or more of {', '.join(POOLINGS)}, got {self.pooling!r}.")
-        self.pooling = list(self.pooling)  # JSON has no tuples: a list is equal after a round trip
+        self.pooling = list(self.pooling)  # JSON has no tuples: a list stays equal after saving and loading
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(
                 f"pad_token_id {self.pad_token_id} is not a row of an embedding table of vocab_size {self.vocab_size}. "
@@ -69,5 +71,5 @@ class LSTMStudentConfig(PreTrainedConfig):
 
     @property
     def encoder_size(self) -> int:
-        """Width of the encoder's states: hidden_size for each direction it reads in."""
+        """Width of the encoder's states: hidden_size times the number of directions."""
         return self.hidden_size * (2 if self.bidirectional else 1)

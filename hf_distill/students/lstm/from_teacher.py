@@ -1,4 +1,4 @@
-"""An LSTM student, filled with what its teacher has for it."""
+"""Initialise an LSTM student from its teacher."""
 
 import re
 from typing import cast
@@ -19,7 +19,7 @@ from hf_distill.students.lstm.modeling_lstm import (
 )
 from hf_distill.students.transformer.config import check_within, evenly_spaced
 
-# The ending of a teacher's class name, and the LSTM student with that head; the first that fits.
+# The end of a teacher's class name to the LSTM student with that head; the first match counts.
 HEADS: dict[str, type[LSTMStudentPreTrainedModel]] = {
     "ForSequenceClassification": LSTMStudentForSequenceClassification,
     "ForTokenClassification": LSTMStudentForTokenClassification,
@@ -30,15 +30,15 @@ HEADS: dict[str, type[LSTMStudentPreTrainedModel]] = {
     "LMHeadModel": LSTMStudentForCausalLM,
     "Model": LSTMStudentModel,
 }
-# What a Transformer's embeddings are scaled to. Its own may be as small as 0.05, since a LayerNorm follows; a fresh
-# LSTM has weights of about 1 / sqrt(units), so numbers of about 1 reach the part of its gates that bends, and it
-# learns faster: `python benchmarks/initialisation.py --cases 0 --embedding-std 0.1` compares.
+# Standard deviation that a Transformer's embeddings are scaled to. They may be as small as 0.05, since a LayerNorm
+# follows them. A new LSTM has weights of about 1 / sqrt(units); inputs of about 1 reach the nonlinear range of its
+# gates, and training is faster: `python benchmarks/initialisation.py --cases 0 --embedding-std 0.1` compares.
 EMBEDDING_STD = 1.0
 LAYER = re.compile(r"^(lstm\.layers|layers|decoder)\.(\d+)\.")
 
 
 def lstm_class_for(teacher: PreTrainedModel) -> type[LSTMStudentPreTrainedModel]:
-    """The LSTM student with the teacher's kind of head; a ValueError where there is none."""
+    """The LSTM student class with the teacher's kind of head; a ValueError if there is none."""
     name = type(teacher).__name__
     ending = next((ending for ending in HEADS if name.endswith(ending)), None)
     if ending is None or (ending == "Model" and teacher.config.is_encoder_decoder):
@@ -56,15 +56,15 @@ def fill_lstm(
     teacher: PreTrainedModel,
     pieces: list[list[int]] | None,
 ) -> tuple[LSTMStudentPreTrainedModel, dict[str, str]]:
-    """Builds an LSTM student and fills it with its teacher's embeddings and, if it is an LSTM too, with its units.
+    """Build an LSTM student with the teacher's embeddings and, if the teacher is an LSTM too, with its units.
 
     Args:
-        student_class: with the teacher's kind of head.
+        student_class: the class with the teacher's kind of head.
         config: the student's, complete.
-        teacher: it is not changed.
-        pieces: from `pieces_for_student`, None for the teacher's vocabulary.
+        teacher: the teacher; it is not changed.
+        pieces: from `pieces_for_student`; None for the teacher's vocabulary.
     Returns:
-        The student, and parameter name to where it came from.
+        The student, and a dict from parameter name to where it came from.
     Raises:
         ValueError: the student is larger than its teacher.
     """
@@ -87,7 +87,8 @@ def fill_lstm(
         if not tied:
             carried |= predicted.fill(student, student.lm_head.weight, None if from_lstm else config.initializer_range)
         elif not from_lstm:
-            # Embeddings larger than fresh ones would spread the first logits: the layer before makes up for it.
+            # The embeddings are larger than randomly initialised ones. The layer before the tied output weights is
+            # scaled down to keep the first logits small.
             student.projection.weight *= config.initializer_range / EMBEDDING_STD
     if from_lstm:
         carried |= carry_units(student, teacher, embedded, predicted)
@@ -95,37 +96,38 @@ def fill_lstm(
 
 
 class ProjectedTable:
-    """A teacher's table of token vectors, for the student's tokens and in the student's width.
+    """A teacher's embedding table, for the student's tokens and projected to the student's width.
 
     Attributes:
         rows: (student tokens, size), about (teacher's rows - mean) @ directions.
-        mean, directions: (teacher size,) and (teacher size, size); zero and the identity where no width is lost.
-        words: where it comes from.
+        mean, directions: (teacher size,) and (teacher size, size); zero and the identity if the width is the same.
+        source: a description of where the rows come from.
     """
 
     def __init__(self, teacher: PreTrainedModel, table: Tensor, size: int, pieces: list[list[int]] | None):
         rows = table.detach().cpu().double()
-        self.words = name_of(teacher, table)
+        self.source = parameter_name(teacher, table)
         if pieces is not None:
             rows = mean_of_pieces(rows, pieces)
-            self.words = f"means of the pieces in {self.words}"
+            self.source = f"means of the pieces in {self.source}"
         teacher_size = rows.shape[1]
         if size == teacher_size:
             self.mean, self.directions = rows.new_zeros(size), torch.eye(size, dtype=rows.dtype)
         else:
             self.mean, self.directions, share = principal_components(rows, size)
             rows = (rows - self.mean) @ self.directions
-            self.words = f"PCA of {self.words}, {teacher_size} -> {size}, {share:.0%} of the variance"
+            self.source = f"PCA of {self.source}, {teacher_size} -> {size}, {share:.0%} of the variance"
         self.rows = rows
 
     def fill(self, student: PreTrainedModel, parameter: Tensor, std: float | None) -> dict[str, str]:
-        """Copies the rows into a student's parameter, scaled to a standard deviation (around zero) if one is given."""
+        """Copy the rows into a student's parameter, scaled to a root mean square of `std` if one is given."""
         scale = 1.0 if std is None else std / self.rows.square().mean().sqrt().item()
         parameter.copy_(self.rows * scale)
-        return {name_of(student, parameter): self.words if std is None else f"{self.words}, times {scale:.3g}"}
+        source = self.source if std is None else f"{self.source}, times {scale:.3g}"
+        return {parameter_name(student, parameter): source}
 
 
-def name_of(model: PreTrainedModel, parameter: Tensor) -> str:
+def parameter_name(model: PreTrainedModel, parameter: Tensor) -> str:
     """The name of one of a model's parameters."""
     return next(name for name, candidate in model.named_parameters() if candidate is parameter)
 
@@ -133,19 +135,27 @@ def name_of(model: PreTrainedModel, parameter: Tensor) -> str:
 def carry_units(
     student: PreTrainedModel, teacher: PreTrainedModel, embedded: ProjectedTable, predicted: ProjectedTable | None
 ) -> dict[str, str]:
-    """Fills an LSTM student with evenly spaced layers of an LSTM teacher, and the leading units of each.
+    """Copy evenly spaced layers of an LSTM teacher, and the leading units of each, into an LSTM student.
 
-    The first layer reads embeddings e = directions @ x + mean through W e + b, so it gets W @ directions for its
-    weight and b + W @ mean for its bias. The layer before the output weights is turned into their directions; what
-    it loses by their mean is the same for all tokens, so no probability changes. Where the tables keep all their
-    variance, the student therefore computes what the teacher does. Two things are only approximate in a narrower
-    table: what padding is as an input or output of a language model, since its row stays zero, and the translation
-    head, where a tanh comes before the output weights.
+    The first layer computes W e + b of embeddings e = directions @ x + mean, so its weight becomes W @ directions and
+    its bias b + W @ mean. The layer before the output weights is projected onto their directions. The part that is
+    lost, along their mean, is the same for all tokens, so no probability changes. If the tables keep all their
+    variance, the student therefore computes what the teacher does. In a narrower table two parts are approximate: the
+    padding token as an input or output of a language model, since its row stays zero; and the translation head, where
+    a tanh comes before the output weights.
+
+    Args:
+        student: its parameters are changed in place.
+        teacher: an LSTM student too.
+        embedded: the teacher's input embeddings for the student.
+        predicted: its output weights for the student. None: the head is no language model.
+    Returns:
+        Parameter name to where it came from.
     """
     units, teacher_units = student.config.hidden_size, teacher.config.hidden_size
     layers = evenly_spaced(student.config.num_layers, teacher.config.num_layers)
     weights = {name: weight.detach().cpu().double() for name, weight in teacher.named_parameters()}
-    # Equal shapes do not mean equal features where a dense layer reads other poolings, or tokens are tied elsewhere.
+    # Equal shapes do not imply equal features if the dense layer has other poolings as input, or if only one is tied.
     left_out = ["lm_head.", "lstm.embeddings.", "embeddings."]
     left_out += ["dense."] if list(student.config.pooling) != list(teacher.config.pooling) else []
     left_out += ["projection."] if student.config.tie_word_embeddings != teacher.config.tie_word_embeddings else []
@@ -163,7 +173,7 @@ def carry_units(
         elif name.startswith("projection.") and predicted is not None:
             weight = predicted.directions.T @ weight
         elif name.startswith("bridge."):
-            # The decoder's first hidden and cell, of every layer.
+            # The initial hidden and cell state of every decoder layer.
             weight = weight.unflatten(0, (2, teacher.config.num_layers, teacher_units))[:, layers].flatten(0, 2)
         selected = leading_units(weight, parameter.shape, units, teacher_units)
         if selected is not None:
@@ -176,8 +186,14 @@ def carry_units(
 def leading_units(weight: Tensor, shape: torch.Size, units: int, teacher_units: int) -> Tensor | None:
     """The leading units of every block along every dimension; None if the dimensions do not correspond.
 
-    A dimension of an LSTM holds one block of hidden units for each gate, direction, pooling or layer of it, one after
-    the other, or has nothing to do with hidden units and is the same in both.
+    A dimension of an LSTM's weight either holds consecutive blocks of hidden units, one for each gate, direction,
+    pooling or layer, or is independent of the hidden units and has the same size in both models.
+
+    Args:
+        weight: the teacher's.
+        shape: of the student's weight.
+        units: hidden units of the student.
+        teacher_units: hidden units of the teacher.
     """
     for dimension, (size, teacher_size) in enumerate(zip(shape, weight.shape, strict=True)):
         if size == teacher_size:

@@ -1,4 +1,4 @@
-"""LSTM students. Uploaded with every student, so it imports only torch, transformers and its configuration."""
+"""LSTM students. This file is uploaded with every student, so it imports only torch, transformers and its config."""
 
 import copy
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .configuration_lstm import LSTMStudentConfig
 
 
 def take(values: Tensor, rows: Tensor) -> Tensor:
-    """Rearranges the positions of a batch.
+    """Rearrange the positions of a batch.
 
     Args:
         values: (batch, seq, ...).
@@ -37,17 +37,17 @@ def take(values: Tensor, rows: Tensor) -> Tensor:
 
 @dataclass
 class PaddingLayout:
-    """Where the unmasked tokens of a batch are, so that the LSTMs can run dense and yet never see a masked one.
+    """The positions of the unmasked tokens of a batch. With it, dense LSTM kernels give exact results under any mask.
 
-    The tokens are *compacted*: each row's unmasked tokens come first, in order, and the masked ones follow, where no
-    earlier state can depend on them. Whatever the mask (right or left padding, holes), the rest is right padding, and
-    reading right to left is reading the first `lengths` tokens reversed. Packed sequences give the same numbers, but
-    use a kernel several times slower, do not export, and need the lengths on the CPU.
+    The tokens are *compacted*: in each row the unmasked tokens come first, in order, and the masked ones follow, so
+    that no state of an unmasked token depends on a masked one. Any mask (right or left padding, holes) thus becomes
+    right padding, and the right-to-left direction processes the first `lengths` tokens reversed. Packed sequences give
+    the same numbers, but use a kernel that is several times slower, do not export, and need the lengths on the CPU.
 
     Attributes:
         mask: (batch, seq) bool, True where a token counts, in the caller's order.
-        lengths: (batch,), how many do.
-        compacted: (batch * seq,), rows for `take` that bring the caller's order into the compact one.
+        lengths: (batch,), the number of unmasked tokens.
+        compacted: (batch * seq,), rows for `take` that turn the caller's order into the compact one.
         restored: (batch * seq,), its inverse.
         mirrored: (batch * seq,), rows that reverse each compacted row within its length; its own inverse.
     """
@@ -60,15 +60,17 @@ class PaddingLayout:
 
     @classmethod
     def from_mask(cls, attention_mask: Tensor | None, may_wait: bool = False) -> "PaddingLayout | None":
-        """The layout of a (batch, seq) mask, nonzero where a token counts; None where no layout is needed.
+        """The layout of a mask, or None if no layout is needed.
 
-        `may_wait`: whether a look at the mask may wait for the GPU.
+        Args:
+            attention_mask: (batch, seq), nonzero where a token counts.
+            may_wait: whether checking the mask may wait for the GPU.
         """
         if attention_mask is None:
             return None
         mask = attention_mask != 0
-        # The mask of a single text masks nothing, yet heeding it would take a fifth of that text's time. A recorded
-        # graph must hold for other masks too.
+        # The mask of a single text masks nothing, yet a layout would take a fifth of that text's time. A recorded graph
+        # must be valid for other masks too.
         recording = torch.jit.is_tracing() or torch.compiler.is_compiling()
         if (may_wait or mask.device.type == "cpu") and not recording and bool(mask.all()):
             return None
@@ -77,7 +79,7 @@ class PaddingLayout:
         first_rows = torch.arange(batch, device=mask.device).unsqueeze(1) * seq
         counted = mask.long().cumsum(1)  # (batch, seq); ONNX sums no bools
         lengths = counted[:, -1]
-        # A masked position t has t - counted masked ones before it; they queue up behind the unmasked ones.
+        # A masked position t has t - counted masked positions before it; it goes behind all unmasked ones.
         destination = torch.where(mask, counted - 1, lengths.unsqueeze(1) + positions - counted)
         source = torch.empty_like(destination).scatter_(1, destination, positions.expand(batch, seq))
         return cls(
@@ -85,13 +87,13 @@ class PaddingLayout:
             lengths=lengths,
             compacted=(source + first_rows).flatten(),
             restored=(destination + first_rows).flatten(),
-            # Modulo seq, the positions past the length map among themselves, so this is a permutation.
+            # Modulo seq, positions past the length map to positions past the length, so this is a permutation.
             mirrored=((lengths.unsqueeze(1) - 1 - positions) % seq + first_rows).flatten(),
         )
 
     @property
     def empty(self) -> Tensor:
-        """(batch, 1) bool, True for a row that is masked throughout."""
+        """(batch, 1) bool, True for a fully masked row."""
         return self.lengths.unsqueeze(1) == 0
 
     @property
@@ -102,7 +104,7 @@ class PaddingLayout:
 
 
 def restore(all_states: list[Tensor], layout: PaddingLayout | None) -> tuple[Tensor, ...]:
-    """(batch, seq, size) compact states of some layers in the caller's order, zero at masked positions."""
+    """Compact (batch, seq, size) states in the caller's order, zero at masked positions."""
     if layout is None:
         return tuple(all_states)
     masked = ~layout.mask.unsqueeze(-1)
@@ -110,54 +112,54 @@ def restore(all_states: list[Tensor], layout: PaddingLayout | None) -> tuple[Ten
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Cross-entropy in float32 over the labels that are not -100; zero rather than NaN where all are.
+    """Cross-entropy in float32 over the labels that are not -100; zero, not NaN, if all are.
 
     Args:
         logits: (..., classes).
-        labels: (...), -100 to leave an item out.
-        num_items_in_batch: what to divide the sum by; None: the number of items counted here. `Trainer` gives the
-            count of all micro-batches of a step, so that accumulation changes nothing.
+        labels: (...), -100 for items that do not count.
+        num_items_in_batch: the divisor of the sum. None: the number of items counted here. `Trainer` passes the count
+            over all micro-batches of a step, so that the loss does not depend on gradient accumulation.
     """
     total = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="sum")
     return total / ((labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
 
 def ends(states: Tensor, layout: PaddingLayout | None, hidden_size: int) -> Tensor:
-    """Where each direction ends: the last token's state left to right, the first token's right to left.
+    """The final state of each direction: left to right at the last token, right to left at the first token.
 
     Args:
-        states: (batch, seq, size), compact; the first hidden_size units were read left to right.
+        states: (batch, seq, size), compact; the first hidden_size units are those of the left-to-right direction.
+        layout: of the batch.
+        hidden_size: units per direction.
     Returns:
-        (batch, size), zero for a row that is masked throughout.
+        (batch, size), zero for a fully masked row.
     """
     if layout is None:
         return torch.cat([states[:, -1, :hidden_size], states[:, 0, hidden_size:]], dim=-1)
-    # Not len(states), which an exported graph would keep as the number of rows of its example.
+    # Not len(states), which an exported graph would keep as a constant.
     last = states[torch.arange(states.shape[0], device=states.device), (layout.lengths - 1).clamp(min=0)]
     return torch.cat([last[:, :hidden_size], states[:, 0, hidden_size:]], dim=-1).masked_fill(layout.empty, 0)
 
 
 @dataclass
 class LSTMState:
-    """All that a left-to-right LSTM remembers of the tokens it has read; `generate` carries it from step to step.
+    """The recurrent state of a left-to-right LSTM, which `generate` passes from step to step.
 
     Attributes:
-        hidden, cell: (batch, layers, hidden_size): the batch comes first because beam search repeats and reorders it.
+        hidden, cell: (batch, layers, hidden_size). The batch comes first because beam search repeats and reorders it.
     """
 
     hidden: Tensor
     cell: Tensor
-    is_croppable: ClassVar[bool] = False  # `generate` asks this of every state on Apple GPUs
+    is_croppable: ClassVar[bool] = False  # `generate` reads this attribute on Apple GPUs
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Replaces each row by the row that beam search continues there; (batch,) row numbers."""
+        """Select the rows that beam search continues; beam_idx: (batch,) row numbers."""
         self.hidden, self.cell = self.hidden.index_select(0, beam_idx), self.cell.index_select(0, beam_idx)
 
 
 def run(lstm: nn.LSTM, inputs: Tensor, initial: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """What `lstm(inputs, initial)` computes, dense, without the checks around it.
-
-    For one short text the checks are a noticeable part of the time.
+    """Compute `lstm(inputs, initial)` without its argument checks, which take noticeable time for one short text.
 
     Returns:
         (batch, seq, hidden size) states, and the last hidden and cell, (1, batch, hidden size).
@@ -166,16 +168,16 @@ def run(lstm: nn.LSTM, inputs: Tensor, initial: tuple[Tensor, Tensor] | None = N
         zeros = inputs.new_zeros(1, inputs.shape[0], lstm.hidden_size)
         initial = (zeros, zeros)
     if hasattr(lstm, "_hf_hook"):
-        # accelerate offloads weights, and fetches them only when the module itself is called.
+        # accelerate loads offloaded weights only when the module itself is called.
         states, final = lstm(inputs, initial)
         return states, *final
     weights = cast(list[Tensor], [lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0])
-    # With biases, one layer, no dropout between layers, one direction, batch first.
+    # Arguments: with biases, one layer, no dropout between layers, one direction, batch first.
     return torch.lstm(inputs, initial, weights, True, 1, 0.0, lstm.training, False, True)
 
 
 class LSTMStudentLayer(nn.Module):
-    """One LSTM layer that reads a compacted batch left to right and, if asked to, right to left."""
+    """One LSTM layer over a compacted batch, left to right and optionally right to left too."""
 
     def __init__(self, input_size: int, hidden_size: int, bidirectional: bool):
         super().__init__()
@@ -189,18 +191,19 @@ class LSTMStudentLayer(nn.Module):
         initial: tuple[Tensor, Tensor] | None = None,
         keep_final: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Reads a batch.
+        """Compute the states of a batch.
 
         Args:
             inputs: (batch, seq, input size), compact.
-            initial: hidden and cell, (1, batch, hidden size), that reading left to right starts from. None: zeros.
+            layout: of the batch.
+            initial: initial hidden and cell of the left-to-right direction, (1, batch, hidden size). None: zeros.
             keep_final: whether hidden and cell after the last unmasked token are needed.
         Returns:
-            (batch, seq, hidden size per direction) states, left to right first; and the final hidden and cell,
+            (batch, seq, hidden size times directions) states, left to right first; and the final hidden and cell,
             (1, batch, hidden size), undefined unless kept.
         """
         if keep_final and layout is not None:
-            # Dense, the final cell would be the one after the padding, and an LSTM shows no other.
+            # The dense kernel returns only the final cell, which would be the one after the padding.
             lengths = layout.lengths.clamp(min=1).cpu()
             packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
             packed_states, final = self.forward_lstm(packed, initial)
@@ -217,7 +220,7 @@ class LSTMStudentLayer(nn.Module):
 
 
 class LSTMStudentLayers(nn.ModuleList):
-    """A stack of LSTM layers, with dropout on what goes into each."""
+    """A stack of LSTM layers, with dropout on the input of each."""
 
     def __init__(self, config: LSTMStudentConfig, bidirectional: bool):
         width = config.hidden_size * (2 if bidirectional else 1)
@@ -234,10 +237,15 @@ class LSTMStudentLayers(nn.ModuleList):
         state: LSTMState | None = None,
         keep_state: bool = False,
     ) -> tuple[list[Tensor], LSTMState | None]:
-        """Reads a compact (batch, seq, embedding_size) batch, from a state if there is one.
+        """Compute the states of all layers.
 
+        Args:
+            inputs: (batch, seq, embedding_size), compact.
+            layout: of the batch.
+            state: the state to continue from. None: zeros.
+            keep_state: whether to return the state after the batch.
         Returns:
-            The inputs and the (batch, seq, size) states of every layer; and, if kept, the state to read on from.
+            The inputs and the (batch, seq, size) states of every layer; and, if kept, the state to continue from.
         """
         all_states, finals = [inputs], []
         for index, layer in enumerate(self):
@@ -252,19 +260,19 @@ class LSTMStudentLayers(nn.ModuleList):
             return all_states, None
         hidden, cell = (torch.cat(tensors).transpose(0, 1) for tensors in zip(*finals, strict=True))
         if layout is not None:
-            # A row that is masked throughout was packed as one token, since packing knows no empty rows.
-            unread = layout.empty.unsqueeze(-1)
+            # A fully masked row was packed as one token, since packing does not allow empty rows. It keeps its state.
+            empty = layout.empty.unsqueeze(-1)
             before = LSTMState(torch.zeros_like(hidden), torch.zeros_like(cell)) if state is None else state
-            hidden, cell = torch.where(unread, before.hidden, hidden), torch.where(unread, before.cell, cell)
+            hidden, cell = torch.where(empty, before.hidden, hidden), torch.where(empty, before.cell, cell)
         return all_states, LSTMState(hidden, cell)
 
 
 class LSTMStudentPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation, the same for every LSTM student."""
+    """Base class: loading, saving and initialisation of every LSTM student."""
 
     config_class = LSTMStudentConfig
     base_model_prefix = "lstm"
-    # An LSTM keeps all its steps inside one kernel: there is nothing between them to recompute.
+    # All steps of an LSTM run inside one kernel: there are no intermediate results to recompute.
     supports_gradient_checkpointing = False
 
     @torch.no_grad()
@@ -272,9 +280,9 @@ class LSTMStudentPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.LSTM):
             for name, bias in module.named_parameters():
-                # A slice does not carry transformers' "came from the checkpoint" flag, so it is checked here.
+                # A slice loses transformers' flag for values loaded from a checkpoint, so the flag is checked here.
                 if name.startswith("bias_ih") and not getattr(bias, "_is_hf_initialized", False):
-                    # Open forget gates let gradients through from the first step (Jozefowicz et al. 2015).
+                    # A forget-gate bias of 1 keeps gradients from vanishing at the start (Jozefowicz et al. 2015).
                     init.ones_(bias[module.hidden_size : 2 * module.hidden_size])
 
     def get_input_embeddings(self) -> nn.Module:
@@ -300,16 +308,16 @@ class LSTMStudentModel(LSTMStudentPreTrainedModel):
     ) -> tuple[list[Tensor], PaddingLayout | None]:
         """The states of every layer in compact order (see `PaddingLayout`), embeddings first, and the layout.
 
-        Without a layout, compact order is the caller's.
+        Without a layout, the order is the caller's.
         """
         layout = PaddingLayout.from_mask(attention_mask)
         all_states, _ = self.layers(self.embed(input_ids, inputs_embeds, layout), layout)
         return all_states, layout
 
     def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, layout: PaddingLayout | None) -> Tensor:
-        """(batch, seq, embedding_size) embeddings in compact order, from whichever input is given."""
+        """(batch, seq, embedding_size) embeddings in compact order, from token ids or from given embeddings."""
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give input_ids or inputs_embeds, and not both.")
+            raise ValueError("Give either input_ids or inputs_embeds, and not both.")
         if inputs_embeds is not None:
             return inputs_embeds if layout is None else take(inputs_embeds, layout.compacted)
         ids = cast(Tensor, input_ids)
@@ -325,18 +333,18 @@ class LSTMStudentModel(LSTMStudentPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Encodes a batch; a masked token changes nothing, wherever it stands.
+        """Encode a batch. Masked tokens have no effect at any position.
 
         Args:
             input_ids: (batch, seq).
-            attention_mask: (batch, seq), nonzero where a token counts. None: all do.
-            token_type_ids: ignored, since an LSTM has no segments; BERT tokenizers emit them unasked.
+            attention_mask: (batch, seq), nonzero where a token counts. None: all count.
+            token_type_ids: ignored, since an LSTM has no segments; BERT tokenizers return them by default.
             inputs_embeds: (batch, seq, embedding_size), in place of input_ids.
             output_hidden_states: whether to return the embeddings and every layer's states too.
-            output_attentions: ignored, since there are none; `generate` passes it to every encoder.
+            output_attentions: ignored; `generate` passes it to every encoder.
         Returns:
             States of size config.encoder_size, aligned with the input and zero at masked positions; pooler_output
-            (batch, config.encoder_size) is where each direction ended.
+            (batch, config.encoder_size) is the final state of each direction.
         """
         all_states, layout = self.encode(input_ids, attention_mask, inputs_embeds)
         pooled = ends(all_states[-1], layout, self.config.hidden_size)
@@ -373,12 +381,12 @@ class LSTMStudentForSequenceClassification(LSTMStudentPreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> SequenceClassifierOutput:
-        """Classifies each row of a batch.
+        """Classify each row of a batch.
 
         Args:
-            labels: (batch,) classes, -100 to leave a row out; (batch, num_labels) floats for several classes at once;
-                (batch,) or (batch, num_labels) numbers for regression. `config.problem_type` says which; if it is
-                None, it is set as transformers does: one label is a regression, integers are classes.
+            labels: (batch,) classes, -100 for rows that do not count; (batch, num_labels) floats for multi-label
+                problems; (batch,) or (batch, num_labels) numbers for regression. `config.problem_type` decides. If it
+                is None, it is set as in transformers: one label is a regression, integers are classes.
 
         The other arguments and the hidden states are those of `LSTMStudentModel`.
         """
@@ -394,13 +402,13 @@ class LSTMStudentForSequenceClassification(LSTMStudentPreTrainedModel):
         )
 
     def pool(self, states: Tensor, layout: PaddingLayout | None) -> Tensor:
-        """(batch, seq, size) compact states to (batch, poolings * size); zeros for a row that is masked throughout."""
+        """(batch, seq, size) compact states to (batch, poolings * size); zeros for a fully masked row."""
         pooled = []
         for pooling in self.config.pooling:
             if pooling == "last":
                 pooled.append(ends(states, layout, self.config.hidden_size))
             elif pooling == "max":
-                # `max` passes the gradient to one winner and is faster than `amax`, which shares it among equals.
+                # The gradient of `max` goes to one maximum; `amax` divides it among equal maxima, which is slower.
                 if layout is None:
                     pooled.append(states.max(dim=1).values)
                 else:
@@ -415,7 +423,7 @@ class LSTMStudentForSequenceClassification(LSTMStudentPreTrainedModel):
         return torch.cat(pooled, dim=-1)
 
     def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of the labels, in float32, of the kind that `config.problem_type` names."""
+        """The mean loss over the labels, in float32, as `config.problem_type` requires."""
         if self.config.problem_type is None:
             if self.config.num_labels == 1:
                 self.config.problem_type = "regression"
@@ -432,7 +440,7 @@ class LSTMStudentForSequenceClassification(LSTMStudentPreTrainedModel):
 
 
 class LSTMStudentForTokenClassification(LSTMStudentPreTrainedModel):
-    """A classifier on the states of every token."""
+    """A linear classifier on the state of every token."""
 
     _auto_class = "AutoModelForTokenClassification"
 
@@ -456,10 +464,10 @@ class LSTMStudentForTokenClassification(LSTMStudentPreTrainedModel):
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> TokenClassifierOutput:
-        """Classifies each token of a batch.
+        """Classify each token of a batch.
 
         Args:
-            labels: (batch, seq) classes, -100 to leave a token out.
+            labels: (batch, seq) classes, -100 for tokens that do not count.
             num_items_in_batch: see `cross_entropy`.
 
         The other arguments and the hidden states are those of `LSTMStudentModel`.
@@ -480,10 +488,10 @@ class LSTMStudentForTokenClassification(LSTMStudentPreTrainedModel):
 
 
 class LSTMStudentLanguageModel(LSTMStudentPreTrainedModel, GenerationMixin):
-    """What the two heads that write text share: how `generate` and `Trainer` treat them, and the output weights.
+    """Base class of the two heads that generate text: settings for `generate` and `Trainer`, and the output weights.
 
-    States are brought to the width of the embeddings before the output layer, so that the two can be tied at any
-    hidden_size.
+    States are projected to the width of the embeddings before the output layer, so that the output weights can be tied
+    to the embeddings at any hidden_size.
     """
 
     accepts_loss_kwargs = True
@@ -491,7 +499,7 @@ class LSTMStudentLanguageModel(LSTMStudentPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "lstm.embeddings.weight"}  # noqa: RUF012 - declared by PreTrainedModel
 
     def __init__(self, config: LSTMStudentConfig, **settings: bool):
-        # A copy, so that one configuration can serve several heads.
+        # A copy, so that one configuration can be used for several heads.
         config = copy.deepcopy(config)
         for name, value in settings.items():
             setattr(config, name, value)
@@ -502,7 +510,7 @@ class LSTMStudentLanguageModel(LSTMStudentPreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        # Else `generate` in transformers 5.23 forces its attention cache on every class it does not know by name.
+        # Otherwise `generate` in transformers 5.23 passes an attention cache to every class outside its own list.
         return False
 
     def get_output_embeddings(self) -> nn.Module:
@@ -514,13 +522,13 @@ class LSTMStudentLanguageModel(LSTMStudentPreTrainedModel, GenerationMixin):
 
 @dataclass
 class LSTMStudentCausalLMOutput(CausalLMOutput):
-    """transformers' CausalLMOutput, and the state to read on from."""
+    """transformers' CausalLMOutput, with the state to continue from."""
 
     cache_params: LSTMState | None = None
 
 
 class LSTMStudentForCausalLM(LSTMStudentLanguageModel):
-    """A language model that reads left to right, whatever `config.bidirectional` says."""
+    """A left-to-right language model; `config.bidirectional` is set to False."""
 
     _auto_class = "AutoModelForCausalLM"
 
@@ -543,14 +551,14 @@ class LSTMStudentForCausalLM(LSTMStudentLanguageModel):
         logits_to_keep: int = 0,
         num_items_in_batch: Tensor | int | None = None,
     ) -> LSTMStudentCausalLMOutput:
-        """Predicts the token after each one.
+        """Predict the next token at each position.
 
         Args:
-            attention_mask: (batch, seq), or longer when reading on: its last seq columns are those of the new tokens.
-            cache_params: the state to read on from; the tokens it has read are not given again.
+            attention_mask: (batch, seq), or longer if a state is given: its last seq columns belong to the new tokens.
+            cache_params: the state to continue from; the tokens before it are not passed again.
             use_cache: whether to return the state after this batch.
-            labels: (batch, seq), the input tokens themselves, shifted here; -100 to leave one out.
-            logits_to_keep: how many of the last positions to predict for; 0: all.
+            labels: (batch, seq), the input tokens themselves, shifted here; -100 for tokens that do not count.
+            logits_to_keep: number of last positions to compute logits for; 0: all.
             num_items_in_batch: see `cross_entropy`.
 
         The other arguments and the hidden states are those of `LSTMStudentModel`.
@@ -569,7 +577,7 @@ class LSTMStudentForCausalLM(LSTMStudentLanguageModel):
         logits = self.lm_head(self.projection(last))
         loss = None
         if labels is not None:
-            # Each position is scored on the next token; the last one has none.
+            # The target of each position is the next token; the last position has none.
             loss = cross_entropy(logits, F.pad(labels[:, 1:], (0, 1), value=-100), num_items_in_batch)
         return LSTMStudentCausalLMOutput(
             loss=loss,
@@ -581,7 +589,7 @@ class LSTMStudentForCausalLM(LSTMStudentLanguageModel):
 
 @dataclass
 class LSTMStudentSeq2SeqLMOutput(Seq2SeqLMOutput):
-    """transformers' Seq2SeqLMOutput, and the decoder's state to read on from."""
+    """transformers' Seq2SeqLMOutput, with the decoder's state to continue from."""
 
     cache_params: LSTMState | None = None
 
@@ -589,11 +597,11 @@ class LSTMStudentSeq2SeqLMOutput(Seq2SeqLMOutput):
 class LSTMStudentForSeq2SeqLM(LSTMStudentLanguageModel):
     """A (bidirectional) LSTM encoder and an LSTM decoder that attends to its states (after Luong et al. 2015).
 
-    Attention is computed after the decoder's LSTM and is not fed back into it, so that training reads all target
-    tokens at once, and what `generate` carries from step to step is the LSTM's state alone.
+    Attention is computed after the decoder's LSTM and is not fed back into it. Training therefore processes all target
+    tokens at once, and `generate` passes only the LSTM's state from step to step.
 
     Raises:
-        ValueError: a token id that decoding needs is missing from the configuration.
+        ValueError: a token id that decoding needs is not in the configuration.
     """
 
     _auto_class = "AutoModelForSeq2SeqLM"
@@ -617,7 +625,7 @@ class LSTMStudentForSeq2SeqLM(LSTMStudentLanguageModel):
         return self.lstm
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        """(batch, target) labels moved right by one behind the start token, -100 replaced by padding."""
+        """(batch, target) labels shifted right by one after the start token, -100 replaced by padding."""
         start = labels.new_full((len(labels), 1), self.config.decoder_start_token_id)
         shifted = torch.cat([start, labels[:, :-1]], dim=1)
         return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
@@ -640,24 +648,26 @@ class LSTMStudentForSeq2SeqLM(LSTMStudentLanguageModel):
         output_attentions: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> LSTMStudentSeq2SeqLMOutput:
-        """Predicts each target token from the source and the target tokens before it.
+        """Predict each target token from the source and the target tokens before it.
 
         Args:
             decoder_input_ids: (batch, target). None: made from the labels.
-            decoder_attention_mask: (batch, target), or longer when reading on. Needed only for padding on the left.
+            decoder_attention_mask: (batch, target), or longer if a state is given. Needed only for left padding.
             decoder_inputs_embeds: (batch, target, embedding_size), in place of decoder_input_ids.
-            encoder_outputs: what `get_encoder()` returned for this source, in place of input_ids.
-            cache_params: the decoder's state to read on from; the target tokens it has read are not given again.
+            encoder_outputs: the outputs of `get_encoder()` for this source, in place of input_ids.
+            cache_params: the decoder's state to continue from; the target tokens before it are not passed again.
             use_cache: whether to return the decoder's state after this batch.
-            labels: (batch, target) tokens, -100 to leave one out.
-            output_attentions: whether to return cross_attentions, one (batch, 1, target, source).
+            labels: (batch, target) tokens, -100 for tokens that do not count.
+            output_attentions: whether to return cross_attentions, one tensor (batch, 1, target, source).
             num_items_in_batch: see `cross_entropy`.
 
         The other arguments are those of `LSTMStudentModel`.
         """
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if labels is None:
-                raise ValueError("Give decoder_input_ids or labels: the decoder has nothing to read. Or `generate`.")
+                raise ValueError(
+                    "Give decoder_input_ids or labels: the decoder has no input. To translate, call `generate`."
+                )
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -687,8 +697,8 @@ class LSTMStudentForSeq2SeqLM(LSTMStudentLanguageModel):
         hidden_states = restore(all_states if output_hidden_states else all_states[-1:], layout)
         states = self.dropout(hidden_states[-1])
         source = cast(Tensor, encoder_outputs.last_hidden_state)
-        read, attentions = self.attend(states, source, attention_mask)
-        logits = self.lm_head(self.projection(torch.cat([states, read], dim=-1)).tanh())
+        context, attentions = self.attend(states, source, attention_mask)
+        logits = self.lm_head(self.projection(torch.cat([states, context], dim=-1)).tanh())
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         return LSTMStudentSeq2SeqLMOutput(
@@ -702,15 +712,20 @@ class LSTMStudentForSeq2SeqLM(LSTMStudentLanguageModel):
         )
 
     def attend(self, states: Tensor, source: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What each of the (batch, target, hidden_size) states reads in the (batch, source, size) encoder states.
+        """Attention of decoder states over encoder states.
 
+        Args:
+            states: (batch, target, hidden_size) of the decoder.
+            source: (batch, source, size) of the encoder.
+            attention_mask: (batch, source), nonzero where a source token counts. None: all count.
         Returns:
-            (batch, target, size), a weighted mean of the unmasked source states; and its weights.
+            (batch, target, size), a weighted mean of the unmasked source states; and its weights, (batch, target,
+            source).
         """
         scores = self.query(states) @ source.transpose(1, 2) / source.shape[-1] ** 0.5  # (batch, target, source)
         scores = scores.float()
         if attention_mask is not None:
-            # The lowest number rather than -inf: a source that is masked throughout must not give NaN.
+            # The lowest finite number, not -inf: a fully masked source must not give NaN.
             scores = scores.masked_fill(attention_mask.unsqueeze(1) == 0, torch.finfo(scores.dtype).min)
         weights = scores.softmax(dim=-1).to(source.dtype)
         return weights @ source, weights

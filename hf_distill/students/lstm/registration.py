@@ -1,7 +1,7 @@
-"""Lets the auto classes of transformers find LSTM students.
+"""Register LSTM students with the auto classes of transformers.
 
-`hf_distill` has these functions called when transformers' own modules are imported, whichever of the two packages came
-first, so that `import hf_distill` alone imports neither transformers nor torch.
+Import hooks call these functions when the auto modules of transformers are imported, before or after `hf_distill`.
+`import hf_distill` alone therefore imports neither transformers nor torch.
 """
 
 from types import ModuleType
@@ -10,7 +10,7 @@ from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 
 
 def register_config(auto: ModuleType) -> None:
-    """Make `AutoConfig` know the LSTM students.
+    """Register the configuration with `AutoConfig`.
 
     Args:
         auto: `transformers.models.auto.configuration_auto`.
@@ -19,7 +19,7 @@ def register_config(auto: ModuleType) -> None:
 
 
 def register_models(auto: ModuleType) -> None:
-    """Make the auto classes of models know the LSTM students.
+    """Register the models with their auto classes.
 
     Args:
         auto: `transformers.models.auto.modeling_auto`.

@@ -1,4 +1,4 @@
-"""The config of a Transformer student."""
+"""The size of a Transformer student."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Literal, cast
 
 @dataclass(frozen=True)
 class TransformerStudentConfig:
-    """How much smaller than its teacher a Transformer student is; what is left out stays as it is in the teacher.
+    """The size of a Transformer student; a field that is None keeps the teacher's value.
 
     Args:
-        num_hidden_layers: how many layers; for an encoder-decoder the same number in both, or a pair of numbers.
-        hidden_size: width of the residual stream. Where heads divide it among them (BERT, BART, GPT-2 and their
-            kin), heads keep their size and their number follows.
+        num_hidden_layers: number of layers; for an encoder-decoder one number for both, or a pair of numbers.
+        hidden_size: width of the residual stream. In families where it is divided among the heads (such as BERT, BART
+            and GPT-2), heads keep their size and their number follows.
         intermediate_size: width of the feed-forward layers.
-        num_attention_heads: how many heads, each as wide as the teacher's. Key-value heads shrink in proportion.
-        layers: which of the teacher's layers: "uniform" (evenly spaced, the first and the last among them), "first",
-            "last", or their indices in rising order.
+        num_attention_heads: number of heads, each as wide as the teacher's. Key-value heads shrink in proportion.
+        layers: which of the teacher's layers: "uniform" (evenly spaced, the first and the last included), "first",
+            "last", or their indices in ascending order.
     Raises:
-        ValueError: a size is not a positive integer, or the layers are not indices in rising order that agree with
+        ValueError: a size is not a positive integer, or the layers are not indices in ascending order that agree with
             num_hidden_layers.
 
     >>> TransformerStudentConfig(layers=[0, 3, 5]).num_hidden_layers
@@ -51,8 +51,8 @@ class TransformerStudentConfig:
         indices = list(self.layers)
         if not indices or indices != sorted(set(indices)) or indices[0] < 0:
             raise ValueError(
-                f"layers must be indices from 0, each once and in rising order, got {indices}: a layer works on what "
-                "the layers before it have made."
+                f"layers must be indices from 0, each once and in ascending order, got {indices}: each layer was "
+                "trained on the output of the layers before it."
             )
         if any(count != len(indices) for count in counts):
             raise ValueError(
@@ -75,7 +75,7 @@ class TransformerStudentConfig:
 
 
 def evenly_spaced(count: int, of: int) -> list[int]:
-    """`count` layers out of `of`, the first and (from two on) the last among them.
+    """The indices of `count` evenly spaced layers out of `of`; the first, and from two on the last, are included.
 
     >>> evenly_spaced(3, 12), evenly_spaced(1, 12)
     ([0, 6, 11], [0])
@@ -84,9 +84,9 @@ def evenly_spaced(count: int, of: int) -> list[int]:
 
 
 def check_within(name: str, size: int, teacher_size: int) -> None:
-    """Raises a ValueError if the student is to be larger than its teacher."""
+    """Raise a ValueError if a size of the student exceeds the teacher's."""
     if size > teacher_size:
         raise ValueError(
-            f"Expected {name} of at most {teacher_size}, the teacher's, got {size}: a student is filled from its "
-            f"teacher, which has no more. Set {name} to {teacher_size} or less."
+            f"Expected {name} of at most {teacher_size}, the teacher's, got {size}: all weights are taken from the "
+            f"teacher. Set {name} to {teacher_size} or less."
         )

@@ -1,4 +1,4 @@
-"""Families of Transformers as data: where their layers, heads and tables are."""
+"""Families of Transformers as data: the names of their layers, heads and tables."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-# What the two sides of a weight are: (out, in).
+# The units along the two dimensions of a weight: (out, in).
 QKV = ("heads", "hidden")  # query, key or value, or the three fused
 ATTENTION_OUT = ("hidden", "heads")
 UP = ("inner", "hidden")  # also a fused pair of gate and value
@@ -19,16 +19,16 @@ RELATIVE_BIAS = ("", "heads")
 
 @dataclass(frozen=True)
 class Family:
-    """The names by which a family calls its parts.
+    """The names of the parts of a family's models.
 
     Attributes:
-        weights: the end of a module's name, and what the two sides of its weight are; the first that fits. Modules
-            not listed are embeddings and norms of the hidden size, or layers of a head on top.
+        weights: the end of a module's name to the units along the dimensions of its weight; the first match counts.
+            Modules not listed are embeddings and norms of the hidden size, or layers of a head.
         layers, inner, heads: names in the configuration, of the encoder and of the decoder, or of the only stack.
         head_size: its name in the configuration; None where it is hidden size / heads.
         shared_heads: whether one table of relative positions serves all layers, which ties head i to head i.
-        counts_from_padding: whether positions start after the id of the padding token.
-        post_norm: whether the residual stream is what its LayerNorms leave of it, so that it can be turned onto its
+        counts_from_padding: whether position ids start after the id of the padding token.
+        post_norm: whether the residual stream is the output of LayerNorms, so that it can be projected onto its
             principal components.
     """
 
@@ -99,18 +99,18 @@ LABEL_HEADS = ("classifier", "score", "qa_outputs", "out_proj", "seq_relationshi
 
 
 def family_of(teacher: PreTrainedModel) -> Family:
-    """The teacher's family; a ValueError if it is not known how to take it apart."""
+    """The teacher's family; a ValueError if it is not supported."""
     if teacher.config.model_type not in FAMILIES:
         raise ValueError(
             f"Expected a teacher of one of the families {', '.join(FAMILIES)}, got {teacher.config.model_type!r} "
-            f"({type(teacher).__name__}): it is not known which of its weights belong together. Take an "
-            "LSTMStudentConfig, or a student made elsewhere."
+            f"({type(teacher).__name__}): the roles of its weights are not known here. Use an LSTMStudentConfig, or "
+            "build the student yourself."
         )
     return FAMILIES[teacher.config.model_type]
 
 
 def head_size_of(config: PreTrainedConfig, family: Family) -> int:
-    """How wide one attention head is."""
+    """The width of one attention head."""
     explicit = getattr(config, family.head_size, None) if family.head_size else None
     return explicit or config.hidden_size // getattr(config, family.heads[0])
 
@@ -119,7 +119,7 @@ def source_of(name: str, layers: list[list[int]], weights: dict[str, Tensor]) ->
     """The teacher's weight that a student's weight comes from."""
     stack = min(stack_of(name), len(layers) - 1)
     source = LAYER.sub(lambda match: f"{match[1]}.{layers[stack][int(match[2])]}.", name, count=1)
-    # Some weights are only in the first layer, and serve all of them: T5's positions.
+    # Some weights exist in the first layer only and serve all layers: T5's relative positions.
     return source if source in weights else name
 
 
@@ -131,17 +131,17 @@ def stack_of(name: str) -> int:
 def sides_of(
     name: str, weight: Tensor, teacher: PreTrainedModel, family: Family, pooling: bool = False
 ) -> list[tuple | None]:
-    """What lies along each dimension of a teacher's weight.
+    """The units along each dimension of a teacher's weight.
 
     Args:
         name: of the weight.
-        weight: itself.
-        teacher: whose it is.
+        weight: the weight.
+        teacher: the model that it belongs to.
         family: the teacher's.
-        pooling: whether the units of a layer between the stream and the labels are a kind of their own.
+        pooling: whether the units of a layer between the stream and the labels are a separate kind.
     Returns:
-        For each dimension None, if it is the same in every student, or the kind of its units and the place they are
-        in: dimensions of the same kind and place hold the same units.
+        For each dimension None, if it has the same size in every student, or the kind of its units and their place in
+        the model. Dimensions with the same kind and place hold the same units.
     """
     path, _, leaf = name.rpartition(".")
     module = teacher.get_submodule(path)
@@ -161,7 +161,7 @@ def sides_of(
             sides = [None, top] if labels else [top, hidden]
         if leaf == "bias":
             return sides[:1]
-        return sides[::-1] if isinstance(module, Conv1D) else sides  # Conv1D keeps (in, out)
+        return sides[::-1] if isinstance(module, Conv1D) else sides  # Conv1D stores (in, out)
     if weight.shape[-1] == teacher.config.hidden_size and not path.endswith(("q_norm", "k_norm")):
         return [None] * (weight.dim() - 1) + [hidden]
     if weight.shape[-1] == teacher.config.vocab_size:
@@ -170,19 +170,19 @@ def sides_of(
 
 
 def is_label_head(path: str, module: nn.Module, teacher: PreTrainedModel) -> bool:
-    """Whether a linear layer on top gives logits of labels."""
+    """Whether a linear layer outside of the layers computes the logits of labels."""
     width = cast(Tensor, module.weight).shape[0]
     return path.split(".")[-1] in LABEL_HEADS or width != teacher.config.hidden_size
 
 
 def pools(path: str, module: nn.Module, teacher: PreTrainedModel, family: Family) -> bool:
-    """Whether a linear layer on top stands between the stream and the logits."""
+    """Whether a linear layer outside of the layers is between the residual stream and the logits."""
     inside = any(("." + path).endswith(end) for end in family.weights)
     return isinstance(module, nn.Linear) and not inside and not is_label_head(path, module, teacher)
 
 
 def side_of(role: str, name: str, family: Family) -> tuple | None:
-    """The kind and the place of the units that play a role in a weight."""
+    """The kind and the place of the units that have a role in a weight."""
     found = LAYER.search(name)
     layer = int(found[2]) if found else None
     if role == "hidden":
@@ -190,13 +190,14 @@ def side_of(role: str, name: str, family: Family) -> tuple | None:
     if role == "inner":
         return ("inner units", stack_of(name), layer)
     if role == "heads":
-        across = any(word in name for word in ("EncDecAttention", "encoder_attn", "crossattention"))
-        return ("groups of heads", stack_of(name), across, None if family.shared_heads and not across else layer)
+        cross_attention = any(part in name for part in ("EncDecAttention", "encoder_attn", "crossattention"))
+        shared = family.shared_heads and not cross_attention
+        return ("groups of heads", stack_of(name), cross_attention, None if shared else layer)
     return None
 
 
 def unit_count(config: PreTrainedConfig, family: Family, side: tuple) -> int:
-    """How many units of a kind a configuration has in one place."""
+    """The number of units of a kind that a configuration has in one place."""
     if side in (HIDDEN, POOLED):
         return config.hidden_size
     if side[0] == "inner units":
@@ -208,8 +209,8 @@ def unit_count(config: PreTrainedConfig, family: Family, side: tuple) -> int:
 def unit_positions(size: int, side: tuple, config: PreTrainedConfig, family: Family) -> Tensor:
     """(blocks, units, width) positions of the units along a dimension of this size.
 
-    A fused query, key and value are three blocks, a fused gate and value are two. A group of heads is as wide as its
-    heads together, as wide as one where they share it, and one wide in a table of relative positions.
+    A fused query, key and value are three blocks, a fused gate and value are two. The width of a group of heads is that
+    of all its heads, or of a single head where they share keys and values, or 1 in a table of relative positions.
     """
     count = unit_count(config, family, side)
     if side[0] == "groups of heads":

@@ -1,4 +1,4 @@
-"""A smaller Transformer of the teacher's own family: fewer layers, and narrower ones, of its weights."""
+"""Build a smaller Transformer of the teacher's family from the teacher's weights: fewer and narrower layers."""
 
 import copy
 
@@ -26,24 +26,26 @@ from hf_distill.students.transformer.residual_stream import principal_stream
 def shrink(
     teacher: PreTrainedModel, config: TransformerStudentConfig, pieces: list[list[int]] | None, special_ids: dict
 ) -> tuple[PreTrainedModel, dict[str, str]]:
-    """Builds a smaller model of the teacher's class, and fills all of it with what matters most in the teacher.
+    """Build a smaller model of the teacher's class; all of its weights are taken from the teacher.
 
-    Inner units and heads are chosen by importance: the sum, over all weights that read or write a unit in the layers
-    that are kept, of the norm of its slice, each weight counted relative to its mean slice; a group of heads that share
-    a key-value head stays or goes as one. A narrower residual stream is turned onto its principal components in the
-    families with `post_norm`, which starts lower (`benchmarks/narrowing.py`), and what a head has pooled is chosen by
-    importance. In the other families, and under a masked language head, which is tied to the embeddings beyond a
-    nonlinearity, the stream's units are chosen by importance too.
+    Inner units and heads are selected by importance. The importance of a unit is the sum of the norms of its slices in
+    all weights that read or write it in the layers that are kept, each norm relative to the mean norm in that weight.
+    Heads that share a key-value head are kept or removed together.
+
+    In families with `post_norm`, a narrower residual stream is the projection of the teacher's onto its principal
+    components, which gives a lower initial loss (`benchmarks/narrowing.py`); the units of a pooling layer are selected
+    by importance. In the other families the units of the stream are selected by importance too. So are they in models
+    with a masked language head, whose output weights are tied to the embeddings behind a nonlinearity.
 
     Args:
         teacher: of one of the `FAMILIES`; it is not changed.
         config: the student's sizes.
         pieces: from `pieces_for_student`, None for the teacher's vocabulary.
-        special_ids: the ones of the student's config in another vocabulary, by name.
+        special_ids: special token ids by their name in the config, for a student with another vocabulary.
     Returns:
         The student, and parameter name to where it came from.
     Raises:
-        ValueError: the family is not known, or the sizes are not within the teacher's.
+        ValueError: the family is not supported, or a size exceeds the teacher's.
     """
     family = family_of(teacher)
     layers = chosen_layers(teacher.config, config, family)
@@ -59,13 +61,13 @@ def shrink(
             raise ValueError(
                 f"Expected a tokenizer whose padding id is the teacher's {teacher.config.pad_token_id}, got "
                 f"{student_config.pad_token_id}: a {teacher.config.model_type} model counts positions from it, so "
-                "each would read its neighbour's embedding. Make the tokenizer with student_tokenizer."
+                "all position embeddings would be shifted. Make the tokenizer with student_tokenizer."
             )
     student = type(teacher)(student_config)
     if pieces is None and student.can_generate():
         student.generation_config = copy.deepcopy(teacher.generation_config)
     weights = {name: weight.detach().cpu() for name, weight in teacher.state_dict().items()}
-    # Sinusoids, which some models hold as parameters, are made and not learned: each width has its own.
+    # Sinusoidal positions, which some models hold as parameters, are computed and not trained: they depend on width.
     ignored = student._keys_to_ignore_on_save or set()
     sources = {name: source_of(name, layers, weights) for name in student.state_dict() if name not in ignored}
     turned = (
@@ -73,7 +75,7 @@ def shrink(
         and student_config.hidden_size < teacher.config.hidden_size
         and teacher.get_output_embeddings() is None
     )
-    # What is turned cannot pass the nonlinearity after a pooling layer.
+    # A projection does not commute with the nonlinearity after a pooling layer.
     pooling = turned and any(pools(path, module, teacher, family) for path, module in teacher.named_modules())
     sides = {source: sides_of(source, weights[source], teacher, family, pooling) for source in sources.values()}
     stream = principal_stream(teacher, student_config.hidden_size, set(sources.values())) if turned else None
@@ -115,7 +117,7 @@ def shrink(
 def chosen_layers(
     teacher_config: PreTrainedConfig, config: TransformerStudentConfig, family: Family
 ) -> list[list[int]]:
-    """For each stack, the teacher's layers that the student keeps."""
+    """The teacher's layers that the student keeps, for each stack."""
     layers = []
     pair = not isinstance(config.num_hidden_layers, int | None) and config.num_hidden_layers
     if pair and len(pair) != len(family.layers):
@@ -129,7 +131,7 @@ def chosen_layers(
         if len(chosen) > available or chosen[-1] >= available or chosen[0] < 0:
             raise ValueError(
                 f"Expected at most {available} layers, the teacher's {name}, got {len(chosen)} with the last one "
-                f"{max(chosen)}: a student is filled from its teacher, which has no more. Lower num_hidden_layers, "
+                f"{max(chosen)}: all layers are taken from the teacher. Lower num_hidden_layers, "
                 f"or list layers from 0 to {available - 1}."
             )
         layers.append(chosen)
@@ -139,7 +141,7 @@ def chosen_layers(
 def shrunk_config(
     teacher_config: PreTrainedConfig, config: TransformerStudentConfig, family: Family, layers: list[list[int]]
 ) -> PreTrainedConfig:
-    """The teacher's configuration with the student's sizes; a ValueError where these do not fit the teacher's."""
+    """The teacher's configuration with the student's sizes; a ValueError if these do not fit the teacher's."""
     shrunk = copy.deepcopy(teacher_config)
     for stack, name in enumerate(family.layers):
         setattr(shrunk, name, len(layers[stack]))
@@ -189,7 +191,7 @@ def most_important(
     student_config: PreTrainedConfig,
     family: Family,
 ) -> dict[tuple, Tensor]:
-    """For each kind and place, the indices of the units that the student keeps, in rising order."""
+    """The indices of the units that the student keeps, in ascending order, for each kind and place."""
     scores: dict[tuple, Tensor] = {}
     for name, of_weight in sides.items():
         for dimension, side in enumerate(of_weight):

@@ -1,4 +1,4 @@
-"""The principal directions of a teacher's residual stream."""
+"""The principal components of a teacher's residual stream."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -10,21 +10,27 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream of a teacher, turned onto fewer directions.
+    """A projection of a teacher's residual stream onto fewer directions.
 
     Attributes:
         directions: (teacher width, student width), orthonormal.
-        ratios: by the name of a LayerNorm, how much larger a token's deviation over the units is afterwards.
+        ratios: name of a LayerNorm to the ratio of a token's standard deviation over the units after the projection to
+            that before it.
     """
 
     directions: Tensor
     ratios: dict[str, float]
 
     def narrowed(self, name: str, weight: Tensor, dimension: int) -> Tensor:
-        """A weight with one of its dimensions turned.
+        """A weight with one of its dimensions projected.
 
-        A LayerNorm scales single units and cannot be turned exactly: its gains become the diagonal of what they would
-        be, times how much more it divides by than before.
+        A LayerNorm scales single units, so its projection is approximate: its gains become the diagonal of the
+        projected gain matrix, times the ratio of the standard deviations that it divides by.
+
+        Args:
+            name: of the weight.
+            weight: the teacher's.
+            dimension: the one that holds the units of the stream.
         """
         path, _, leaf = name.rpartition(".")
         values = weight.double()
@@ -36,25 +42,27 @@ class Stream:
 
 
 def principal_stream(teacher: PreTrainedModel, size: int, kept: set[str]) -> Stream:
-    """The directions in which what the LayerNorms leave is largest, on random tokens.
+    """The principal directions of the LayerNorms' outputs on random tokens.
 
-    No text is needed: on the tweets of the benchmark random tokens give as good a start as real ones.
+    No text is needed: on the benchmark's tweets, random tokens give as good an initialisation as real texts.
 
     Args:
         teacher: of a family with `post_norm`.
-        size: of the student's stream.
-        kept: names of the teacher's weights that the student has, whose LayerNorms count, each the same.
+        size: width of the student's stream.
+        kept: names of the teacher's weights that the student keeps; only their LayerNorms count, with equal weight.
     """
     norms = {name: module for name, module in teacher.named_modules() if isinstance(module, nn.LayerNorm)}
     norms = {name: module for name, module in norms.items() if f"{name}.weight" in kept}
-    read: dict[str, Tensor] = {}
-    left: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
-    def note(name: str, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        read[name], left[name] = (states.detach().cpu().double().flatten(0, -2) for states in (arguments[0], output))
+    def record(name: str, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs[name], outputs[name] = (
+            states.detach().cpu().double().flatten(0, -2) for states in (arguments[0], output)
+        )
 
     hooks = [
-        module.register_forward_hook(lambda _, arguments, output, name=name: note(name, arguments, output))
+        module.register_forward_hook(lambda _, arguments, output, name=name: record(name, arguments, output))
         for name, module in norms.items()
     ]
     training = [module for module in teacher.modules() if module.training]
@@ -67,19 +75,19 @@ def principal_stream(teacher: PreTrainedModel, size: int, kept: set[str]) -> Str
             module.training = True
         for hook in hooks:
             hook.remove()
-    moments = sum(states.T @ states / states.square().sum() for states in left.values())
+    moments = sum(states.T @ states / states.square().sum() for states in outputs.values())
     directions = torch.linalg.eigh(cast(Tensor, moments)).eigenvectors.flip(1)[:, :size]
-    # A direction and its opposite are both right; the largest entry is made positive so that every run says the same.
+    # The sign of a direction is arbitrary; the largest entry is made positive so that every run gives the same result.
     directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
     ratios = {
         name: ((states @ directions).std(1, correction=0) / states.std(1, correction=0)).mean().item()
-        for name, states in read.items()
+        for name, states in inputs.items()
     }
     return Stream(directions, ratios)
 
 
 def random_tokens(teacher: PreTrainedModel, texts: int = 256, length: int = 24) -> Tensor:
-    """(texts, length) token ids, the same every time, none of them padding."""
+    """(texts, length) random token ids without padding, the same in every call."""
     length = min(length, teacher.config.max_position_embeddings // 2)
     ids = torch.randint(teacher.config.vocab_size - 1, (texts, length), generator=torch.Generator().manual_seed(0))
     padding = teacher.config.pad_token_id

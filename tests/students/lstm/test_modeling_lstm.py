@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 
+import accelerate
 import pytest
 import torch
+from packaging import version
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -25,21 +26,13 @@ from transformers import (
 )
 
 from hf_distill import (
-    LSTMStudentConfig,
     LSTMStudentForCausalLM,
     LSTMStudentForSeq2SeqLM,
     LSTMStudentForSequenceClassification,
     LSTMStudentForTokenClassification,
     LSTMStudentModel,
 )
-
-VOCAB = 40
-SIZES = {"vocab_size": VOCAB, "embedding_size": 12, "hidden_size": 10, "num_layers": 2}
-TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
-
-
-def config(**changes):
-    return LSTMStudentConfig(**{**SIZES, **TOKENS, **changes})
+from tests.students.lstm.cases import TOKENS, VOCAB, config
 
 
 def built(model_class, seed=0, **changes):
@@ -79,37 +72,6 @@ def packed_lstm(model):
             for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if lstm is not None else ():
                 getattr(reference, f"{kind}_l{index}{suffix}").data.copy_(getattr(lstm, f"{kind}_l0"))
     return reference
-
-
-class TestConfig:
-    def test_round_trip(self, tmp_path):
-        before = config(pooling=("mean", "last"), num_labels=3, problem_type="single_label_classification")
-        before.save_pretrained(tmp_path)
-        after = AutoConfig.from_pretrained(tmp_path)
-        assert isinstance(after, LSTMStudentConfig)
-        assert {**after.to_dict(), "_name_or_path": ""} == before.to_dict()
-        assert LSTMStudentConfig.from_dict(json.loads(before.to_json_string())).to_dict() == before.to_dict()
-        assert json.loads(before.to_json_string(use_diff=False))["pooling"] == before.pooling
-        assert after.num_hidden_layers == after.num_layers == 2
-
-    @pytest.mark.parametrize(
-        "wrong, message",
-        [
-            ({"vocab_size": 0}, "vocab_size must be a positive integer, got 0"),
-            ({"embedding_size": -1}, "embedding_size must be"),
-            ({"hidden_size": 12.5}, "hidden_size must be"),
-            ({"num_layers": 0}, "num_layers must be"),
-            ({"dropout": 1.0}, "would drop everything"),
-            ({"dropout": -0.1}, "dropout is a probability"),
-            ({"pooling": ("first",)}, r"pooling must list one or more of last, max, mean, got \('first',\)"),
-            ({"pooling": "max"}, "pooling must list"),
-            ({"pooling": ()}, "pooling must list"),
-            ({"pad_token_id": VOCAB}, "Take both from the student's tokenizer"),
-        ],
-    )
-    def test_errors(self, wrong, message):
-        with pytest.raises(ValueError, match=message):
-            config(**wrong)
 
 
 class TestExactness:
@@ -686,6 +648,9 @@ class TestSaveAndLoad:
         assert (tmp_path / "modeling_lstm.py").exists() and (tmp_path / "configuration_lstm.py").exists()
 
     @pytest.mark.parametrize("auto_class", HEADS)
+    @pytest.mark.skipif(
+        version.parse(accelerate.__version__) < version.parse("1.14"), reason="accelerate keeps a part in memory"
+    )
     def test_weights_on_disk(self, auto_class, tmp_path):
         model = built(HEADS[auto_class])
         ids, mask = padded(sentences([3, 7, 5]), "left")

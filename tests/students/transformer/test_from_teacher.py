@@ -4,124 +4,13 @@ import re
 
 import pytest
 import torch
-from transformers import (
-    AutoModel,
-    BartConfig,
-    BartForConditionalGeneration,
-    BartForSequenceClassification,
-    BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    BertTokenizer,
-    DistilBertConfig,
-    DistilBertForTokenClassification,
-    ElectraConfig,
-    ElectraForSequenceClassification,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MarianConfig,
-    MarianMTModel,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
-    ModernBertForSequenceClassification,
-    MPNetConfig,
-    MPNetForSequenceClassification,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    RobertaForTokenClassification,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import AutoModel, BertTokenizer
 
 from hf_distill.students.from_teacher import student_from_teacher
 from hf_distill.students.transformer.config import TransformerStudentConfig
-from hf_distill.students.transformer.residual_stream import random_tokens
+from tests.students.transformer.cases import TEACHERS, VOCABULARY, logits_of, make_teacher
 
-VOCABULARY = 40
-SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-ENCODER = {
-    **SPECIAL,
-    "vocab_size": VOCABULARY,
-    "hidden_size": 12,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "intermediate_size": 20,
-    "max_position_embeddings": 16,
-    "num_labels": 3,
-}
-DECODER = ENCODER | {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
-BOTH = {
-    **SPECIAL,
-    "vocab_size": VOCABULARY,
-    "d_model": 12,
-    "encoder_layers": 3,
-    "decoder_layers": 3,
-    "encoder_attention_heads": 3,
-    "decoder_attention_heads": 3,
-    "encoder_ffn_dim": 20,
-    "decoder_ffn_dim": 20,
-    "max_position_embeddings": 16,
-    "decoder_start_token_id": 1,
-    "forced_eos_token_id": None,
-}
-T5 = {"vocab_size": VOCABULARY, "d_model": 12, "d_kv": 4, "d_ff": 20, "num_layers": 3, "num_heads": 3}
-T5 |= {"decoder_start_token_id": 0}
-DISTILBERT = {"vocab_size": VOCABULARY, "dim": 12, "n_layers": 3, "n_heads": 3, "hidden_dim": 20, "num_labels": 3}
-GPT2 = {"vocab_size": VOCABULARY, "n_embd": 12, "n_layer": 3, "n_head": 3, "n_positions": 16, "pad_token_id": 1}
-GPT2 |= {"bos_token_id": 0, "eos_token_id": 2}
-TEACHERS = {
-    "bert": lambda: BertForSequenceClassification(BertConfig(**ENCODER)),
-    "bert masked": lambda: BertForMaskedLM(BertConfig(**ENCODER)),
-    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**ENCODER)),
-    "roberta tokens": lambda: RobertaForTokenClassification(RobertaConfig(**ENCODER)),
-    "distilbert": lambda: DistilBertForTokenClassification(DistilBertConfig(**DISTILBERT)),
-    "modernbert": lambda: ModernBertForSequenceClassification(ModernBertConfig(**ENCODER)),
-    "modernbert masked": lambda: ModernBertForMaskedLM(ModernBertConfig(**ENCODER)),
-    "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**ENCODER)),
-    "bart": lambda: BartForConditionalGeneration(BartConfig(**BOTH)),
-    "bart classification": lambda: BartForSequenceClassification(BartConfig(**BOTH)),
-    "marian": lambda: MarianMTModel(MarianConfig(**BOTH)),
-    "t5": lambda: T5ForConditionalGeneration(T5Config(**T5)),
-    "t5 gated": lambda: T5ForConditionalGeneration(T5Config(**T5, feed_forward_proj="gated-gelu")),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
-    "gpt2 classification": lambda: GPT2ForSequenceClassification(GPT2Config(**GPT2)),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**DECODER)),
-    "llama tied": lambda: LlamaForCausalLM(LlamaConfig(**DECODER, tie_word_embeddings=True)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**DECODER)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**DECODER, head_dim=6)),
-}
 FREE_HEADS = ("t5", "llama", "qwen2", "qwen3")
-
-
-def make_teacher(name):
-    """A teacher whose every weight says something, norms and biases too."""
-    torch.manual_seed(0)
-    teacher = TEACHERS[name]().eval()
-    with torch.no_grad():
-        for parameter in teacher.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(0.1, 0.5)
-        if "final_logits_bias" in dict(teacher.named_buffers()):
-            teacher.final_logits_bias.normal_()
-    return teacher
-
-
-def logits_of(model):
-    """What a model says about two fixed rows."""
-    ids = torch.randint(3, VOCABULARY, (2, 7), generator=torch.Generator().manual_seed(1))
-    ids[:, -1] = 2  # BART's classifier reads the end token
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if model.config.is_encoder_decoder and "Sequence" not in type(model).__name__:
-        inputs["decoder_input_ids"] = ids[:, :5]
-    with torch.no_grad():
-        return model.eval()(**inputs).logits
 
 
 def trainable(model):
@@ -209,52 +98,6 @@ def test_units_that_do_nothing_go_first_and_change_nothing():
     assert "1 of 2 groups of heads" in carried["model.layers.1.self_attn.o_proj.weight"]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "modernbert", "bart", "t5", "mpnet"])
-def test_silent_inner_units_change_nothing_in_other_families(name):
-    teacher = make_teacher(name)
-    silenced = 0
-    with torch.no_grad():
-        for path, parameter in teacher.named_parameters():
-            end = path.rpartition(".")[0].split(".")
-            up = end[-1] in ("c_fc", "Wi", "fc1", "wi") or end[-2:] == ["intermediate", "dense"]
-            transposed = end[-1] == "c_fc" and parameter.dim() == 2
-            if up:
-                rows = parameter.T if transposed else parameter
-                inner = len(rows) if end[-1] != "Wi" else len(rows) // 2
-                for unit in (2, 3, 11):
-                    rows[unit::inner] = 0  # both halves of a fused pair
-                silenced += 1
-            down = (
-                end[-1] in ("fc2", "wo")
-                or (end[-2:] in (["mlp", "c_proj"], ["mlp", "Wo"]))
-                or (end[-2:] == ["output", "dense"] and "attention" not in end)
-            )
-            if down and parameter.dim() == 2:
-                columns = parameter.T if end[-1] == "c_proj" else parameter
-                columns[:, [2, 3, 11]] = 0
-    assert silenced
-    inner = {"gpt2": 48}.get(name, 20)
-    student, _ = student_from_teacher(teacher, TransformerStudentConfig(intermediate_size=inner - 3))
-    assert torch.allclose(logits_of(student), logits_of(teacher), atol=2e-5)
-
-
-@pytest.mark.parametrize("name", ["t5", "mpnet"])
-def test_heads_stay_with_their_relative_positions(name):
-    teacher = make_teacher(name)
-    table = next(parameter for key, parameter in teacher.named_parameters() if "relative_attention_bias" in key)
-    settings = {"num_attention_heads": 2} if name == "t5" else {"hidden_size": 8}
-    student, _ = student_from_teacher(teacher, TransformerStudentConfig(**settings))
-    key = "encoder.block.{}.layer.0.SelfAttention.q" if name == "t5" else "mpnet.encoder.layer.{}.attention.attn.q"
-    kept_table = next(parameter for key, parameter in student.named_parameters() if "relative_attention_bias" in key)
-    heads = [next(i for i in range(3) if torch.equal(column, table[:, i])) for column in kept_table.T]
-    assert heads == sorted(set(heads))
-    if name == "t5":
-        for layer in range(3):
-            query = teacher.get_submodule(key.format(layer)).weight.unflatten(0, (3, 4))
-            kept = student.get_submodule(key.format(layer)).weight.unflatten(0, (2, 4))
-            assert torch.equal(kept, query[heads])
-
-
 def test_the_residual_stream_keeps_the_units_with_the_largest_weights():
     """Where it is not turned: before the norms, and under a masked language head that is tied to the embeddings."""
     for name, table in (
@@ -275,49 +118,6 @@ def test_the_residual_stream_keeps_the_units_with_the_largest_weights():
         assert carried[table] == f"{table}, 8 of {width} hidden units"
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "mpnet"])
-def test_a_narrower_stream_is_turned_onto_its_principal_components(name):
-    teacher = make_teacher(name)
-    teacher.train()
-    teacher.base_model.encoder.eval() if hasattr(teacher.base_model, "encoder") else teacher.base_model.eval()
-    modes = [module.training for module in teacher.modules()]
-    width = teacher.config.hidden_size
-    student, carried = student_from_teacher(teacher, TransformerStudentConfig(hidden_size=8))
-    assert [module.training for module in teacher.modules()] == modes
-    own, whole = student.get_input_embeddings().weight, teacher.get_input_embeddings().weight
-    directions = torch.linalg.lstsq(whole.double(), own.double()).solution  # whole @ directions = own
-    assert torch.allclose(whole.double() @ directions, own.double(), atol=1e-5)
-    assert torch.allclose(directions.T @ directions, torch.eye(8).double(), atol=1e-4)
-    table = next(path for path in carried if path.endswith("word_embeddings.weight"))
-    assert carried[table] == f"{table}, 8 principal components of the hidden states"
-
-    # What the norms leave on the same random tokens lies in those directions more than in any others.
-    states = []
-    norms = [module for module in teacher.base_model.modules() if isinstance(module, torch.nn.LayerNorm)]
-    hooks = [each.register_forward_hook(lambda *call: states.append(call[2].flatten(0, -2))) for each in norms]
-    with torch.no_grad():
-        teacher.eval().base_model(input_ids=random_tokens(teacher))
-    for hook in hooks:
-        hook.remove()
-    shares = [each.double() / each.double().norm() for each in states]
-    kept = sum((each @ directions).square().sum() for each in shares)
-    others = torch.linalg.qr(torch.randn(20, width, 8, generator=torch.Generator().manual_seed(0)).double()).Q
-    assert all(kept > sum((each @ other).square().sum() for each in shares) for other in others)
-
-    # The units that a head pools lie behind a nonlinearity: they are chosen, not turned.
-    pooled = [path for path, words in carried.items() if f"8 of {width} pooled units" in words]
-    assert bool(pooled) == (name != "distilbert")  # this one tags: nothing is pooled
-
-
-def test_random_tokens_are_never_padding():
-    teacher = make_teacher("roberta")
-    ids = random_tokens(teacher)
-    assert torch.equal(ids, random_tokens(teacher))
-    assert teacher.config.pad_token_id not in ids
-    assert ids.max() < teacher.config.vocab_size
-    assert ids.unique().numel() > 0.9 * (teacher.config.vocab_size - 1)
-
-
 def test_tied_weights_stay_tied_and_untied_ones_untied():
     for name, tied in (("llama tied", True), ("llama", False), ("bart", True), ("bert masked", True)):
         student, _ = student_from_teacher(make_teacher(name), TransformerStudentConfig(num_hidden_layers=1))
@@ -331,12 +131,6 @@ def test_encoder_and_decoder_may_differ_in_depth():
     assert (student.config.num_layers, student.config.num_decoder_layers) == (2, 1)
     generated = student.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, do_sample=False)
     assert generated.shape[0] == 1
-
-
-def test_kinds_of_attention_stay_with_their_layers():
-    teacher = make_teacher("modernbert")
-    student, _ = student_from_teacher(teacher, TransformerStudentConfig(layers=[1, 2]))
-    assert student.config.layer_types == teacher.config.layer_types[1:]
 
 
 def test_another_vocabulary_gets_means_of_pieces():
@@ -388,32 +182,6 @@ def test_another_vocabulary_in_every_kind_of_language_model(name):
     assert torch.allclose(logits[..., [0, 1, 5, 7]], teacher_logits[..., [0, 1, 14, 10]], atol=1e-4)
 
 
-def test_positions_that_count_from_padding_need_its_id_unchanged():
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "w"]
-    tokenizer = BertTokenizer(vocab={token: index for index, token in enumerate(tokens)})
-    teacher_tokens = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", "w"]
-    teacher_tokenizer = BertTokenizer(vocab={token: index for index, token in enumerate(teacher_tokens)})
-    with pytest.raises(ValueError, match="padding id is the teacher's 1, got 0"):
-        student_from_teacher(make_teacher("roberta"), TransformerStudentConfig(), tokenizer, teacher_tokenizer)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"hidden_size": 0}, "hidden_size must be a positive integer"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive integer"),
-        ({"num_hidden_layers": (1, 2, 3)}, "num_hidden_layers must be a positive integer"),
-        ({"layers": "middle"}, 'layers must be "uniform"'),
-        ({"layers": [2, 1]}, "in rising order"),
-        ({"layers": []}, "in rising order"),
-        ({"layers": [0, 1], "num_hidden_layers": 3}, "layers lists 2 of the teacher's layers"),
-    ],
-)
-def test_recipes_that_cannot_be_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        TransformerStudentConfig(**settings)
-
-
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
@@ -432,9 +200,3 @@ def test_recipes_that_cannot_be_are_refused(settings, message):
 def test_students_that_do_not_fit_are_refused(name, settings, message):
     with pytest.raises(ValueError, match=message):
         student_from_teacher(make_teacher(name), TransformerStudentConfig(**settings))
-
-
-def test_unknown_families_are_refused():
-    teacher = ElectraForSequenceClassification(ElectraConfig(**ENCODER, embedding_size=12))
-    with pytest.raises(ValueError, match=r"one of the families bert, .* got 'electra'"):
-        student_from_teacher(teacher, TransformerStudentConfig())

@@ -1,0 +1,271 @@
+"""Looks through csv and tsv files before they are read: quotation marks, cells a row, number of rows."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import fsspec
+import pandas
+
+# With other options only pandas can tell what a row is.
+PLAIN = {"sep", "delimiter", "encoding", "quoting", "quotechar"}
+TO_PANDAS = {*PLAIN, "header", "names", "index_col", "usecols", "skiprows", "skipinitialspace", "escapechar", "comment"}
+KNOWN_VALUES = 1000  # of a column; one with more is a column of texts
+
+
+@dataclass
+class Inspection:
+    """What a csv or tsv file looks like.
+
+    Attributes:
+        columns: names, as pandas makes them of the header.
+        rows: how many there are; None where options are set with which only pandas can tell.
+        options: `quoting`, where the options leave it open.
+        counts: what there is to tell, by reason.
+    """
+
+    columns: list[str]
+    rows: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class _Row:
+    cells: list[str]
+    line: int  # number of its first one, from 1
+    raw: list[str]  # its lines, more than one where a quoted cell has a line end
+
+
+def opened(path: str | Path, encoding: str | None = None) -> TextIO:
+    """A text file, decompressed by its suffix, with its line ends as they are.
+
+    Args:
+        path: of the file.
+        encoding: None: UTF-8, of which a byte-order mark is no part of the text.
+    """
+    known = (encoding or "utf-8").lower().replace("_", "-")
+    reading = "utf-8-sig" if known in ("utf-8", "utf8") else known
+    return fsspec.open(str(path), mode="rt", encoding=reading, newline="", compression="infer").open()
+
+
+def wrong_encoding(path: str | Path, error: UnicodeError) -> str:
+    """What to say of a file that is in another encoding than it is read in."""
+    return (
+        f"data.path: {path} cannot be read in this encoding: {error}. Set data.options: {{encoding: cp1252}}, or "
+        "utf-16, or whatever it was saved in; or save it as UTF-8."
+    )
+
+
+def inspect(path: str, separator: str, options: dict[str, Any]) -> Inspection:
+    """Look through a csv or tsv file.
+
+    Args:
+        path: of the file.
+        separator: of its cells, where the options have none.
+        options: of `datasets.load_dataset`.
+    Raises:
+        ValueError: no header, no row, another encoding, rows that are longer than the header, or quotation marks that
+            make one row of several.
+    """
+    separator = options.get("sep") or options.get("delimiter") or separator
+    try:
+        if options.keys() <= PLAIN and len(separator) == 1:
+            return _Inspector(path, separator, options).inspection()
+        asked = {name: value for name, value in options.items() if name in TO_PANDAS}
+        if "column_names" in options:
+            asked["names"] = options["column_names"]
+        return Inspection(_header(path, **{"sep": separator, **asked}))
+    except UnicodeError as error:
+        raise ValueError(wrong_encoding(path, error)) from error
+    except pandas.errors.EmptyDataError as error:
+        raise ValueError(f"data.path: {path} cannot be read as csv: the file is empty.") from error
+
+
+def _header(path: str, **options: Any) -> list[str]:
+    # Where rows are longer than the header their first cell is no column; the header alone does not tell.
+    return [str(name) for name in pandas.read_csv(path, nrows=1, dtype=str, **options).columns]
+
+
+class _Inspector:
+    """Goes through one file, and refuses what cannot be told apart."""
+
+    def __init__(self, path: str, separator: str, options: dict[str, Any]) -> None:
+        self.path, self.separator = path, separator
+        self.encoding, self.mark = options.get("encoding"), options.get("quotechar", '"')
+        self.asked = options.get("quoting")
+        self.quoting: Any = self.asked if self.asked is not None else self._found_quoting()
+
+    def inspection(self) -> Inspection:
+        """What the file looks like."""
+        with opened(self.path, self.encoding) as file:
+            rows = self._rows(file)
+            header = next(rows, None)
+            if header is None:
+                raise ValueError(
+                    f"data.path: {self.path} cannot be read as csv: the file is empty. Expected a line with the names "
+                    "of the columns, and a line for each row."
+                )
+            found = self._look_through(header, rows)
+        if not found.rows:
+            raise ValueError(
+                f"data.path: {self.path} has the header {self.separator.join(header.cells)!r} and no row. Expected a "
+                "line with the names of the columns, and a line for each row."
+            )
+        options = {"quoting": self.quoting, "quotechar": self.mark, "encoding": self.encoding}
+        found.columns = _header(self.path, sep=self.separator, **options)
+        if self.asked is None:
+            found.options["quoting"] = self.quoting
+        return found
+
+    def _look_through(self, header: _Row, rows: Iterable[_Row]) -> Inspection:
+        width = len(header.cells)
+        longer, merged = [], []
+        values: list[Counter[str]] = [Counter() for _ in header.cells]
+        counts: Counter[str] = Counter()
+        number = 0
+        for row in rows:
+            number += 1
+            if len(row.cells) > width:
+                longer.append(row)
+            if len(row.cells) < width:
+                counts["rows with fewer cells than the header, filled up with empty ones"] += 1
+                self._check_cut(row, width)
+            if len(row.raw) > 1:
+                counts["line ends within quoted cells"] += len(row.raw) - 1
+                merged.append(row)
+            else:
+                for known, cell in zip(values, row.cells, strict=False):
+                    if len(known) < KNOWN_VALUES or cell in known:
+                        known[cell] += 1
+        if longer:
+            raise ValueError(self._longer(header, longer, number))
+        often = [{value for value, count in known.items() if count > 1} for known in values]
+        for row in merged:
+            self._check_merged(row, header.cells, often)
+        return Inspection([], number, counts=counts)
+
+    def _rows(self, file: Iterable[str]) -> Iterator[_Row]:
+        """The rows of a file, without blank lines."""
+        raw: list[str] = []
+
+        def noted() -> Iterator[str]:
+            for text in file:
+                raw.append(text)
+                yield text
+
+        csv.field_size_limit(2**31 - 1)
+        reader = csv.reader(noted(), delimiter=self.separator, quoting=self.quoting, quotechar=self.mark)
+        line = 1
+        blanks = " \r\n" if self.separator == "\t" else " \t\r\n"
+        for cells in reader:
+            if "".join(raw).strip(blanks):
+                yield _Row(cells, line, list(raw))
+            line = reader.line_num + 1
+            raw.clear()
+
+    def _found_quoting(self) -> int:
+        """In csv quotation marks quote. In files with tabs they do only where all of them are set as a writer does."""
+        if self.separator != "\t":
+            return csv.QUOTE_MINIMAL
+        with opened(self.path, self.encoding) as file:
+            text = file.read()
+        return csv.QUOTE_MINIMAL if is_quoted(text, self.separator, self.mark) else csv.QUOTE_NONE
+
+    @property
+    def _advice(self) -> str:
+        return (
+            f"Where {self.mark} is a character like others, set data.options: {{quoting: 3}}; else mend the file: a "
+            f"text with the separator, a line end or {self.mark} in it stands between {self.mark}, and each "
+            f"{self.mark} in it is doubled."
+        )
+
+    def _check_cut(self, row: _Row, width: int) -> None:
+        """Raise where a line of a file without quoting ends within a quoted text."""
+        last = row.cells[-1] if row.cells else ""
+        if self.quoting == csv.QUOTE_NONE and last.startswith(self.mark) and last.count(self.mark) % 2:
+            raise ValueError(
+                f"data.path: {self.path}, line {row.line}, has {len(row.cells)} of {width} cells and ends in a text "
+                f"that {self.mark} opens: {last!r:.60}. Other quotation marks of the file do not quote, so a text with "
+                "a line end or a tab in it cannot be told from several rows. Write the file as jsonl or csv."
+            )
+
+    def _check_merged(self, row: _Row, names: list[str], often: list[set[str]]) -> None:
+        """Raise where a row of several lines would be several rows without its quotation marks."""
+        where = f"data.path: {self.path}: lines {row.line} to {row.line + len(row.raw) - 1} are one row by their marks"
+        try:
+            strict = list(
+                csv.reader(row.raw, delimiter=self.separator, quotechar=self.mark, quoting=self.quoting, strict=True)
+            )
+        except csv.Error as error:
+            raise ValueError(f"{where} ({self.mark}): {error}. {self._advice}") from error
+        plain = list(csv.reader(row.raw, delimiter=self.separator, quoting=csv.QUOTE_NONE))
+        if len(strict) != 1 or any(len(cells) != len(names) for cells in plain):
+            return
+        for number, name in enumerate(names):
+            inside = {cells[number].strip(self.mark) for cells in plain}
+            if inside <= often[number]:
+                raise ValueError(
+                    f"{where} ({self.mark}), but each line looks like a row: its {name!r} is "
+                    f"{' or '.join(map(repr, sorted(inside)))}. {self._advice}"
+                )
+
+    def _longer(self, header: _Row, longer: list[_Row], rows: int) -> str:
+        """What to say of rows with more cells than the header."""
+        width, first = len(header.cells), longer[0]
+        mark = "a tab" if self.separator == "\t" else "a comma" if self.separator == "," else repr(self.separator)
+        where = f"data.path: {self.path}, line {first.line}, has {len(first.cells)} cells and the header {width}"
+        if not any(cell for row in longer for cell in row.cells[width:]):
+            which = "each line" if len(longer) == rows else f"each of {len(longer)} lines"
+            return f"{where}: {which} ends with {mark} more than the header. Remove it, or add a name to the header."
+        if len(longer) == rows:
+            return (
+                f"{where}, as all rows do. Add the missing name to the header; if the first cell is the number of the "
+                "row, set data.options: {index_col: 0}."
+            )
+        return f"{where}: {''.join(first.raw).strip()!r:.80}. {self._advice}"
+
+
+def is_quoted(text: str, separator: str, mark: str = '"') -> bool:
+    """Whether the quotation marks of a file quote: all are set as a csv writer sets them.
+
+    That is around cells that need it (with a separator, a line end or a doubled mark in them), or around every cell of
+    a column. A file that has one cell a column in each line as it is has no line end in a cell, so it is not quoted.
+
+    Args:
+        text: of the whole file.
+        separator: one character.
+        mark: one character.
+
+    >>> is_quoted('text\\tlabel\\n"a\\tb"\\tx', "\\t"), is_quoted('text\\tlabel\\n"a\\tx\\nb"\\ty', "\\t")
+    (True, False)
+    """
+    if mark not in text:
+        return False
+    lines = [line.split(separator) for line in re.split(r"\r\n|\n|\r", text) if line]
+    if len({len(cells) for cells in lines}) == 1 and any(cell.count(mark) % 2 for cells in lines for cell in cells):
+        return False
+    cell = re.compile(
+        rf"({mark}[^{mark}]*(?:{mark}{mark}[^{mark}]*)*{mark}|[^{mark}{separator}\r\n]*)({separator}|\r\n|\n|\r|\Z)"
+    )
+    place = row = column = 0
+    unneeded: set[int] = set()
+    bare: set[int] = set()
+    while place < len(text):
+        found = cell.match(text, place)
+        if found is None:
+            return False
+        content, end = found.groups()
+        if row and content.startswith(mark):
+            if not set(content[1:-1]) & {mark, separator, "\r", "\n"}:
+                unneeded.add(column)
+        elif row and content:
+            bare.add(column)
+        place, column = found.end(), column + 1
+        if end != separator:
+            row, column = row + 1, 0
+    return not unneeded & bare

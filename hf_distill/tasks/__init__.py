@@ -1,0 +1,16 @@
+"""What differs between the tasks of a recipe: one file a task."""
+
+from hf_distill.tasks.base import RecipeTask
+from hf_distill.tasks.text_classification import TextClassification
+from hf_distill.tasks.text_generation import TextGeneration
+from hf_distill.tasks.token_classification import TokenClassification
+from hf_distill.tasks.translation import Translation
+
+__all__ = ["RECIPE_TASKS"]
+
+RECIPE_TASKS: dict[str, type[RecipeTask]] = {
+    "text-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "translation": Translation,
+    "text-generation": TextGeneration,
+}

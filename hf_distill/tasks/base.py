@@ -1,0 +1,246 @@
+"""What a recipe's steps ask of its task."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+from transformers import PreTrainedModel
+
+from hf_distill.matching.base import Matching
+from hf_distill.problems import TASKS
+from hf_distill.reports.report import Report
+from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+from hf_distill.students.transformer.config import TransformerStudentConfig
+from hf_distill.tasks.models import Models
+from hf_distill.tasks.settings import Settings
+from hf_distill.training.arguments import DistillationArguments
+from hf_distill.training.trainer import DistillationTrainer
+
+Loaded = tuple[PreTrainedModel, Any]  # a model and its tokenizer
+Keep = Callable[[str, Callable[[], Any]], Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The models that a report compares, each with its tokenizer.
+
+    Attributes:
+        teacher: after its fine-tuning.
+        student: as published.
+        baseline: the same student, trained without a teacher.
+        more: students of further seeds, each with its baseline.
+        controls: what the other controls predict on the test set, by name.
+        onnx: the student's folder, where its exported files are. None: it was not exported.
+    """
+
+    teacher: Loaded
+    student: Loaded
+    baseline: Loaded
+    more: Sequence[tuple[Loaded, Loaded]]
+    controls: Mapping[str, Any]
+    onnx: Path | None
+
+
+class RecipeTask(ABC):
+    """One run's task: its rows, and what the steps do differently for it.
+
+    A subclass a task. All that the steps share is in `hf_distill.recipes.steps`.
+
+    Args:
+        settings: of the run.
+        models: of the run.
+        keep: gives what a function makes, made once for a run: (name, function) -> plain data.
+    Raises:
+        ValueError: the data cannot be read as the task needs it.
+    """
+
+    trainer: ClassVar[type[DistillationTrainer]] = DistillationTrainer
+    arguments: ClassVar[type[Any]] = DistillationArguments
+    stage_keys: ClassVar[tuple[str, ...]] = ("matching",)  # of a stage, beside training arguments
+    greater_is_better: ClassVar[bool] = True  # of `selection_metric`
+    teacher_training: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
+
+    def __init__(self, settings: Settings, models: Models, keep: Keep) -> None:
+        self.settings, self.models, self.keep = settings, models, keep
+        self.kind = TASKS[settings.task]
+        self.notes: list[str] = []  # for the console
+        self.splits: Any = self.load_splits()
+        self.counts: dict[str, int] = dict(self.splits.counts)
+        self._student_tokenizer: Any = None
+
+    @classmethod
+    @abstractmethod
+    def check_settings(cls, settings: Settings) -> None:
+        """Raise a ValueError for what can be known to be wrong without reading any data."""
+
+    @abstractmethod
+    def load_splits(self) -> Any:
+        """Read, clean and split the data."""
+
+    @property
+    @abstractmethod
+    def checks(self) -> Sequence[Callable[[], None]]:
+        """What raises a ValueError for whatever would fail later."""
+
+    @property
+    @abstractmethod
+    def selection_metric(self) -> str:
+        """The metric on the validation rows that selects models, as the trainer calls it."""
+
+    # What results depend on
+
+    @property
+    def parts(self) -> dict[str, datasets.Dataset]:
+        """The rows by the name of their split, without what the report alone reads."""
+        names = ("train", "unlabelled", "validation", "test")
+        return {name: getattr(self.splits, name) for name in names}
+
+    @abstractmethod
+    def inputs(self, step: str) -> dict[str, Any]:
+        """Named values that a step's result depends on for this task, beside the recipe's sections and the rows."""
+
+    # Teacher and student
+
+    @abstractmethod
+    def untrained_teacher(self) -> Loaded:
+        """The teacher before its fine-tuning, with the head or the adapters that are trained."""
+
+    def trained_teacher(self, model: Any) -> PreTrainedModel:
+        """The teacher after its fine-tuning, as it is saved."""
+        return model
+
+    def student_tokenizer(self) -> Any:
+        """The student's tokenizer: made once, then read from its folder.
+
+        Each call gives a copy, since a tokenizer remembers how it was last used, and saves that.
+        """
+        if self.models.initialized:
+            return self.models.tokenizer(self.models.initial)
+        if self._student_tokenizer is None:
+            self._student_tokenizer = self.new_student_tokenizer()
+        return copy.deepcopy(self._student_tokenizer)
+
+    @abstractmethod
+    def new_student_tokenizer(self) -> Any:
+        """A tokenizer for the student, made of the training texts or the teacher's own."""
+
+    def student_config(self, tokenizer: Any = None) -> LSTMStudentConfig | TransformerStudentConfig:
+        """The student's config.
+
+        Args:
+            tokenizer: the student's. None: it is not known yet, and the config is only checked.
+        """
+        settings = self.settings.student
+        if settings.kind == "transformer":
+            return TransformerStudentConfig(**settings.config)
+        names = ("pad_token_id", "bos_token_id", "eos_token_id")
+        tokens: dict[str, Any] = {name: getattr(tokenizer, name, None) for name in names}
+        size = 100 if tokenizer is None else len(tokenizer)
+        return LSTMStudentConfig(**{"vocab_size": size, **self.head(), **tokens, **settings.config})
+
+    def head(self) -> dict[str, Any]:
+        """The fields of a student's config that say what its head decides on."""
+        return {}
+
+    @abstractmethod
+    def finished_student(
+        self, student: PreTrainedModel, carried: dict[str, str], teacher: Loaded, tokenizer: Any
+    ) -> tuple[PreTrainedModel, dict[str, str]]:
+        """A new student with the head or the generation settings of the task.
+
+        Args:
+            student: before its training.
+            carried: where its weights came from.
+            teacher: with its tokenizer.
+            tokenizer: the student's.
+        """
+
+    # Rows
+
+    def fold_rows(self, number: int) -> datasets.Dataset:
+        """The labelled rows that are not of a fold, for a teacher of cross-fitting."""
+        raise NotImplementedError(f"{self.settings.task} has no cross-fitting.")
+
+    @abstractmethod
+    def teacher_rows(self, rows: datasets.Dataset, what: str) -> datasets.Dataset:
+        """Tokenized rows for the teacher's fine-tuning.
+
+        Args:
+            rows: of a split.
+            what: they are for, in words, for the counts.
+        """
+
+    @abstractmethod
+    def distillation_rows(self) -> datasets.Dataset:
+        """Tokenized rows that the student learns from, before the teacher's outputs are added."""
+
+    @abstractmethod
+    def labelled_rows(self) -> datasets.Dataset:
+        """Tokenized rows that the student without a teacher learns from."""
+
+    @abstractmethod
+    def validation_rows(self) -> datasets.Dataset:
+        """Tokenized rows that select the student."""
+
+    @abstractmethod
+    def with_soft_targets(self, rows: datasets.Dataset, folder: Path, bf16: bool) -> datasets.Dataset:
+        """The rows with the teacher's outputs.
+
+        Args:
+            rows: see `distillation_rows`.
+            folder: of the cache.
+            bf16: whether the teacher computes in bfloat16.
+        """
+
+    def training_rows(self, rows: datasets.Dataset, matching: Sequence[Matching]) -> datasets.Dataset:
+        """The rows as a stage's trainer takes them."""
+        return rows
+
+    # Training
+
+    def training_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """A stage's settings as training arguments take them."""
+        return dict(settings)
+
+    @abstractmethod
+    def collator(self, tokenizer: Any, model: Any) -> Any:
+        """What pads the rows."""
+
+    def validation_metrics(self, tokenizer: Any) -> Callable[[Any], dict[str, float]] | None:
+        """What scores the validation rows; None where the loss alone selects."""
+        return None
+
+    def controls(
+        self, rows: Callable[[], datasets.Dataset], train: Callable[[str, datasets.Dataset], Loaded], baseline: Path
+    ) -> dict[str, Any]:
+        """What other ways than this student predict on the test set, by name.
+
+        Args:
+            rows: gives what the student learned from, with the teacher's outputs.
+            train: trains the student without a teacher on some rows, under a name.
+            baseline: folder of the student that was trained on the labels.
+        """
+        return {}
+
+    # The end
+
+    def export_options(self, tokenizer: Any) -> dict[str, Any]:
+        """More arguments of `export_onnx`."""
+        return {}
+
+    @abstractmethod
+    def compare(self, trained: Trained) -> Report:
+        """Measure the models on the test rows."""
+
+    @property
+    @abstractmethod
+    def example(self) -> Any:
+        """What the card's usage reads; of the test set only where it may be quoted."""
+
+    def final_counts(self) -> dict[str, int]:
+        """The rows by what became of them, at the end of a run."""
+        return self.counts

@@ -1,0 +1,507 @@
+"""Tasks whose student chooses among classes, or predicts a quantity: of a text or of each word."""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+import torch
+from transformers import EvalPrediction, PreTrainedModel, set_seed
+
+from hf_distill import columns, metrics
+from hf_distill.data.augmentation import augmented
+from hf_distill.data.labelled import Splits, load, load_further, texts_of, unlabelled
+from hf_distill.data.near_duplicates import near_duplicate_key
+from hf_distill.data.tokenization import tokenize
+from hf_distill.evaluation.predictions import decide
+from hf_distill.matching.base import Matching
+from hf_distill.paths import resolve
+from hf_distill.problems import TASKS
+from hf_distill.reports.classification import compare
+from hf_distill.reports.report import Report
+from hf_distill.soft_targets.cross_fit import (
+    folds_of,
+    inherited_folds,
+)
+from hf_distill.soft_targets.label_map import check_label_map
+from hf_distill.students.tokenizer import student_tokenizer
+from hf_distill.tasks.base import Keep, Loaded, RecipeTask, Trained
+from hf_distill.tasks.models import Models, with_new_head
+from hf_distill.tasks.settings import Settings
+from hf_distill.tasks.teacher_logits import TeacherLogits
+
+SINGLE_LABEL = "single_label_classification"
+SELF_TRAINING, HARD_LABELS = "self_training", "teacher_hard_labels"
+COMPARING = ("teacher_agreement", "teacher_kl")
+OF_CLASSES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "calibration_error")
+Control = Callable[[Splits], Any]
+
+
+class LabellingTask(RecipeTask):
+    """What text and token classification share."""
+
+    splits: Splits
+    teacher_training: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5, "weight_decay": 0.01}
+    soft_control: ClassVar[str]  # the control that learns from the teacher's outputs without a network
+
+    def __init__(self, settings: Settings, models: Models, keep: Keep) -> None:
+        super().__init__(settings, models, keep)
+        self.further = {
+            name: load_further(data, self.splits, task=settings.task) for name, data in settings.further_data.items()
+        }
+        self.classes = self.splits.classes or [settings.data.label_columns[0]]  # a regression has one output
+        self._tokenized: dict[tuple[str, ...], datasets.Dataset] = {}
+
+    @classmethod
+    def check_settings(cls, settings: Settings) -> None:
+        """Raise a ValueError for what can be known to be wrong without reading any data."""
+        if settings.teacher.cross_fit is not None and (
+            settings.teacher.fine_tune is None or settings.teacher.cross_fit < 2
+        ):
+            raise ValueError(
+                "teacher.cross_fit: expected two or more teachers that are fine-tuned here, got "
+                f"cross_fit={settings.teacher.cross_fit} with fine_tune={settings.teacher.fine_tune}."
+            )
+        if settings.data.augment is not None and (
+            TASKS[settings.task].word_level or len(settings.data.text_columns) > 1
+        ):
+            raise ValueError("data.augment: new texts are made of single texts, not of pairs or tagged sentences.")
+        if settings.teacher.fine_tune is not None and settings.teacher.label_map:
+            raise ValueError(
+                "teacher.label_map: a teacher that learns this task with teacher.fine_tune has its classes already. "
+                "Leave one of them out."
+            )
+
+    def load_splits(self) -> Splits:
+        """Read, clean and split the data."""
+        settings = self.settings
+        return load(settings.data, settings.seed, task=settings.task, keep=settings.compare.by)
+
+    # Before anything expensive
+
+    @property
+    def checks(self) -> Sequence[Callable[[], None]]:
+        """What raises a ValueError for whatever would fail later."""
+        return self.check_metrics, self.check_controls, self.check_teacher
+
+    def check_metrics(self) -> None:
+        """Raise a ValueError for metrics that cannot judge these labels."""
+        for number, name in enumerate(self.settings.metrics):
+            metric = metrics.load(name)
+            if name in COMPARING or (number == 0 and not getattr(metric, "larger_is_better", True)):
+                raise ValueError(
+                    f"compare.metrics: {name} cannot stand {'first' if number == 0 else 'here'}. The first metric "
+                    "selects the models, so it grows with quality; agreement with the teacher is in the report anyway."
+                )
+            if name in OF_CLASSES and self.splits.problem_type == "regression":
+                raise ValueError(f"compare.metrics: {name} is about classes, and the label is a quantity. Use pearson.")
+
+    def check_controls(self) -> None:
+        """Raise a ValueError for controls that this task does not have."""
+        known = self.known_controls
+        unknown = set(self.settings.compare.asked) - set(known)
+        if unknown:
+            raise ValueError(f"compare.controls: no {', '.join(sorted(unknown))} here; there are {', '.join(known)}.")
+
+    def check_teacher(self) -> None:
+        """Raise a ValueError where the teacher cannot teach these classes."""
+        settings = self.settings.teacher
+        if (settings.calibrate or settings.label_map) and self.splits.problem_type not in (None, SINGLE_LABEL):
+            raise ValueError(
+                "teacher.calibrate and teacher.label_map are about one choice among classes, and the labels are "
+                f"{self.splits.problem_type}. Leave them out."
+            )
+        if settings.fine_tune is not None:
+            self.models.config()
+        elif settings.label_map:
+            check_label_map(settings.label_map, self.teacher_classes, self.classes)
+        elif self.settings.uses_soft_targets and not self.same_classes:
+            raise ValueError(
+                f"The labels of the data are {self.classes}, the classes of the teacher are {self.teacher_classes}: a "
+                "teacher that is used as it is needs the same, in the same order. Set data.labels; or let it learn "
+                "them with teacher.fine_tune; or say which is which with teacher.label_map; or learn from its inner "
+                "states alone, with a matching and soft_target_weight: 0."
+            )
+
+    @cached_property
+    def teacher_classes(self) -> list[str]:
+        """The teacher's names of its classes, before any fine-tuning."""
+        config = self.models.config()
+        return [config.id2label[number] for number in sorted(config.id2label)]
+
+    @cached_property
+    def same_classes(self) -> bool:
+        """Whether the teacher's classes are those of the data."""
+        if self.settings.teacher.fine_tune is not None:
+            return True
+        names = self.teacher_classes
+        anonymous = all(name == f"LABEL_{number}" for number, name in enumerate(names))
+        return len(names) == len(self.classes) and (anonymous or names == self.classes)
+
+    @property
+    def selection_metric(self) -> str:
+        """The recipe's first metric."""
+        return self.settings.metrics[0]
+
+    # What results depend on
+
+    @property
+    def parts(self) -> dict[str, datasets.Dataset]:
+        """The rows by the name of their split, without the columns that the report alone reads."""
+        parts = {**super().parts, "fidelity": self.splits.fidelity}
+        by = self.settings.compare.by
+        return {
+            name: part.remove_columns([each for each in by if each in part.column_names])
+            for name, part in parts.items()
+        }
+
+    def inputs(self, step: str) -> dict[str, Any]:
+        """The classes; for the report also the further test sets and what quality is broken down by."""
+        found: dict[str, Any] = {"data.classes": self.classes, "data.problem_type": self.splits.problem_type}
+        if step == "compare":
+            by = [name for name in self.settings.compare.by if name in self.splits.test.column_names]
+            found["rows.test.by"] = self.splits.test.select_columns(by).to_dict()
+            found |= {f"rows.{name}": part.to_dict() for name, part in self.further.items()}
+        return found
+
+    # Teacher and student
+
+    def head(self) -> dict[str, Any]:
+        """The classes of the data, and the problem type; a student of a teacher with other classes gets them later."""
+        return self.data_head if self.same_classes or not self.settings.student.from_teacher else {}
+
+    @property
+    def data_head(self) -> dict[str, Any]:
+        """The fields of a config that say what a head for this data decides on."""
+        names = dict(enumerate(self.classes))
+        problem = {} if self.kind.word_level else {"problem_type": self.splits.problem_type}
+        return {"id2label": names, "label2id": {name: number for number, name in names.items()}, **problem}
+
+    def untrained_teacher(self) -> Loaded:
+        """The teacher before its fine-tuning; a head for other classes gives way to a new one."""
+        tokenizer = self.models.tokenizer(self.models.source)
+        set_seed(self.settings.seed)
+        model = self.kind.auto_class.from_pretrained(
+            self.models.source, **self.data_head, dtype=torch.float32, ignore_mismatched_sizes=True
+        )
+        return model, tokenizer
+
+    def new_student_tokenizer(self) -> Any:
+        """A smaller tokenizer trained on the texts, or the teacher's."""
+        settings = self.settings.student
+        teacher_tokenizer = self.models.tokenizer(self.models.source)
+        tokenizer = teacher_tokenizer
+        if settings.vocab_size is not None:
+            parts = (self.splits.train, self.splits.unlabelled)
+            texts = [text for part in parts for text in texts_of(part)]
+            tokenizer = student_tokenizer(teacher_tokenizer, texts, settings.vocab_size)
+        # A Transformer cut from its teacher has the teacher's positions, and shared tokens are read by both.
+        unlimited = settings.kind == "lstm" and settings.vocab_size is not None
+        limit = settings.max_length if unlimited else min(settings.max_length, teacher_tokenizer.model_max_length)
+        tokenizer.model_max_length = limit
+        return tokenizer
+
+    def finished_student(
+        self, student: PreTrainedModel, carried: dict[str, str], teacher: Loaded, tokenizer: Any
+    ) -> tuple[PreTrainedModel, dict[str, str]]:
+        """The student with the classes of the data."""
+        if not self.settings.student.from_teacher:
+            return student, carried
+        if not self.same_classes:
+            # By way of one class more: a head for equally many other classes would be taken for one of these.
+            sizes = {"num_labels": len(self.classes) + 1 + len(self.teacher_classes)}
+            return with_new_head(student, carried, self.kind.auto_class, (sizes, self.data_head))
+        for name, value in self.data_head.items():  # a teacher's may be anonymous
+            setattr(student.config, name, value)
+        return student, carried
+
+    # Rows
+
+    def teacher_rows(self, rows: datasets.Dataset, what: str) -> datasets.Dataset:
+        """Rows in the teacher's tokens."""
+        tokenizer = self.models.tokenizer(self.models.source)
+        return tokenize(rows, tokenizer, max_length=self.settings.teacher.max_length)
+
+    def read(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Rows as the student reads them and, where it has its own tokenizer, as its teacher does."""
+        key = (rows._fingerprint, str(self.models.initialized))
+        if key not in self._tokenized:
+            own = self.settings.student.vocab_size is not None
+            self._tokenized[key] = tokenize(
+                rows,
+                self.student_tokenizer(),
+                max_length=self.settings.student.max_length,
+                teacher_tokenizer=self.models.tokenizer(self.models.source) if own else None,
+                teacher_max_length=self.settings.teacher.max_length,
+            )
+        return self._tokenized[key]
+
+    def distillation_rows(self) -> datasets.Dataset:
+        """All training texts."""
+        return self.read(self.all_texts)
+
+    def labelled_rows(self) -> datasets.Dataset:
+        """The training rows with a label."""
+        return self.read(self.splits.train)
+
+    def validation_rows(self) -> datasets.Dataset:
+        """The validation rows."""
+        return self.read(self.splits.validation)
+
+    def training_rows(self, rows: datasets.Dataset, matching: Sequence[Matching]) -> datasets.Dataset:
+        """Without the teacher's tokens, unless a matching calls the teacher."""
+        return rows if matching else rows.remove_columns(columns.teacher_input_columns(rows.column_names))
+
+    @cached_property
+    def all_texts(self) -> datasets.Dataset:
+        """All that the student learns from: labelled rows, rows without a label, and new texts made of both."""
+        rows = datasets.concatenate_datasets([self.splits.train, self.splits.unlabelled])
+        if self.settings.data.augment is None:
+            return rows
+        new = unlabelled(self.new_texts["texts"], rows)
+        return datasets.concatenate_datasets([rows.select_columns(["text", "label"]), new])
+
+    @cached_property
+    def new_texts(self) -> dict[str, Any]:
+        """`texts` made once of the training texts; `sources`, the number of each one's source row; and `counts`."""
+        return self.keep("augmented", self._new_texts)
+
+    def _new_texts(self) -> dict[str, Any]:
+        augment: Any = self.settings.data.augment
+        if augment.masked_language_model is not None:
+            augment = dataclasses.replace(augment, masked_language_model=resolve(augment.masked_language_model))
+        sources: list[int] = []
+        counts: dict[str, int] = {}
+        made = augmented(
+            [text for part in (self.splits.train, self.splits.unlabelled) for text in part["text"]],
+            augment,
+            self.settings.seed,
+            tokenizer=self.models.tokenizer(self.models.source),
+            sources=sources,
+            counts=counts,
+        )
+        held_out = {
+            near_duplicate_key(text)
+            for part in (self.splits.validation, self.splits.test, self.splits.fidelity)
+            for text in part["text"]
+        }
+        fresh = [number for number, text in enumerate(made) if near_duplicate_key(text) not in held_out]
+        counts |= {
+            "augmented texts": len(fresh),
+            "augmented texts like held-out ones, left out": len(made) - len(fresh),
+        }
+        self.notes.append(f"{len(fresh):,} new texts; {len(made) - len(fresh):,} were like held-out ones")
+        return {
+            "texts": [made[number] for number in fresh],
+            "sources": [sources[number] for number in fresh],
+            "counts": {name: number for name, number in counts.items() if number},
+        }
+
+    # Soft targets
+
+    @cached_property
+    def teacher_logits(self) -> TeacherLogits:
+        """What the teachers predict."""
+        return TeacherLogits(
+            self.settings,
+            self.models,
+            self.classes,
+            lambda: self.teacher_classes,
+            self.splits.validation,
+            self.read,
+            self.notes,
+        )
+
+    @cached_property
+    def folds(self) -> np.ndarray:
+        """The fold of each training row, the labelled ones first."""
+        with_label, without = map(texts_of, (self.splits.train, self.splits.unlabelled))
+        return folds_of(with_label, without, self.settings.teacher.cross_fit or 1)
+
+    def fold_rows(self, number: int) -> datasets.Dataset:
+        """The labelled rows that are not of a fold."""
+        train = self.splits.train
+        return train.select(np.flatnonzero(self.folds[: len(train)] != number))
+
+    def with_soft_targets(self, rows: datasets.Dataset, folder: Path, bf16: bool) -> datasets.Dataset:
+        """The rows with the logits of their teachers, in the data's classes."""
+        # A teacher knows a text that it was fine-tuned on in other words too.
+        sources = self.new_texts["sources"] if self.settings.data.augment else []
+        folds = inherited_folds(self.folds.tolist(), len(rows) - len(sources), sources).tolist()
+        return self.teacher_logits.cached(rows, folds, folder, bf16)
+
+    # Training
+
+    def validation_metrics(self, tokenizer: Any) -> Callable[[EvalPrediction], dict[str, float]]:
+        """The recipe's metrics on the validation rows."""
+
+        def scored(prediction: EvalPrediction) -> dict[str, float]:
+            labels = np.asarray(prediction.label_ids)
+            logits = np.asarray(prediction.predictions)
+            decisions = decide(logits, self.splits.problem_type)
+            values: dict[str, float] = {}
+            for name in self.settings.metrics:
+                metric = metrics.load(name)
+                predicted, true = self.counted(
+                    logits if getattr(metric, "reads_logits", False) else decisions, labels, name
+                )
+                values |= metric.compute(predictions=predicted, references=true) or {}
+            return {name: float(value) for name, value in values.items()}
+
+        return scored
+
+    def counted(self, predicted: np.ndarray, labels: np.ndarray, metric: str) -> tuple[Any, Any]:
+        """What a metric compares on the validation rows: predictions, and labels.
+
+        Args:
+            predicted: decisions, or logits for metrics that read those.
+            labels: of the same items.
+            metric: its name.
+        """
+        return predicted, labels
+
+    # Controls
+
+    @property
+    @abstractmethod
+    def own_controls(self) -> Mapping[str, Control]:
+        """Controls that need neither a neural student nor the teacher: name to what predicts the test labels."""
+
+    @property
+    def known_controls(self) -> list[str]:
+        """The names of all controls, beside the student without a teacher."""
+        return [*self.own_controls, self.soft_control, SELF_TRAINING, HARD_LABELS]
+
+    @property
+    def with_teacher(self) -> tuple[str, ...]:
+        """The controls that use the teacher."""
+        return HARD_LABELS, self.soft_control
+
+    @abstractmethod
+    def soft_control_predictions(self, rows: datasets.Dataset) -> Any:
+        """What the control predicts that learns from the teacher's outputs without a network.
+
+        Args:
+            rows: all training texts, tokenized, with the teacher's logits.
+        """
+
+    @abstractmethod
+    def decisions(self, model: PreTrainedModel, rows: datasets.Dataset, tokenizer: Any) -> Any:
+        """A model's class for each row, or for each word of it."""
+
+    @abstractmethod
+    def relabelled(self, row: dict[str, Any], answer: Any, keep_known: bool) -> Any:
+        """The labels of a tokenized row, replaced by decisions.
+
+        Args:
+            row: with `labels`.
+            answer: the class number of the row, or one a word.
+            keep_known: whether labels that are there stay.
+        """
+
+    def controls(
+        self, rows: Callable[[], datasets.Dataset], train: Callable[[str, datasets.Dataset], Loaded], baseline: Path
+    ) -> dict[str, Any]:
+        """What the controls predict on the test set, by name."""
+        wanted = [name for name in self.known_controls if self.settings.compare.wants(name)]
+        if not self.settings.uses_soft_targets:
+            wanted = [name for name in wanted if name not in self.with_teacher]
+        made = {name: self.own_controls[name](self.splits) for name in wanted if name in self.own_controls}
+        for name in wanted:
+            if name == self.soft_control:
+                made[name] = self.soft_control_predictions(rows())
+            elif name in (SELF_TRAINING, HARD_LABELS):
+                made[name] = self._student_on_decisions(name, rows, train, baseline)
+        return {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in made.items()}
+
+    def _student_on_decisions(
+        self,
+        name: str,
+        rows: Callable[[], datasets.Dataset],
+        train: Callable[[str, datasets.Dataset], Loaded],
+        baseline: Path,
+    ) -> Any:
+        """Test predictions of the student, trained on the decisions of its baseline or of its teacher."""
+        if name == HARD_LABELS:
+            with_outputs = rows()
+            answers = [np.argmax(row, axis=-1) for row in with_outputs[columns.LOGITS]]
+            outputs = [column for column in with_outputs.column_names if columns.is_output(column)]
+            tokenized = with_outputs.remove_columns(outputs)
+        else:
+            tokenized = self.distillation_rows()
+            answers = self.decisions(*self._on(self.models.load(baseline), tokenized))
+        keep_known = name == SELF_TRAINING
+        labelled = tokenized.map(
+            lambda row, number: {"labels": self.relabelled(row, answers[number], keep_known)},
+            with_indices=True,
+            keep_in_memory=True,
+            desc="Label",
+        )
+        return self.test_decisions(train(name, labelled))
+
+    def test_decisions(self, loaded: Loaded) -> Any:
+        """A model's class for each test row, or for each word of it."""
+        return self.decisions(*self._on(loaded, self.read(self.splits.test)))
+
+    @staticmethod
+    def _on(loaded: Loaded, rows: datasets.Dataset) -> tuple[PreTrainedModel, datasets.Dataset, Any]:
+        return loaded[0], rows, loaded[1]
+
+    # The end
+
+    def compare(self, trained: Trained) -> Report:
+        """Measure the models on the test rows."""
+        settings = self.settings
+        taught = [name for name in trained.controls if name in self.with_teacher]
+        single = self.splits.problem_type in (None, SINGLE_LABEL)
+        return compare(
+            trained.teacher[0],
+            trained.student[0],
+            self.for_comparison(self.splits.test),
+            task=settings.task,
+            baseline_model=trained.baseline[0],
+            more_students=[(student[0], baseline[0]) for student, baseline in trained.more],
+            student_processing_class=trained.student[1],
+            teacher_processing_class=trained.teacher[1],
+            metrics=tuple(settings.metrics),
+            controls={name: each for name, each in trained.controls.items() if name not in taught},
+            controls_with_teacher={name: trained.controls[name] for name in taught},
+            fidelity_dataset=self.for_comparison(self.splits.fidelity) if len(self.splits.fidelity) else None,
+            groups=self.groups,
+            test_sets={name: self.for_comparison(part) for name, part in self.further.items()},
+            texts=list(texts_of(self.splits.test)) if settings.compare.quote else None,
+            raw_texts=self.raw_texts,
+            training_labels=self.splits.train["label"] if single else None,
+            validation_rows=len(self.splits.validation),
+            onnx=trained.onnx,
+            detailed_costs=settings.compare.detailed_costs,
+            teacher_floor=settings.teacher.floor,
+            resamples=settings.compare.resamples,
+            seed=settings.seed,
+        )
+
+    @property
+    @abstractmethod
+    def raw_texts(self) -> list[Any]:
+        """The test rows as a user has them, to time the way from text to label."""
+
+    def for_comparison(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Rows as `compare` reads them: with the teacher's mapped logits where it has other classes."""
+        tokenized = self.read(rows)
+        if not self.settings.teacher.label_map:
+            return tokenized
+        return self.teacher_logits.adjusted(self.teacher_logits.live(tokenized, self.models.teacher()[0]))
+
+    @property
+    def groups(self) -> dict[str, Sequence[Any]]:
+        """What the report breaks quality down by: a value for each test row, or for each of its words."""
+        return {name: self.splits.test[name] for name in self.settings.compare.by}
+
+    def final_counts(self) -> dict[str, int]:
+        """The rows by what became of them, with the texts that were made."""
+        made = {} if self.settings.data.augment is None else self.new_texts["counts"]
+        return self.counts | made

@@ -1,0 +1,116 @@
+"""The models and tokenizers of a run: where they are, and how they are loaded."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from hf_distill.environment import optional
+from hf_distill.paths import resolve
+from hf_distill.problems import TASKS
+from hf_distill.tasks.settings import Settings
+
+GGUF = ".gguf"
+
+
+class Models:
+    """The teacher before and after its fine-tuning, and the student before its training.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.kind = TASKS[settings.task]
+        self.folder = Path(settings.output_dir)
+        self.work = self.folder / ".work"
+        self.initial = self.work / "initial"
+        self.source = resolve(settings.teacher.model)
+        self.teacher_path: str | Path = self.source if settings.teacher.fine_tune is None else self.folder / "teacher"
+        self.initialized = False  # whether `initial` holds the student of this recipe
+        self._teacher: tuple[PreTrainedModel, Any] | None = None
+
+    def config(self) -> Any:
+        """The config of the teacher before its fine-tuning."""
+        if self.source.endswith(GGUF):
+            file = Path(self.source)
+            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        return AutoConfig.from_pretrained(self.source)
+
+    def teacher(self) -> tuple[PreTrainedModel, Any]:
+        """The teacher and its tokenizer, kept until `release`."""
+        if self._teacher is None:
+            self._teacher = self.load(self.teacher_path)
+        return self._teacher
+
+    def release(self) -> None:
+        """Forget the loaded teacher, whose memory the next step may need."""
+        self._teacher = None
+
+    def load(self, path: str | Path) -> tuple[PreTrainedModel, Any]:
+        """A model with its head, in float32, and its tokenizer.
+
+        Args:
+            path: a folder, a Hub id, or one GGUF file.
+        """
+        file, options = Path(path), {}
+        if str(path).endswith(GGUF):
+            optional("gguf", "generation")
+            options = {"gguf_file": file.name}
+        model = self.kind.auto_class.from_pretrained(file.parent if options else path, dtype=torch.float32, **options)
+        if getattr(model, "hf_quantizer", None) is not None and options:
+            # Its weights are dequantized by now, and can be trained.
+            model.hf_quantizer.remove_quantization_config(model)
+        tokenizer = self.tokenizer(path)
+        if self.kind.writes:
+            without_padding_rows(model, tokenizer)
+        return model, tokenizer
+
+    def tokenizer(self, path: str | Path) -> Any:
+        """A tokenizer that can read the task's texts.
+
+        Args:
+            path: a folder, a Hub id, or one GGUF file.
+        """
+        if str(path).endswith(GGUF):
+            file = Path(path)
+            return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if self.kind.word_level and getattr(tokenizer, "add_prefix_space", True) is False:
+            # A byte-level one splits a word in the same pieces everywhere only when it is told to.
+            return AutoTokenizer.from_pretrained(path, add_prefix_space=True)
+        return tokenizer
+
+
+def without_padding_rows(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Cut off the last rows of a model's vocabulary tables that stand for no token.
+
+    They only fill a table up to a round number, are never trained, and a student with the same tokens has none.
+    """
+    tokens = max(tokenizer.get_vocab().values()) + 1
+    if model.config.get_text_config().vocab_size > tokens:
+        model.resize_token_embeddings(tokens)
+
+
+def with_new_head(
+    student: PreTrainedModel, carried: Mapping[str, str], auto_class: Any, heads: Sequence[Mapping[str, Any]]
+) -> tuple[PreTrainedModel, dict[str, str]]:
+    """A student with a new head, and where those of its weights came from that stay.
+
+    Args:
+        student: before its training.
+        carried: where its weights came from.
+        auto_class: loads it.
+        heads: config fields of the heads that it gets in turn, the last one for good.
+    """
+    shapes = {name: parameter.shape for name, parameter in student.named_parameters()}
+    kept = set(shapes)
+    for head in heads:
+        with tempfile.TemporaryDirectory() as folder:
+            student.save_pretrained(folder)
+            student = auto_class.from_pretrained(folder, **head, dtype=torch.float32, ignore_mismatched_sizes=True)
+        kept &= {name for name, parameter in student.named_parameters() if parameter.shape == shapes[name]}
+    return student, {name: source for name, source in carried.items() if name in kept}

@@ -1,0 +1,237 @@
+"""What a recipe asks for, as plain data: its sections, and what follows from them."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hf_distill.data.config import Data
+from hf_distill.matching import MATCHINGS
+from hf_distill.matching.base import Matching
+from hf_distill.problems import TASKS
+from hf_distill.training.arguments import Objective
+
+GENERATIVE_TEMPERATURE = 1.0  # above it most of the probability is in the tail of a top-k cache, which is one number
+
+
+@dataclass
+class Teacher:
+    """Which model teaches, and how it learns first.
+
+    Attributes:
+        model: a Hub id, a folder, or `package:name/path` inside an installed package.
+        fine_tune: training arguments. None: the model has a head for the task already and is used as it is.
+        max_length: tokens, longer texts are cut.
+        label_map: where it is used as it is and has other classes: each of them to one of the data's, or to null to
+            leave it out.
+        cross_fit: number of further teachers, each fine-tuned without one part of the labelled rows; every row is then
+            labelled by those that did not learn from it. None: the teacher labels what it learnt from.
+        calibrate: whether to divide its logits by the temperature at which they fit the validation labels best.
+        floor: the first metric that its test result should reach; below it the report says that the teacher is too weak
+            for its ratios to mean much.
+        bf16: whether it computes in bfloat16 where the hardware is fast at it.
+        lora: where a model that writes is fine-tuned by low-rank adapters, which are merged at its end: fields of
+            `peft.LoraConfig`. None: all of its weights are.
+        generation: options of `generate` for the texts that it writes to learn from, `num_beams` for instance.
+        ledger: file that keeps what it writes, for other recipes with the same teacher to read. None: one of the run's
+            own.
+        top_k: of a model that writes, how many of its most likely tokens are kept at a position, with the mass of all
+            others. None: all.
+    """
+
+    model: str
+    fine_tune: dict[str, Any] | None = None
+    max_length: int = 128
+    label_map: dict[str, str | None] = field(default_factory=dict)
+    cross_fit: int | None = None
+    calibrate: bool = False
+    floor: float | None = None
+    bf16: bool = True
+    lora: dict[str, Any] | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+    ledger: str | None = None
+    top_k: int | None = 64
+
+
+@dataclass
+class Student:
+    """What learns.
+
+    Attributes:
+        kind: `lstm`, or `transformer` for a smaller model of the teacher's own family.
+        vocab_size: size of its own vocabulary, trained on the texts. None: it reads with the teacher's tokenizer.
+        max_length: tokens, longer texts are cut.
+        config: fields of its `LSTMStudentConfig` or `TransformerStudentConfig`.
+        from_teacher: whether it starts from the teacher's weights or from random ones.
+        bf16: whether it trains in bfloat16 where the hardware is fast at it.
+    """
+
+    kind: Literal["lstm", "transformer"] = "lstm"
+    vocab_size: int | None = 8000
+    max_length: int = 128
+    config: dict[str, Any] = field(default_factory=dict)
+    from_teacher: bool = True
+    bf16: bool = True
+
+
+@dataclass
+class Compare:
+    """What the report measures.
+
+    Attributes:
+        metrics: names of `hf_distill.metrics`; the first selects the models. None: the task's own.
+        controls: whether to train the controls, or their names: the student on its own labels, on the teacher's hard
+            labels, and models without a network. The student without a teacher is trained in any case.
+        more_seeds: further seeds of the student's first weights and training: the student and its baseline are trained
+            again from each, and the report's intervals cover them. The splits and the teacher stay.
+        by: columns of the data to break quality down by.
+        test_sets: further test sets by name, each with the fields of `data` in which it differs; its split `train` is
+            read. Rows that stand in the training data are left out.
+        quote: whether `report.json`, which is published with the student, quotes the test texts on which teacher and
+            student differ most, beside their numbers; and whether the card's usage reads a test text.
+        detailed_costs: whether latency and throughput are also measured apart by batch size and length, and of models
+            that write the operations. With a slow teacher that writes this takes minutes.
+        resamples: of the bootstrap.
+    """
+
+    metrics: list[str] | None = None
+    controls: bool | list[str] = True
+    more_seeds: list[int] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
+    test_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quote: bool = False
+    detailed_costs: bool = True
+    resamples: int = 2000
+
+    @property
+    def asked(self) -> list[str]:
+        """The controls that are asked for by name."""
+        return self.controls if isinstance(self.controls, list) else []
+
+    def wants(self, control: str) -> bool:
+        """Whether to train a control."""
+        return control in self.asked or self.controls is True
+
+
+@dataclass
+class Export:
+    """What else than torch can run the student.
+
+    Attributes:
+        onnx: whether to write `student/onnx/`; needs the extra `onnx`.
+        int8: whether to write a file with 8-bit weights too.
+    """
+
+    onnx: bool = False
+    int8: bool = True
+
+
+@dataclass
+class Push:
+    """What the student's card says, and where `hf-distill push` takes it.
+
+    Attributes:
+        repo_id: `user/name`. None: `hf-distill push --repo-id` says it.
+        base_model: Hub id of the teacher, where `teacher.model` is a copy of it.
+        license: of the student, an identifier of the Hub's list.
+        language: of the texts, ISO codes.
+        datasets: Hub ids of the data.
+    """
+
+    repo_id: str | None = None
+    base_model: str | None = None
+    license: str | None = None
+    language: list[str] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Settings:
+    """Everything that a run depends on, and what follows from it; `hf_distill.Recipe` describes the fields."""
+
+    task: str
+    data: Data
+    teacher: Teacher
+    output_dir: str
+    student: Student = field(default_factory=Student)
+    distill: dict[str, Any] | list[dict[str, Any]] = field(default_factory=dict)
+    compare: Compare = field(default_factory=Compare)
+    export: Export = field(default_factory=Export)
+    push: Push = field(default_factory=Push)
+    seed: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether the models write texts, rather than choose among classes."""
+        return self.task in ("translation", "text-generation")
+
+    @property
+    def targets(self) -> str:
+        """What a translation is learnt from, see `distill`."""
+        return self.stages[0].get("targets", "word") if self.task == "translation" else "word"
+
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """The stages of the distillation, one or more; of models that write, each with its temperature."""
+        stages = self.distill if isinstance(self.distill, list) else [self.distill]
+        return [{"temperature": GENERATIVE_TEMPERATURE, **stage} for stage in stages] if self.writes else stages
+
+    @property
+    def uses_soft_targets(self) -> bool:
+        """Whether any stage learns from the teacher's probabilities."""
+        return self.targets != "sequence" and any(self.objective(stage).wants_soft_targets for stage in self.stages)
+
+    @staticmethod
+    def objective(stage: dict[str, Any]) -> Objective:
+        """The objective of a stage."""
+        names = {each.name for each in dataclasses.fields(Objective)}
+        return Objective(**{name: value for name, value in stage.items() if name in names})
+
+    def matchings(self, stage: dict[str, Any]) -> list[Matching]:
+        """The matchings of a stage, new ones.
+
+        Raises:
+            ValueError: an unknown kind, or arguments that do not fit it.
+        """
+        made = []
+        for settings in stage.get("matching", []):
+            kind, rest = settings.get("kind"), {name: value for name, value in settings.items() if name != "kind"}
+            if kind not in MATCHINGS:
+                raise ValueError(f"distill.matching: unknown kind {kind!r}.{nearest(str(kind), MATCHINGS)}")
+            try:
+                made.append(MATCHINGS[kind](**rest))
+            except TypeError as error:
+                raise ValueError(f"distill.matching, {kind}: {error}") from error
+            meeting = ("word", "sequence") if TASKS[self.task].word_level else ("sequence",)
+            if self.student.vocab_size is not None and made[-1].granularity not in meeting:
+                raise ValueError(
+                    f'distill.matching, {kind}: granularity="{made[-1].granularity}" needs one tokenizer for both, and '
+                    f"the student has its own. Set granularity: {meeting[0]}, or student.vocab_size: null."
+                )
+        return made
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The report's metrics, the one that selects the models first."""
+        if self.compare.metrics is None and self.data.problem_type == "regression":
+            return ("pearson", "spearman")
+        return self.compare.metrics or TASKS[self.task].metrics
+
+    @property
+    def further_data(self) -> dict[str, Data]:
+        """The further test sets: the data, but for what each changes."""
+        return {
+            name: dataclasses.replace(self.data, minimum={}, together=None, **changes)
+            for name, changes in self.compare.test_sets.items()
+        }
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest known name, or with all of them.
+
+    >>> nearest("temprature", ["temperature", "seed"])
+    ' Did you mean temperature?'
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]}?" if close else f" Known are {', '.join(sorted(known))}."

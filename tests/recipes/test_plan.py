@@ -1,0 +1,56 @@
+"""What a run would do is known before it does anything."""
+
+import pytest
+
+from hf_distill.cli import main
+from hf_distill.recipes.run import plan_recipe, run_recipe
+from tests.recipes.test_run import recipe, write_reviews, write_teacher
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_reviews(tmp_path / "reviews.csv", 300)
+    write_teacher(tmp_path / "teacher")
+    return tmp_path
+
+
+def test_a_plan_of_a_new_run(folder):
+    planned = plan_recipe(recipe(folder))
+    assert planned.task == "text-classification" and planned.classes == ["bad", "good"]
+    assert planned.rows["test"] == 100 and planned.rows["validation"] == 60 and planned.rows["fidelity"] == 40
+    assert [step.name for step in planned.steps if step.runs] == [step.name for step in planned.steps]
+    assert planned.needed_bytes > 0 and planned.free_bytes > 0 and not planned.refusals
+    assert not (folder / "out").exists(), "a plan writes nothing"
+
+
+def test_every_refusal_is_told_at_once(folder):
+    path = recipe(folder, compare={"metrics": ["calibration_error"], "controls": ["crf_tagger"]})
+    planned = plan_recipe(path)
+    assert [refusal.split(":")[0] for refusal in planned.refusals] == ["compare.metrics", "compare.controls"]
+    with pytest.raises(ValueError, match=r"(?s)calibration_error.*\n.*crf_tagger"):
+        run_recipe(path)
+    assert not (folder / "out").exists()
+
+
+def test_a_dry_run_prints_the_plan(folder, capsys):
+    words = ["run", str(recipe(folder)), "--dry-run"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "classes: bad, good" in told and "MB needed" in told
+    assert main([*words, "--compare.controls", "[crf_tagger]"]) == 1
+    assert "refused: compare.controls: no crf_tagger here" in " ".join(capsys.readouterr().out.split())
+    assert not (folder / "out").exists()
+
+
+def test_what_runs_again_and_why(folder):
+    quick = {"teacher": {"model": str(folder / "teacher"), "fine_tune": {"max_steps": 2}}}
+    run_recipe(recipe(folder, **quick), only="teacher")
+    steps = {step.name: step for step in plan_recipe(recipe(folder, **quick)).steps}
+    assert not steps["teacher"].runs and steps["teacher"].seconds is not None and steps["cache"].runs
+    changed = {"teacher": {"model": str(folder / "teacher"), "fine_tune": {"max_steps": 3}}}
+    steps = {step.name: step for step in plan_recipe(recipe(folder, **changed)).steps}
+    assert steps["teacher"].reasons == ["teacher.fine_tune.max_steps 2 → 3"]
+    model = folder / "out" / "teacher" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:100])
+    steps = {step.name: step for step in plan_recipe(recipe(folder, **quick)).steps}
+    assert steps["teacher"].reasons == ["teacher/model.safetensors is missing or is not what it left"]

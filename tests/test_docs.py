@@ -1,0 +1,145 @@
+"""The site: generated tables are complete, and the code of the README runs."""
+
+import dataclasses
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import datasets
+import pytest
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+from hf_distill import DistillationArguments, LSTMStudentForSequenceClassification
+from hf_distill.data.config import Augment, Data
+from hf_distill.recipes.recipe import Compare, Export, Push, Recipe, Student, Teacher
+from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+from hf_distill.students.transformer.config import TransformerStudentConfig
+from hf_distill.training.arguments import Objective
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def hook():
+    spec = importlib.util.spec_from_file_location("docs_arguments", ROOT / "docs" / "arguments.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(hook, page):
+    """Key to [type, default, meaning], as the tables of a page show them."""
+    text = hook.on_page_markdown((ROOT / "docs" / "api" / page).read_text(encoding="utf-8"))
+    assert "<!--" not in text
+    cells = [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in text.splitlines() if line.startswith("| `")]
+    assert all(len(row) == 4 for row in cells)
+    return {key.strip("`"): values for key, *values in cells}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "owner"),
+    [
+        ("", Recipe),
+        ("data.", Data),
+        ("data.augment.", Augment),
+        ("teacher.", Teacher),
+        ("student.", Student),
+        ("student.config.", TransformerStudentConfig),
+        ("distill.", Objective),
+        ("compare.", Compare),
+        ("export.", Export),
+        ("push.", Push),
+    ],
+)
+def test_every_recipe_key_is_on_the_page_with_type_default_and_meaning(hook, prefix, owner):
+    shown = rows(hook, "recipe_keys.md")
+    for field in dataclasses.fields(owner):
+        kind, default, meaning = shown[prefix + field.name]
+        assert kind.strip("`") and len(meaning) > 5
+        if field.default is not dataclasses.MISSING:
+            assert default == f"`{field.default!r}`"
+        elif field.default_factory is dataclasses.MISSING:
+            assert default == "required"
+
+
+def test_every_field_of_an_lstm_student_is_on_the_page(hook):
+    assert {f"student.config.{name}" for name in inspect.get_annotations(LSTMStudentConfig)} <= rows(
+        hook, "recipe_keys.md"
+    ).keys()
+
+
+def test_every_field_of_the_objective_is_on_the_page(hook):
+    ours = {field.name for field in dataclasses.fields(DistillationArguments)}
+    ours -= {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    assert rows(hook, "arguments.md").keys() == ours
+
+
+def test_a_new_field_needs_a_description(hook):
+    @dataclasses.dataclass
+    class Section:
+        """A section.
+
+        Attributes:
+            known: described
+                in two lines.
+        """
+
+        known: int | None = None
+        forgotten: str = "x"
+
+    assert hook.documented(Section) == {"known": "described in two lines."}
+    assert hook.table(Section, names=["known"]).endswith(
+        "| `known` | `int \\| None` | `None` | described in two lines. |\n"
+    )
+    with pytest.raises(ValueError, match=r"Section\.forgotten has no description"):
+        hook.table(Section)
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["teacher", "student", "baseline", "control", "soft target", "temperature", "fidelity", "cache", "stage", "recipe"],
+)
+def test_the_glossary_defines(term):
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\*\*{term}\*\*  *[-–:]? *\w|^\*\*{term}\*\*\n: \w", text, re.M | re.I), term
+
+
+def readme():
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+def test_the_first_example_of_the_readme_runs(tmp_path, monkeypatch):
+    """As it stands, with a tiny model and a few rows in place of what it downloads."""
+    code = re.search(r"```python\n(.*?)```", readme(), re.S)[1]
+    assert len([line for line in code.splitlines() if line]) <= 12
+    words = ["[PAD]", "[UNK]", "lovely", "bad", "food"]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+    size = {"hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    made = BertForSequenceClassification(BertConfig(vocab_size=len(words), num_labels=2, **size))
+    data = datasets.Dataset.from_dict({"text": ["lovely food", "bad food"] * 8, "label": [1, 0] * 8})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", lambda name: made)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: tokenizer)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: data)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["trainer"].state.global_step > 0
+    folder = tmp_path / names["args"].output_dir
+    assert LSTMStudentForSequenceClassification.from_pretrained(folder).config.num_labels == 2
+
+
+def test_the_files_that_the_readme_links_to_exist():
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", readme())
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
