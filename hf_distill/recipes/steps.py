@@ -222,6 +222,7 @@ class Run:
         """Fine-tune the teacher, or check that the given one loads."""
         if self.recipe.teacher.fine_tune is None:
             self.models.teacher()
+            self.task.check_loaded_teacher()
             return
         train = self.task.splits.train
         self.once("teacher", self.inputs["fine-tuned teacher"], lambda: self.fine_tuned("teacher", train))
