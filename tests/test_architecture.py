@@ -58,7 +58,8 @@ TESTED_BY = {
     "training.seq2seq": "training/test_evaluating.py",
     # A file a task: each is run whole, from its recipe to its card.
     **{
-        f"tasks.{name}": "recipes/test_run.py" for name in ("base", "labelling", "models", "settings", "teacher_logits")
+        f"tasks.{name}": "recipes/test_run.py"
+        for name in ("base", "labelling", "models", "new_texts", "settings", "teacher_logits")
     },
     "tasks.generation": "recipes/test_run_translation.py",
     "tasks.text_classification": "recipes/test_run_problems.py",

@@ -15,6 +15,7 @@ from typing import Any
 from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, set_seed
+from transformers.integrations import get_available_reporting_integrations
 
 from hf_distill.environment import has_fast_bf16, peak_memory
 from hf_distill.paths import local, name_of
@@ -25,6 +26,9 @@ from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, Workspace, diges
 from hf_distill.reports.card import model_card
 from hf_distill.reports.report import Report
 from hf_distill.students.from_teacher import student_from_teacher
+from hf_distill.students.transformer.config import TransformerStudentConfig
+from hf_distill.students.transformer.families import FAMILIES
+from hf_distill.students.transformer.from_teacher import chosen_layers, shrunk_config
 from hf_distill.tasks import RECIPE_TASKS
 from hf_distill.tasks.base import Loaded, Trained
 from hf_distill.tasks.models import Models
@@ -108,7 +112,8 @@ class Run:
     @property
     def checks(self) -> Sequence[Callable[[], None]]:
         """What raises a ValueError for whatever would fail later."""
-        return self.check_stages, self.check_fine_tuning, *self.task.checks, self.check_student, self.check_export
+        own = (self.check_stages, self.check_fine_tuning, self.check_layers, self.check_trackers)
+        return *own, *self.task.checks, self.check_student, self.check_export
 
     def check_stages(self) -> None:
         """Raise a ValueError for stages that cannot be trained, or that nothing is learned from the teacher in."""
@@ -128,7 +133,43 @@ class Run:
 
     def check_student(self) -> None:
         """Raise a ValueError for a student that cannot be built."""
-        self.task.student_config()
+        config = self.task.student_config()
+        if isinstance(config, TransformerStudentConfig):
+            teacher = self.models.config()
+            if teacher.model_type not in FAMILIES:
+                raise ValueError(
+                    f"student.kind: a transformer student is cut from a teacher of the families {', '.join(FAMILIES)}; "
+                    f"this one is {teacher.model_type}. Set student.kind: lstm."
+                )
+            family = FAMILIES[teacher.model_type]
+            shrunk_config(teacher, config, family, chosen_layers(teacher, config, family))
+
+    def check_layers(self) -> None:
+        """Raise a ValueError for a matching of layers that the teacher does not have."""
+        config = self.models.config().get_text_config()
+        count = max(getattr(config, name, None) or 0 for name in ("num_hidden_layers", "decoder_layers"))
+        for stage in self.recipe.stages:
+            for matching in self.recipe.matchings(stage):
+                beyond = [layer for layer in matching.layers.values() if not -count - 1 <= layer <= count]
+                if beyond and count:
+                    raise ValueError(
+                        f"distill.matching, {matching.kind}: the teacher has {count} layers, numbered 0 (the "
+                        f"embeddings) to {count}, or from the end; got {', '.join(map(str, beyond))}."
+                    )
+
+    def check_trackers(self) -> None:
+        """Raise a ValueError for a tracker of `report_to` that is not installed."""
+        available = get_available_reporting_integrations()
+        stages = [("distill", stage) for stage in self.recipe.stages]
+        for key, settings in [*stages, ("teacher.fine_tune", self.recipe.teacher.fine_tune or {})]:
+            wanted = settings.get("report_to") or []
+            names = [wanted] if isinstance(wanted, str) else wanted
+            missing = [name for name in names if name not in (*available, "none", "all")]
+            if missing:
+                raise ValueError(
+                    f"{key}.report_to: {', '.join(missing)} is not installed here; there are "
+                    f"{', '.join(available) or 'none'}. Install it, or leave it out."
+                )
 
     def check_export(self) -> None:
         """Raise a ValueError where the export is asked for and what it needs is missing."""
@@ -222,6 +263,7 @@ class Run:
         """Fine-tune the teacher, or check that the given one loads."""
         if self.recipe.teacher.fine_tune is None:
             self.models.teacher()
+            self.task.check_loaded_teacher()
             return
         train = self.task.splits.train
         self.once("teacher", self.inputs["fine-tuned teacher"], lambda: self.fine_tuned("teacher", train))

@@ -109,6 +109,9 @@ class RecipeTask(ABC):
     def untrained_teacher(self) -> Loaded:
         """The teacher before its fine-tuning, with the head or the adapters that are trained."""
 
+    def check_loaded_teacher(self) -> None:  # noqa: B027  most tasks have nothing to check
+        """Raise a ValueError where a teacher that is used as it is does not fit the data."""
+
     def trained_teacher(self, model: Any) -> PreTrainedModel:
         """The teacher after its fine-tuning, as it is saved."""
         return model

@@ -1,6 +1,5 @@
 """Tasks whose student chooses among classes, or predicts a quantity: of a text or of each word."""
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -13,13 +12,10 @@ import torch
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 
 from hf_distill import columns, metrics
-from hf_distill.data.augmentation import augmented
 from hf_distill.data.labelled import Splits, load, load_further, texts_of, unlabelled
-from hf_distill.data.near_duplicates import near_duplicate_key
 from hf_distill.data.tokenization import tokenize
 from hf_distill.evaluation.predictions import decide
 from hf_distill.matching.base import Matching
-from hf_distill.paths import resolve
 from hf_distill.problems import TASKS
 from hf_distill.reports.classification import compare
 from hf_distill.reports.report import Report
@@ -31,6 +27,7 @@ from hf_distill.soft_targets.label_map import check_label_map
 from hf_distill.students.tokenizer import student_tokenizer
 from hf_distill.tasks.base import Keep, Loaded, RecipeTask, Trained
 from hf_distill.tasks.models import Models, with_new_head
+from hf_distill.tasks.new_texts import made_texts
 from hf_distill.tasks.settings import Settings
 from hf_distill.tasks.teacher_logits import TeacherLogits
 
@@ -119,13 +116,27 @@ class LabellingTask(RecipeTask):
             self.models.config()
         elif settings.label_map:
             check_label_map(settings.label_map, self.teacher_classes, self.classes)
-        elif self.settings.uses_soft_targets and not self.same_classes:
+        elif not self.settings.uses_soft_targets:
+            return
+        elif self.teacher_is_anonymous and not (self.settings.data.labels or self.classes_are_numbered):
+            raise ValueError(
+                f"The classes of the teacher have no names ({', '.join(self.teacher_classes[:3])}, ...), and those of "
+                f"the data are {self.classes}: which is which is not known. Set data.labels to the classes in the "
+                "teacher's order, or let it learn them with teacher.fine_tune."
+            )
+        elif not self.same_classes:
             raise ValueError(
                 f"The labels of the data are {self.classes}, the classes of the teacher are {self.teacher_classes}: a "
                 "teacher that is used as it is needs the same, in the same order. Set data.labels; or let it learn "
                 "them with teacher.fine_tune; or say which is which with teacher.label_map; or learn from its inner "
                 "states alone, with a matching and soft_target_weight: 0."
             )
+
+    @property
+    def classes_are_numbered(self) -> bool:
+        """Whether the names of the classes are their numbers, or there is none (a quantity)."""
+        own = [str(number) for number in range(len(self.classes))]
+        return not self.splits.classes or self.classes in (own, [f"LABEL_{number}" for number in own])
 
     @cached_property
     def teacher_classes(self) -> list[str]:
@@ -139,8 +150,24 @@ class LabellingTask(RecipeTask):
         if self.settings.teacher.fine_tune is not None:
             return True
         names = self.teacher_classes
-        anonymous = all(name == f"LABEL_{number}" for number, name in enumerate(names))
-        return len(names) == len(self.classes) and (anonymous or names == self.classes)
+        return len(names) == len(self.classes) and (self.teacher_is_anonymous or names == self.classes)
+
+    @property
+    def teacher_is_anonymous(self) -> bool:
+        """Whether the teacher's classes have no names but LABEL_0 and so on."""
+        return all(name == f"LABEL_{number}" for number, name in enumerate(self.teacher_classes))
+
+    def check_loaded_teacher(self) -> None:
+        """Raise a ValueError where the teacher, used as it is, has its classes in another order than the data."""
+        single = self.splits.problem_type in (None, SINGLE_LABEL)
+        if not single or not self.same_classes or not self.settings.uses_soft_targets:
+            return
+        order = self.teacher_logits.better_order()
+        if order is not None:
+            raise ValueError(
+                f"teacher.model: on the validation labels the teacher is right more often if its classes are {order} "
+                f"and not {self.classes}, the order of the data. Set data.labels: {order}, or use another teacher."
+            )
 
     @property
     def selection_metric(self) -> str:
@@ -268,38 +295,8 @@ class LabellingTask(RecipeTask):
     @cached_property
     def new_texts(self) -> dict[str, Any]:
         """`texts` made once of the training texts; `sources`, the number of each one's source row; and `counts`."""
-        return self.keep("augmented", self._new_texts)
-
-    def _new_texts(self) -> dict[str, Any]:
-        augment: Any = self.settings.data.augment
-        if augment.masked_language_model is not None:
-            augment = dataclasses.replace(augment, masked_language_model=resolve(augment.masked_language_model))
-        sources: list[int] = []
-        counts: dict[str, int] = {}
-        made = augmented(
-            [text for part in (self.splits.train, self.splits.unlabelled) for text in part["text"]],
-            augment,
-            self.settings.seed,
-            tokenizer=self.models.tokenizer(self.models.source),
-            sources=sources,
-            counts=counts,
-        )
-        held_out = {
-            near_duplicate_key(text)
-            for part in (self.splits.validation, self.splits.test, self.splits.fidelity)
-            for text in part["text"]
-        }
-        fresh = [number for number, text in enumerate(made) if near_duplicate_key(text) not in held_out]
-        counts |= {
-            "augmented texts": len(fresh),
-            "augmented texts like held-out ones, left out": len(made) - len(fresh),
-        }
-        self.notes.append(f"{len(fresh):,} new texts; {len(made) - len(fresh):,} were like held-out ones")
-        return {
-            "texts": [made[number] for number in fresh],
-            "sources": [sources[number] for number in fresh],
-            "counts": {name: number for name, number in counts.items() if number},
-        }
+        tokenizer = self.models.tokenizer(self.models.source)
+        return self.keep("augmented", lambda: made_texts(self.settings, self.splits, tokenizer, self.notes))
 
     # Soft targets
 

@@ -54,3 +54,29 @@ def test_what_runs_again_and_why(folder):
     model.write_bytes(model.read_bytes()[:100])
     steps = {step.name: step for step in plan_recipe(recipe(folder, **quick)).steps}
     assert steps["teacher"].reasons == ["teacher/model.safetensors is missing or is not what it left"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"distill": {"report_to": "wandb"}}, "distill.report_to: wandb is not installed here"),
+        (
+            {"distill": {"matching": [{"kind": "hidden_state", "layers": {-1: 7}, "granularity": "sequence"}]}},
+            "distill.matching, hidden_state: the teacher has 2 layers, numbered 0 (the embeddings) to 2",
+        ),
+        (
+            {"student": {"kind": "transformer", "vocab_size": None, "config": {"num_hidden_layers": 5}}},
+            "5",
+        ),
+    ],
+)
+def test_what_configs_tell_is_told_before_the_teacher_is_trained(folder, changes, told):
+    (refusal,) = plan_recipe(recipe(folder, **changes)).refusals
+    assert told in refusal
+
+
+def test_a_family_that_cannot_be_cut_is_told(folder):
+    config = folder / "teacher" / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "convbert"'))
+    student = {"kind": "transformer", "vocab_size": None, "config": {"num_hidden_layers": 1}}
+    assert "this one is convbert. Set student.kind: lstm" in str(plan_recipe(recipe(folder, student=student)).refusals)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hf_distill.recipes.recipe import Recipe
-from hf_distill.recipes.run import run_recipe
+from hf_distill.recipes.run import plan_recipe, run_recipe
 from hf_distill.recipes.steps import Run
 from hf_distill.soft_targets.provenance import row_hashes
 from tests.recipes.test_run import BAD, FILLER, GOOD, write_teacher
@@ -221,3 +221,31 @@ def test_what_does_not_fit(tmp_path, changes, message):
     write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
     with pytest.raises(ValueError, match=message):
         run_recipe(recipe(tmp_path, **changes))
+
+
+def test_an_anonymous_teacher_needs_the_order_of_its_classes(tmp_path):
+    write_teacher(tmp_path / "teacher")
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+    settings = {"teacher": {"model": str(tmp_path / "teacher")}}
+    with pytest.raises(ValueError, match=r"have no names \(LABEL_0, LABEL_1, .* which is which is not known"):
+        run_recipe(recipe(tmp_path, **settings, data__labels=None))
+    write_reviews(tmp_path / "numbers.csv", ["0", "0", "1", "1"])
+    data = {"path": str(tmp_path / "numbers.csv"), "test": 60, "validation": 40}
+    plan = plan_recipe(recipe(tmp_path, **settings, data=data))
+    assert not plan.refusals, "numbers are in the order of LABEL_0 and LABEL_1"
+
+
+@pytest.mark.long
+def test_a_teacher_whose_classes_are_in_another_order_is_refused(tmp_path):
+    write_teacher(tmp_path / "teacher")
+    write_reviews(tmp_path / "reviews.csv", ["bad", "bad", "good", "good"])
+    run_recipe(recipe(tmp_path), only="teacher")
+    folder = tmp_path / "anonymous"
+    (tmp_path / "out" / "teacher").rename(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"], config["label2id"] = {"0": "LABEL_0", "1": "LABEL_1"}, {"LABEL_0": 0, "LABEL_1": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    settings = {"teacher": {"model": str(folder)}, "output_dir": str(tmp_path / "new")}
+    with pytest.raises(ValueError, match=r"right more often if its classes are \['bad', 'good'\]"):
+        run_recipe(recipe(tmp_path, **settings, data__labels=["good", "bad"]), only="teacher")
+    assert run_recipe(recipe(tmp_path, **settings), only="teacher") is None
