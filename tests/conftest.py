@@ -13,8 +13,6 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from hf_distill.evaluation import generation_speed, speed
-
 datasets.disable_progress_bars()
 
 # The parts of `make test-long` and the minutes that each may take with two workers, 15 in all.
@@ -91,14 +89,18 @@ def one_seed() -> None:
     set_seed(0)
 
 
+# Settings of modules of hf_distill.evaluation with which models are timed as briefly as may be.
+BRIEFLY = {
+    "speed": {"FEWEST_CALLS": 8, "SECONDS": 0.0, "CELL_SECONDS": 0.0},
+    "generation_speed": {"SECONDS": 0.0, "CELL_SECONDS": 0.0, "COUNTED": 1},
+}
+
+
 @pytest.fixture(autouse=True, scope="session")
 def fewest_timed_calls():
-    """Models of the tests are timed as briefly as may be; tests/evaluation/test_speed.py says itself for how long."""
+    """Models of the tests are timed briefly; tests/evaluation/test_speed.py says itself for how long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "FEWEST_CALLS", 8)
-        patch.setattr(speed, "SECONDS", 0.0)
-        patch.setattr(speed, "CELL_SECONDS", 0.0)
-        patch.setattr(generation_speed, "SECONDS", 0.0)
-        patch.setattr(generation_speed, "CELL_SECONDS", 0.0)
-        patch.setattr(generation_speed, "COUNTED", 1)
+        for module, settings in BRIEFLY.items():
+            for name, value in settings.items():
+                patch.setattr(f"hf_distill.evaluation.{module}.{name}", value)
         yield

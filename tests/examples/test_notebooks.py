@@ -15,6 +15,7 @@ import yaml
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
+from tests.conftest import BRIEFLY
 from tests.hub_server import Hub
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,13 @@ FIRST, OWN_DATA, PUBLISHING, TRANSLATION, DIALOGUE = NAMES = (
     "04_translation",
     "05_dialogue",
 )
+
+
+TIMED_BRIEFLY = f"""
+import importlib
+for module, settings in {BRIEFLY}.items():
+    vars(importlib.import_module("hf_distill.evaluation." + module)).update(settings)
+"""
 
 
 def needs_packages(*names):
@@ -49,9 +57,11 @@ def execute(name, folder, monkeypatch, **environment):
     for variable, value in {**settings, "HF_TOKEN": "", "HUGGING_FACE_HUB_TOKEN": "", **environment}.items():
         monkeypatch.setenv(variable, value)
     book = read(name)
+    first = next(number for number, cell in enumerate(book.cells) if "from hf_distill import" in cell.source)
+    book.cells.insert(first, nbformat.v4.new_code_cell(TIMED_BRIEFLY))
     kernel = KernelManager()
     try:
-        NotebookClient(book, km=kernel, resources={"metadata": {"path": str(folder)}}).execute()
+        NotebookClient(book, km=kernel, resources={"metadata": {"path": str(folder)}}).execute(cleanup_kc=True)
     finally:  # also where the time of a test is up, after which a client of its own kernel leaves that running
         if kernel.has_kernel:
             kernel.shutdown_kernel(now=True)
