@@ -1,7 +1,7 @@
 """`compare` on tiny models whose answers, sizes and order are known."""
 
-import dataclasses
 import ast
+import dataclasses
 import inspect
 import io
 import json
