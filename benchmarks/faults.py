@@ -93,7 +93,7 @@ def run(recipe: dict[str, Any], output: Path) -> None:
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
     torch.set_num_threads(1)
-    with contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         run_recipe(Recipe.from_dict({**recipe, "output_dir": str(output)}))
 
 
@@ -143,7 +143,11 @@ def during_checkpoint(folder: Path, wanted: int, wait: float) -> Callable[[], bo
     due: list[float] = []
 
     def now() -> bool:
-        for path in folder.glob(".work/*/checkpoint-*"):
+        try:
+            found = list(folder.glob(".work/*/checkpoint-*"))
+        except FileNotFoundError:  # the run removed a folder meanwhile
+            return False
+        for path in found:
             if path.is_dir() and path not in seen and not path.with_name(path.name + ".files.json").exists():
                 seen.add(path)
                 if len(seen) == wanted:
