@@ -35,6 +35,8 @@ PRIVATE = (
     "*.arrow",
     "*.tmp",
     "*.lock",
+    "*.damaged*",  # set aside by a later run, and not part of the student
+    "*.edited*",
 )
 NOT_PUSHED = (*STATE, *PRIVATE)
 # Formats that weights are kept in, and those of them that a student has.

@@ -59,6 +59,8 @@ def test_a_push_is_one_commit_of_what_a_user_needs(folder, api):
         "cache/data-0.arrow",
         "runs/events.machine",
         "training_args.bin",
+        "model.safetensors.damaged",
+        "README.md.edited",
         "optimizer.pt",
     ]
     for name in ["README.md", *wanted[2:], *left]:
