@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hf_distill.environment import environment
-from hf_distill.evaluation.bootstrap import Estimate, value_of
+from hf_distill.evaluation.bootstrap import value_of
 from hf_distill.evaluation.breakdown import MOST_EXAMPLES, length_groups
 from hf_distill.evaluation.generation_speed import Count, Write, measure_writing_cells, writing_flops, writing_summary
 from hf_distill.evaluation.quality import SMALLER
@@ -116,10 +116,6 @@ def timed_writing(
     return timed | whole | {"tokens_per_text": float(lengths.mean())}
 
 
-def summaries(found: Mapping[str, Estimate]) -> dict[str, Any]:
-    return {name: each.summary() for name, each in found.items()}
-
-
 def generation_ratios(
     teacher: Mapping[str, float],
     other: Mapping[str, float],
@@ -154,6 +150,7 @@ def generation_ratios(
 def timing_conditions(
     models: Mapping[str, Writer], speeds: Mapping[int, Mapping[str, Timed]], texts: int, how: str, more: str = ""
 ) -> dict[str, Any]:
+    """The machine, and how many texts, calls and batches were timed."""
     return environment(models["student"].model.device) | {
         "texts_timed": min(len(speeds[1]["student"].milliseconds), texts),
         "calls_timed": len(speeds[1]["student"].milliseconds),

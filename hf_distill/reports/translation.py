@@ -10,7 +10,7 @@ from datasets import Dataset
 from hf_distill.data.generation import SOURCE, TARGET
 from hf_distill.evaluation.bootstrap import RESAMPLES, Estimate, estimate
 from hf_distill.evaluation.generation_speed import Write, measure_writing
-from hf_distill.evaluation.quality import gain, ratio
+from hf_distill.evaluation.quality import gain, ratio, summaries
 from hf_distill.evaluation.seeds import BASELINE, further_trainings, means_over_seeds
 from hf_distill.evaluation.speed import with_intervals
 from hf_distill.evaluation.stopwatch import Timed
@@ -23,7 +23,6 @@ from hf_distill.reports.texts import (
     quality_by_length,
     sizes_and_flops,
     speed_by_length,
-    summaries,
     timed_writing,
     timing_conditions,
 )

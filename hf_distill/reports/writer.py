@@ -60,10 +60,12 @@ class Writer:
 
 
 def count_words(texts: Sequence[str]) -> int:
+    """The number of words in some texts, split at white space."""
     return sum(len(text.split()) for text in texts)
 
 
 def stripped(texts: Sequence[str]) -> np.ndarray:
+    """(texts,) without white space around them."""
     return np.array([text.strip() for text in texts], dtype=object)
 
 
@@ -78,6 +80,7 @@ def write_in_batches(write: Write, texts: list[str]) -> list[str]:
 
 
 def onnx_files_of(folder: Path, quantized: bool) -> list[Path]:
+    """The exported files of a translator, float32 or int8."""
     return [folder / FOLDER / f"{part}{QUANTIZED * quantized}.onnx" for part in ("encoder_model", "decoder_model")]
 
 

@@ -16,6 +16,7 @@ ROW_HASH = "row_hash"
 
 
 def check_options(task: str, layout: Layout, batch_size: int, shard_size: int) -> None:
+    """Raise a ValueError for options of a cache that do not fit."""
     if task not in TASKS:
         raise ValueError(f"task: expected one of {', '.join(TASKS)}; got {task!r}.")
     language = task in ("translation", "text-generation")
@@ -56,6 +57,7 @@ def input_columns(dataset: Any) -> tuple[list[str], Any]:
 
 
 def check_columns(names: list[str], task: str, layout: Layout) -> None:
+    """Raise a ValueError for columns that the cache would write, or that the task lacks."""
     # Another pass's logits would be used instead of these, or beside them.
     others = [name for name in names if columns.is_output(name) and not name.startswith(columns.HIDDEN)]
     there = list(dict.fromkeys([*others, *(name for name in [*layout.names, ROW_HASH] if name in names)]))

@@ -50,6 +50,7 @@ class Processes:
 
 
 def stored_hashes(shard: datasets.Dataset) -> np.ndarray:
+    """(rows,) int64, the hash of each row of a shard."""
     return np.asarray(shard.data.column(ROW_HASH), dtype=np.int64)
 
 
