@@ -60,7 +60,7 @@ def training_arguments(
     """
     if settings.get("ignore_data_skip"):
         raise ValueError(
-            "ignore_data_skip: a run that is killed in the middle of an epoch would begin that epoch anew, and end with "
+            "ignore_data_skip: a run that is killed in the middle of an epoch would begin it anew, and end with "
             "another student than an undisturbed run. Leave it out."
         )
     # Both decide on the order of the rows.

@@ -27,6 +27,7 @@ class FiniteTrainer(ResumableTrainer):
     `Trainer` goes on, and logs the mean of the steps before in place of a loss of NaN.
     """
 
+    model: Any
     teacher: Any
     _noted: dict[str, Term]  # the terms of the micro-batch in progress
     _micro_batches: list[tuple[Mapping[str, Any], Tensor, dict[str, Term]]]  # of the step in progress

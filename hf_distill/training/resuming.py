@@ -76,7 +76,7 @@ class ResumableTrainer(PublishingTrainer):
     def set_initial_training_values(self, *arguments: Any, **kwargs: Any) -> Any:
         """`Trainer`'s numbers of steps."""
         found = super().set_initial_training_values(*arguments, **kwargs)
-        self._batches_in_epoch = found[5]
+        self._batches_in_epoch = int(found[5] or 0)
         return found
 
     def _init_training_state(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -13,8 +14,10 @@ from hf_distill import (
     HiddenStateMatching,
     TeacherEnsemble,
     cache_teacher_outputs,
+    columns,
 )
 from hf_distill.training.divergence import row_numbers
+from tests.cases import models, pad, position_labels
 from tests.conftest import collate, tiny_bert, tiny_rows
 from tests.training.test_resuming import assert_equal, classifier, outcome, scramble
 
@@ -23,7 +26,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 def run(folder, rows=None, teacher=None, student=None, **changes):
     matching = changes.pop("matching", ())
-    evaluation = changes.pop("eval_dataset", None)
+    collator = changes.pop("data_collator", collate)
     trainer = DistillationTrainer(
         tiny_bert(num_labels=3, dropout=0.3) if student is None else student,
         DistillationArguments(
@@ -43,8 +46,7 @@ def run(folder, rows=None, teacher=None, student=None, **changes):
         teacher_model=teacher,
         matching=matching,
         train_dataset=tiny_rows(20) if rows is None else rows,
-        eval_dataset=evaluation,
-        data_collator=collate,
+        data_collator=collator,
     )
     trainer.train()
     return trainer
@@ -85,18 +87,17 @@ def test_the_student_before_a_failure_goes_on_to_that_of_an_undisturbed_run(tmp_
     unbroken = build(tmp_path / "unbroken", ())
     unbroken.train()
     broken = build(tmp_path / "broken", ())
-    plain = broken.teacher
-    calls = []
+    teacher = broken.teacher.members[0]
+    plain, calls = teacher.forward, []
 
-    def failing(batch, *arguments, **kwargs):
-        output = plain(batch, *arguments, **kwargs)
-        calls.append(0)
-        if len(calls) == 13 + 3:  # the second micro-batch of step 7, after an evaluation of two batches
-            output["logits"][1] = NAN
+    def failing(*arguments, **kwargs):
+        output = plain(*arguments, **kwargs)
+        calls.append(len(output.logits))
+        if len(calls) == 2 + 12 + 1 + 2:  # the second micro-batch of step 7, after an evaluation
+            output.logits[1] = NAN
         return output
 
-    failing.__dict__.update(members=plain.members, arguments=plain.arguments, limits=plain.limits)
-    broken.teacher = failing
+    teacher.forward = failing
     with pytest.raises(ValueError, match="returned NaN or infinity, and other numbers when asked again"):
         broken.train()
     (checkpoint,) = (tmp_path / "broken").glob("checkpoint-*")
@@ -120,7 +121,6 @@ def test_a_member_of_an_ensemble_is_named(tmp_path):
     ("name", "options", "matching"),
     [
         ("teacher_logits", {}, None),
-        ("teacher_top_k_logits", {"top_k": 2, "temperature": 2.0}, None),
         ("teacher_hidden_2", {"hidden_layers": [2]}, HiddenStateMatching),
         ("teacher_hidden_2", {"hidden_layers": [2]}, AdversarialMatching),
     ],
@@ -129,14 +129,29 @@ def test_a_column(tmp_path, value, name, options, matching):
     rows = cache_teacher_outputs(
         tiny_rows(20), tiny_bert(seed=1, num_labels=3), task="text-classification", output_dir=tmp_path / "c", **options
     )
-    values = rows.with_format(None)[name]
-    first = values[9][0]
-    values[9] = [value, *values[9][1:]] if not isinstance(first, list) else [[value, *first[1:]], *values[9][1:]]
+    values = [row.tolist() for row in columns.all_numbers(rows, name)]
+    changed = np.array(values[9])
+    changed.flat[0] = value
+    values[9] = changed.tolist()
     rows = rows.remove_columns(name).add_column(name, values)
     weights = {} if matching is None else {"soft_target_weight": 0.0, "matching": [matching({-1: 2})]}
     with pytest.raises(ValueError, match=f"Step 3: the column {name} holds NaN or infinity for row 9 of train_dataset"):
         run(tmp_path / "out", rows=rows, **weights)
     assert (tmp_path / "out" / "checkpoint-2").is_dir()
+
+
+def test_a_column_of_top_k_logits(tmp_path):
+    student, teacher = (model.float() for model in models("causal", "single_label_classification"))
+    rows = position_labels(tiny_rows(20), 50)
+    rows = cache_teacher_outputs(
+        rows, teacher, task="text-generation", output_dir=tmp_path / "c", top_k=4, temperature=2.0, dtype="float32"
+    )
+    name = "teacher_top_k_logits"
+    values = rows.with_format(None)[name][:]
+    values[9][-1][0] = NAN
+    rows = rows.remove_columns(name).add_column(name, values, feature=rows.features[name])
+    with pytest.raises(ValueError, match=f"Step 3: the column {name} holds NaN or infinity for row 9 of train_dataset"):
+        run(tmp_path / "out", rows=rows, student=student, data_collator=pad)
 
 
 def test_a_class_that_the_teacher_rules_out_is_allowed(tmp_path):

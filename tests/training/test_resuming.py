@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import BertTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from hf_distill import (
     AdversarialMatching,
@@ -19,6 +19,7 @@ from hf_distill import (
     VariationalMatching,
     cache_teacher_outputs,
 )
+from hf_distill.data import Augment, FreshTexts
 from hf_distill.training.resuming import NAME
 from tests.cases import build as build_case
 from tests.conftest import collate, tiny_bert, tiny_rows
@@ -88,6 +89,12 @@ def undisturbed(folder: Any, build: Any, step: int) -> tuple[Any, Any]:
     return outcome(unbroken), outcome(resumed)
 
 
+def rows_of(rows: Any, kind: type) -> Any:
+    if rows is None:
+        return tiny_rows(19, unlabelled=6 if kind is DistillationArguments else 0)
+    return rows() if callable(rows) else rows
+
+
 def classifier(sampling="random", accumulation=1, matching="none", rows=None, kind=DistillationArguments, **changes):
     """Builds a trainer of a tiny classifier with dropout, from its folder and its callbacks."""
 
@@ -117,7 +124,7 @@ def classifier(sampling="random", accumulation=1, matching="none", rows=None, ki
             if kind is DistillationArguments
             else None,
             matching=MATCHINGS[matching](),
-            train_dataset=tiny_rows(19, unlabelled=6 if kind is DistillationArguments else 0) if rows is None else rows,
+            train_dataset=rows_of(rows, kind),
             eval_dataset=tiny_rows(8, seed=3),
             data_collator=collate,
             callbacks=list(callbacks),
@@ -202,6 +209,24 @@ def test_streams(tmp_path, workers, matching):
     rows = tiny_rows(40, unlabelled=9).to_iterable_dataset(num_shards=2)
     build = classifier(rows=rows, matching=matching, dataloader_num_workers=workers, save_steps=12)
     assert_equal(*undisturbed(tmp_path, build, 12))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fresh_texts(tmp_path, workers):
+    """Other texts in each epoch, and those of the epoch in progress after a resume."""
+    words = [*"abcdefghij", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"), model_max_length=32)
+    texts = [" ".join(np.random.default_rng(number).choice(words[:10], 6)) for number in range(12)]
+    build = classifier(
+        rows=lambda: FreshTexts(texts, Augment(texts=20, replace=0.3), tokenizer),
+        dataloader_num_workers=workers,
+        hard_label_weight=0.0,
+        soft_target_weight=1.0,
+        eval_strategy="no",
+    )
+    assert_equal(*undisturbed(tmp_path, build, 7))
 
 
 @pytest.mark.faults
