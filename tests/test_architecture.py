@@ -56,6 +56,7 @@ TESTED_BY = {
     "training.arguments": "training/test_trainer.py",
     "training.objective": "training/test_trainer.py",
     "training.seq2seq": "training/test_evaluating.py",
+    "training.totals": "training/test_resuming.py",
     # A file a task: each is run whole, from its recipe to its card.
     **{
         f"tasks.{name}": "recipes/test_run.py"

@@ -31,6 +31,7 @@ class ResumableTrainer(PublishingTrainer):
     _resumed: dict[str, Any] | None = None  # until the first epoch begins
     _before: tuple[Any, dict[str, Any]]
     _due: list[bool] | None = None  # whether to evaluate and to save, while an evaluation is made
+    _unwatched: int | None = None  # readings of batches until one is watched for random numbers
 
     # The order of the rows
 
@@ -55,9 +56,11 @@ class ResumableTrainer(PublishingTrainer):
         if hasattr(self._sampler, "set_epoch"):
             self._sampler.set_epoch(kwargs["epoch"])
         resumed, self._resumed = self._resumed, None
+        self._unwatched = None
         if resumed is not None:
             self._load_progress(resumed)
             self._load_rng_state(kwargs["resume_from_checkpoint"])
+            self._unwatched = 1 if kwargs["steps_trained_in_current_epoch"] else None
         if 0 < self.state.max_steps <= self.state.global_step:  # `Trainer` would train one step more
             self.control.should_training_stop = True
             if self._epoch_ended:
@@ -70,6 +73,21 @@ class ResumableTrainer(PublishingTrainer):
             self.control.should_evaluate = self.control.should_save = False
         self._remember()
         super()._run_epoch(*arguments, **kwargs)
+
+    def get_batch_samples(self, *arguments: Any, **kwargs: Any) -> Any:
+        """`Trainer`'s; where a training goes on in mid-epoch, a collator that draws random numbers is told of."""
+        left, self._unwatched = self._unwatched, None if not self._unwatched else self._unwatched - 1
+        if left != 0:
+            return super().get_batch_samples(*arguments, **kwargs)
+        before = _random_states()
+        found = super().get_batch_samples(*arguments, **kwargs)
+        if _random_states() != before:
+            logger.warning(
+                "The collator or the data set draws random numbers while batches are made, and the training goes on in "
+                "the middle of an epoch: the rest of it draws others than in a training that is not interrupted. "
+                "Derive what is drawn from the row and the epoch, or resume from the end of an epoch."
+            )
+        return found
 
     # The place in the training
 
@@ -173,3 +191,8 @@ class ResumableTrainer(PublishingTrainer):
         if device:
             torch.cuda.set_rng_state_all(device[0])
         self._load_progress(record)
+
+
+def _random_states() -> tuple[Any, ...]:
+    numpy: Any = np.random.get_state()
+    return random.getstate(), numpy[1].tobytes(), numpy[2], torch.get_rng_state().numpy().tobytes()

@@ -123,6 +123,19 @@ def made(name: str, folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.faults
+def test_a_teacher_that_diverged_never_counts_as_done(tmp_path):
+    content = classification(tmp_path)
+    content |= {"output_dir": str(tmp_path / "out")}
+    content["teacher"] |= {"model": str(tmp_path / "teacher"), "fine_tune": {**BRIEF, "learning_rate": 1e38}}
+    for _ in range(2):  # the second goes on from the first one's checkpoint, if there is one
+        run = Run(Recipe.from_dict(content))
+        with pytest.raises(ValueError, match="The training was stopped"):
+            run.step("teacher")
+        assert Run(Recipe.from_dict(content)).state("teacher") is None
+        assert not (tmp_path / "out" / "teacher").exists()
+
+
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory) -> dict[str, dict[str, str]]:
     """What another process makes, which orders its sets differently."""

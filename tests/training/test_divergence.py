@@ -148,7 +148,7 @@ def test_a_column_of_top_k_logits(tmp_path):
     )
     name = "teacher_top_k_logits"
     values = rows.with_format(None)[name][:]
-    values[9][-1][0] = NAN
+    values[9] = [[NAN, *each[1:]] for each in values[9]]
     rows = rows.remove_columns(name).add_column(name, values, feature=rows.features[name])
     with pytest.raises(ValueError, match=f"Step 3: the column {name} holds NaN or infinity for row 9 of train_dataset"):
         run(tmp_path / "out", rows=rows, student=student, data_collator=pad)

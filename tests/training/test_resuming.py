@@ -2,6 +2,9 @@
 
 import itertools
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -305,6 +308,20 @@ def test_a_checkpoint_of_an_older_version_is_told(tmp_path, caplog):
     assert "the epoch in progress is drawn in another order" in caplog.text
 
 
+@pytest.mark.parametrize("draws", [True, False])
+def test_a_collator_that_draws_is_told_of(tmp_path, caplog, draws):
+    def collating(rows):
+        return collate(rows, extra=int(torch.rand(()) * 3) if draws else 1)
+
+    build = classifier(save_steps=7, eval_strategy="no", max_steps=9)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, (Cut(7),)).train()
+    trainer = build(tmp_path, ())
+    trainer.data_collator.collator = collating
+    trainer.train(resume_from_checkpoint=True)
+    assert ("draws random numbers while batches are made" in caplog.text) is draws
+
+
 def test_the_order_is_that_of_plain_trainer(tmp_path):
     """What was published before stays: the same rows in the same order as without any of this."""
     for sampling in ("random", "lengths"):
@@ -333,3 +350,27 @@ def test_the_order_is_that_of_plain_trainer(tmp_path):
             trainer.train()
             orders.append(seen)
         assert orders[0] == orders[1]
+
+
+@pytest.mark.processes
+def test_two_processes(tmp_path):
+    """Each with dropout of its own: all rows once an epoch, in one order, and the same ones after a resume."""
+    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    command = [sys.executable, "-m", *launch.split(), "--dynamo_backend", "no", "-m", "tests.training.test_resuming"]
+    ended = subprocess.run(
+        [*command, str(tmp_path)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=800
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+def main() -> None:
+    """Under two processes: a training cut in the middle of its second epoch."""
+    folder = Path(sys.argv[1])
+    for sampling in SAMPLINGS:
+        build = classifier(sampling, per_device_train_batch_size=2, ddp_backend="gloo")
+        assert_equal(*undisturbed(folder / sampling, build, 7))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
