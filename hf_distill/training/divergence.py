@@ -1,5 +1,6 @@
 """A training stops at the step where a loss, a gradient or a weight is no finite number, and keeps what came before."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,24 +62,24 @@ class FiniteTrainer(ResumableTrainer):
         """
         grad_norm = super()._get_grad_norm(model, grad_norm)
         batches, self._micro_batches = self._micro_batches, []
-        numbers = [loss.detach().float().reshape(()) for _, loss, _ in batches]
+        # A number that is not finite stays so in a sum.
+        total: Any = sum(loss.detach() for _, loss, _ in batches)
         # A scaler of float16 tries scales that are too high, and leaves such a step out.
         scaled = self.is_deepspeed_enabled or getattr(self.accelerator, "scaler", None) is not None
         if grad_norm is not None and not scaled:
-            norm = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else torch.as_tensor(grad_norm)
-            numbers.append(norm.detach().float().reshape(()).to(self.args.device))
-        unusable = ~torch.stack(numbers).isfinite().all()
-        if self.args.logging_nan_inf_filter or unusable.device.type == "cpu":  # Trainer waits for the loss there too
-            if self._in_any_process(unusable):
+            total = total + (grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm)
+        if self.args.logging_nan_inf_filter or self.args.device.type == "cpu":  # Trainer waits for the loss there too
+            if self._in_any_process(not math.isfinite(float(total))):
                 self._stop(f"Step {self.state.global_step + 1}", *self._why(batches))
         else:
+            unusable = ~torch.as_tensor(total).isfinite()
             self._unchecked = unusable if self._unchecked is None else self._unchecked | unusable
         return grad_norm
 
-    def _in_any_process(self, flag: Tensor) -> bool:
-        if self.accelerator.num_processes > 1:
-            flag = self.accelerator.reduce(flag.float(), reduction="sum") > 0
-        return bool(flag)
+    def _in_any_process(self, flag: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), reduction="sum") > 0)
 
     def _maybe_log_save_evaluate(self, *arguments: Any, **kwargs: Any) -> None:
         if self.control.should_log or self.control.should_save or self.control.should_evaluate:
@@ -92,7 +93,7 @@ class FiniteTrainer(ResumableTrainer):
 
     def _check_late(self) -> None:
         flag, self._unchecked = self._unchecked, None
-        if flag is not None and self._in_any_process(flag):
+        if flag is not None and self._in_any_process(bool(flag)):
             when = f"A step after {self._kept[0] if self._kept else 0}, at most {self.state.global_step}"
             self._stop(when, "its loss or its gradients are not finite", LOWER, go_back=False)
 

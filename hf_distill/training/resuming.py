@@ -177,20 +177,20 @@ class ResumableTrainer(PublishingTrainer):
     # The training as it was before the step in progress
 
     def _remember(self) -> None:
-        """Note the random states and the sums, so that a checkpoint can be written of the moment before a step."""
-        device = [torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
-        states = (random.getstate(), np.random.get_state(), torch.get_rng_state(), *device)
-        self._before = states, self._progress_record()
+        """Note what moves in a step, so that a checkpoint can be written of the moment before it."""
+        self._before = _torch_states(), self._progress_record()
 
     def _go_back(self) -> None:
-        """Put back the random states and the sums of the moment before the step in progress."""
-        (python, numpy, cpu, *device), record = self._before
-        random.setstate(python)
-        np.random.set_state(numpy)
+        """Put back what `_remember` noted."""
+        (cpu, *device), record = self._before
         torch.set_rng_state(cpu)
         if device:
             torch.cuda.set_rng_state_all(device[0])
         self._load_progress(record)
+
+
+def _torch_states() -> list[Any]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [])]
 
 
 def _random_states() -> tuple[Any, ...]:

@@ -40,9 +40,9 @@ class Totals:
         return found
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"sums": dict(self.sums), "steps": self.steps, "unmatched": self.unmatched.clone()}
+        """What a checkpoint keeps. No tensor of it is changed in place later."""
+        return {"sums": dict(self.sums), "steps": self.steps, "unmatched": self.unmatched}
 
     def load(self, record: dict[str, Any]) -> None:
         """Put back what `record` returned."""
-        self.sums, self.steps, self.unmatched = dict(record["sums"]), record["steps"], record["unmatched"].clone()
+        self.sums, self.steps, self.unmatched = dict(record["sums"]), record["steps"], record["unmatched"]

@@ -259,7 +259,7 @@ class DistillationTrainer(EvaluatingTrainer):
         if self.task.writes and self.settings.wants_soft_targets:
             for inputs in batch_samples:
                 if columns.TEACHER_LABELS in inputs:
-                    self._totals.unmatched += self.task.unmatched(inputs).to(device)
+                    self._totals.unmatched = self._totals.unmatched + self.task.unmatched(inputs).to(device)
         return self._step_counts(batch_samples, device)
 
     def _step_counts(self, batches: list[Any], device: torch.device) -> Tensor:
