@@ -88,7 +88,7 @@ class LabellingTask(RecipeTask):
     def check_metrics(self) -> None:
         """Raise a ValueError for metrics that cannot judge these labels."""
         for number, name in enumerate(self.settings.metrics):
-            metric = metrics.load(name)
+            metric = self.metric(name)
             if name in COMPARING or (number == 0 and not getattr(metric, "larger_is_better", True)):
                 raise ValueError(
                     f"compare.metrics: {name} cannot stand {'first' if number == 0 else 'here'}. The first metric "
@@ -212,9 +212,11 @@ class LabellingTask(RecipeTask):
         """The teacher before its fine-tuning; a head for other classes gives way to a new one."""
         tokenizer = self.models.tokenizer(self.models.source)
         set_seed(self.settings.seed)
-        model = self.kind.auto_class.from_pretrained(
-            self.models.source, **self.data_head, dtype=torch.float32, ignore_mismatched_sizes=True
-        )
+        place, options = self.models.loading(self.models.source)
+        with self.models.by_consent():
+            model = self.kind.auto_class.from_pretrained(
+                place, **options, **self.data_head, dtype=torch.float32, ignore_mismatched_sizes=True
+            )
         return model, tokenizer
 
     def new_student_tokenizer(self) -> Any:
@@ -335,7 +337,7 @@ class LabellingTask(RecipeTask):
             decisions = decide(logits, self.splits.problem_type)
             values: dict[str, float] = {}
             for name in self.settings.metrics:
-                metric = metrics.load(name)
+                metric = self.metric(name)
                 predicted, true = self.counted(
                     logits if getattr(metric, "reads_logits", False) else decisions, labels, name
                 )
@@ -454,6 +456,8 @@ class LabellingTask(RecipeTask):
             student_processing_class=trained.student[1],
             teacher_processing_class=trained.teacher[1],
             metrics=tuple(settings.metrics),
+            trust_remote_code=settings.compare.trust_remote_code,
+            revision=settings.compare.revision,
             controls={name: each for name, each in trained.controls.items() if name not in taught},
             controls_with_teacher={name: trained.controls[name] for name in taught},
             fidelity_dataset=self.for_comparison(self.splits.fidelity) if len(self.splits.fidelity) else None,
