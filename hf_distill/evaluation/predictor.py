@@ -27,6 +27,7 @@ class Predictor:
         as_teacher: whether the columns that start with `teacher_` are the model's own; where there are none it reads
             the student's.
         word_level: whether it answers once a word, at the word's first piece.
+        problem: how an ensemble mixes its members' outputs, see `models.problem_type`. None: by their configs.
     Raises:
         ValueError: no `input_ids` among the columns, or no column that marks where words start.
     """
@@ -39,8 +40,9 @@ class Predictor:
         *,
         as_teacher: bool = False,
         word_level: bool = False,
+        problem: str | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.problem = model, problem
         self.members = model.models if isinstance(model, TeacherEnsemble) else [model]
         names = {name: name for name in dataset.column_names if not columns.is_teacher_column(name)}
         own = {name: columns.PREFIX + name for name in columns.teacher_inputs(dict.fromkeys(dataset.column_names))}
@@ -134,7 +136,7 @@ class Predictor:
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The logits, (batch, classes), or (batch, length, classes) of a model that tags."""
         outputs = [member(**inputs)["logits"] for member in self.members]
-        return self.model.mixture(outputs) if isinstance(self.model, TeacherEnsemble) else outputs[0]
+        return self.model.mixture(outputs, self.problem) if isinstance(self.model, TeacherEnsemble) else outputs[0]
 
     @contextmanager
     def ready(self, device: str | torch.device | None = None) -> Iterator[None]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from hf_distill.environment import has_fast_bf16
 from hf_distill.paths import local, name_of, resolve
-from hf_distill.redaction import without_secrets
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.workspace import digest, named, rows_digest
+from hf_distill.redaction import without_secrets
 from hf_distill.tasks.base import RecipeTask
 from hf_distill.tasks.models import Models
 

@@ -11,8 +11,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from hf_distill.data.config import Data
 from hf_distill.paths import read_yaml
-from hf_distill.redaction import presentable, redacted, secrets_in, without_secrets
 from hf_distill.recipes.overrides import check_keys, override
+from hf_distill.redaction import presentable, redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.tasks import RECIPE_TASKS

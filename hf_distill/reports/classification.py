@@ -171,6 +171,7 @@ def measure(given: Comparison) -> Measured:
             given.tokenizer_of(name),
             as_teacher=name == "teacher",
             word_level=given.word_level,
+            problem=given.problem,
         )
         for name, model in {**models, **given.seeds[0], **files}.items()
     }

@@ -96,7 +96,7 @@ class GenerativeTask(RecipeTask):
 
     def check_student(self) -> None:
         """Raise a ValueError for a student that cannot be built."""
-        self.student_config(self.teacher_tokenizer)
+        self.student_config(self.student_tokenizer())
 
     def check_probabilities(self) -> None:
         """Raise a ValueError where the student could not learn from the teacher's probabilities as they are kept."""

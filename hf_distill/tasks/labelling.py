@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
-import torch
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 
-from hf_distill import columns, metrics
+from hf_distill import columns
 from hf_distill.data.labelled import Splits, load, load_further, texts_of, unlabelled
 from hf_distill.data.tokenization import tokenize
 from hf_distill.evaluation.predictions import decide
@@ -19,14 +18,11 @@ from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
 from hf_distill.reports.classification import compare
 from hf_distill.reports.report import Report
-from hf_distill.soft_targets.cross_fit import (
-    folds_of,
-    inherited_folds,
-)
+from hf_distill.soft_targets.cross_fit import folds_of, inherited_folds
 from hf_distill.soft_targets.label_map import check_label_map
 from hf_distill.students.tokenizer import student_tokenizer
 from hf_distill.tasks.base import Keep, Loaded, RecipeTask, Trained
-from hf_distill.tasks.models import Models, with_new_head
+from hf_distill.tasks.models import Models, check_lengths, with_new_head
 from hf_distill.tasks.new_texts import made_texts
 from hf_distill.tasks.settings import Settings
 from hf_distill.tasks.teacher_logits import TeacherLogits
@@ -83,7 +79,7 @@ class LabellingTask(RecipeTask):
     @property
     def checks(self) -> Sequence[Callable[[], None]]:
         """What raises a ValueError for whatever would fail later."""
-        return self.check_metrics, self.check_controls, self.check_teacher
+        return self.check_metrics, self.check_controls, self.check_teacher, self.check_texts
 
     def check_metrics(self) -> None:
         """Raise a ValueError for metrics that cannot judge these labels."""
@@ -131,6 +127,16 @@ class LabellingTask(RecipeTask):
                 "them with teacher.fine_tune; or say which is which with teacher.label_map; or learn from its inner "
                 "states alone, with a matching and soft_target_weight: 0."
             )
+
+    def check_texts(self) -> None:
+        """Raise a ValueError where a tokenizer cannot read the texts, or the teacher has no positions for them."""
+        self.read(self.splits.train.select(range(1)))
+        settings, tokenizer = self.settings, self.models.tokenizer(self.models.source)
+        limits = {"teacher": settings.teacher.max_length}
+        if settings.student.vocab_size is None or settings.student.kind == "transformer":
+            limits["student"] = settings.student.max_length
+        for model, limit in limits.items():
+            check_lengths(self.parts, tokenizer, limit, self.models.places, f"{model}.max_length")
 
     @property
     def classes_are_numbered(self) -> bool:
@@ -212,12 +218,7 @@ class LabellingTask(RecipeTask):
         """The teacher before its fine-tuning; a head for other classes gives way to a new one."""
         tokenizer = self.models.tokenizer(self.models.source)
         set_seed(self.settings.seed)
-        place, options = self.models.loading(self.models.source)
-        with self.models.by_consent():
-            model = self.kind.auto_class.from_pretrained(
-                place, **options, **self.data_head, dtype=torch.float32, ignore_mismatched_sizes=True
-            )
-        return model, tokenizer
+        return self.models.with_untrained_head(**self.data_head), tokenizer
 
     def new_student_tokenizer(self) -> Any:
         """A smaller tokenizer trained on the texts, or the teacher's."""

@@ -3,13 +3,17 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from hf_distill.data.tokenization import tokenize
 from hf_distill.environment import optional
+from hf_distill.models import input_limits
 from hf_distill.paths import resolve
 from hf_distill.problems import TASKS
 from hf_distill.remote_code import how_to_allow, refused_with, suggest_revision
@@ -75,6 +79,12 @@ class Models:
         """Names the key of a recipe that allows the teacher's own code, where it is refused."""
         return refused_with(how_to_allow("teacher.trust_remote_code", self.source), self.source)
 
+    @cached_property
+    def places(self) -> float:
+        """How many tokens the teacher has positions for; infinite where they have no end. No weights are loaded."""
+        with torch.device("meta"):
+            return input_limits(self.kind.auto_class.from_config(self.config(), trust_remote_code=self.trusted))[0]
+
     def teacher(self) -> tuple[PreTrainedModel, Any]:
         """The teacher and its tokenizer, kept until `release`."""
         if self._teacher is None:
@@ -108,6 +118,18 @@ class Models:
             without_padding_rows(model, tokenizer)
         return model, tokenizer
 
+    def with_untrained_head(self, **head: Any) -> PreTrainedModel:
+        """The teacher before its fine-tuning, with a new head where its own is for other classes.
+
+        Args:
+            head: fields of its config that the head depends on.
+        """
+        place, options = self.loading(self.source)
+        with self.by_consent():
+            return self.kind.auto_class.from_pretrained(
+                place, **options, **head, dtype=torch.float32, ignore_mismatched_sizes=True
+            )
+
     def tokenizer(self, path: str | Path) -> Any:
         """A tokenizer that can read the task's texts.
 
@@ -131,6 +153,30 @@ def without_padding_rows(model: PreTrainedModel, tokenizer: Any) -> None:
     tokens = max(tokenizer.get_vocab().values()) + 1
     if model.config.get_text_config().vocab_size > tokens:
         model.resize_token_embeddings(tokens)
+
+
+def check_lengths(parts: Mapping[str, datasets.Dataset], tokenizer: Any, limit: int, places: float, key: str) -> None:
+    """Raise where a text has more tokens than a model has positions for.
+
+    Args:
+        parts: texts or words, by the name of their split.
+        tokenizer: of the model.
+        limit: tokens that are read, longer texts are cut.
+        places: see `Models.places`.
+        key: of the recipe, that sets the limit.
+    Raises:
+        ValueError: with the split, the number of tokens, and the number of positions.
+    """
+    if min(limit, tokenizer.model_max_length) <= places:
+        return  # no text needs to be read
+    for name, part in parts.items():
+        longest = max(map(len, tokenize(part, tokenizer, max_length=limit)["input_ids"]), default=0)
+        if longest > places:
+            raise ValueError(
+                f"{key}: {limit}, a text of {name} has {longest} tokens, and the teacher has positions for "
+                f"{places:g}. Set {key}: {places:g}, where longer texts are cut; or take a teacher that reads longer "
+                "texts."
+            )
 
 
 def with_new_head(
