@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from hf_distill.hub.usage import BEGIN, CARD_END, END
 from hf_distill.paths import yaml_fault
 
-FRONT_MATTER = re.compile(r"\s*---[ \t]*\n(?:.*\n)*?---[ \t]*(?:\n|$)")
+FRONT_MATTER = re.compile(r"\s*---[ \t]*\n((?:.*\n)*?)---[ \t]*(?:\n|$)")
+USAGE = re.compile(r"^```python\n.*?^```", re.MULTILINE | re.DOTALL)
 LINES = ("vocab.txt", "merges.txt", "bpe.codes", "requirements.txt")  # files whose every line has an end
 MODULE_OF_PACKAGE = "__init__.py"  # may be empty
 
@@ -133,13 +134,24 @@ def fault_of(name: str, content: Path | bytes, left: tuple[int, str] | None = No
 
 def card_fault(text: str) -> str | None:
     """What is wrong with a `README.md`; None where it is whole."""
-    if text.lstrip().startswith("---") and not FRONT_MATTER.match(text):
+    metadata = FRONT_MATTER.match(text)
+    if text.lstrip().startswith("---") and not metadata:
         return "was cut: its metadata has no end"
+    if metadata and BEGIN not in text and _is_of_report(metadata[1]) and not USAGE.search(text):
+        return "was cut: it does not say how to load the student"
     if BEGIN in text:
         missing = [mark.strip() for mark in (END, CARD_END) if mark not in text]
         if missing:
             return f"was cut: it lacks the line {missing[0]} (where nothing else is missing, add it)"
     return None
+
+
+def _is_of_report(metadata: str) -> bool:
+    try:
+        tags = yaml.safe_load(metadata)["tags"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return False
+    return isinstance(tags, list) and "hf_distill" in tags and "generated_from_trainer" not in tags
 
 
 def _hash(path: Path) -> str:
