@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hf_distill.redaction import redacted, without_folders
 
 # What begins a tag, a link, emphasis, code, a table cell, an entity or a formula, wherever it stands in a line.
-MARKS = re.compile(r"[\\`*\[\]<>&|~$]|(?<!\w)_|_(?!\w)")
+MARKS = re.compile(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])")
 TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what may begin a tag, within code
 LINE_START = re.compile(r"^(?:[#+=>-]|\d+(?=[.)]))")
 # Characters that change the direction of what follows, or separate lines where no reader sees it.

@@ -148,9 +148,10 @@ def card_fault(text: str) -> str | None:
 
 def _is_of_report(metadata: str) -> bool:
     try:
-        tags = yaml.safe_load(metadata)["tags"]
-    except (yaml.YAMLError, KeyError, TypeError):
+        data = yaml.safe_load(metadata)
+    except yaml.YAMLError:
         return False
+    tags = data.get("tags") if isinstance(data, dict) and "sdk" not in data else None  # a Space has an SDK
     return isinstance(tags, list) and "hf_distill" in tags and "generated_from_trainer" not in tags
 
 

@@ -71,7 +71,7 @@ class Models:
         with self.by_consent():
             config = AutoConfig.from_pretrained(place, **options)
         if self.trusted and self.revision is None and not self.suggested:
-            suggest_revision("teacher.revision", self.source, config._commit_hash)
+            suggest_revision("teacher.revision", self.source, getattr(config, "_commit_hash", None))
             self.suggested = True
         return config
 

@@ -1,5 +1,6 @@
 """A teacher behind an OpenAI-compatible server."""
 
+import base64
 import json
 import os
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -61,10 +62,14 @@ class ServedTeacher(TextTeacher):
         key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client requires a key
         # In the address they would stand in the client's logs, its errors and its representation.
         address, auth = _without_user(base_url or os.environ.get("OPENAI_BASE_URL"))
-        client = None if auth is None else openai.DefaultHttpxClient(auth=auth)
-        self._secrets = (key, auth and auth[1])
+        basic = None if auth is None else f"Basic {base64.b64encode(':'.join(auth).encode()).decode()}"
+        self._secrets = (key, auth and auth[1], basic)
         self.client = openai.OpenAI(
-            base_url=address, api_key=key, max_retries=max_retries, timeout=timeout, http_client=client
+            base_url=address,
+            api_key=key,
+            max_retries=max_retries,
+            timeout=timeout,
+            default_headers=None if basic is None else {"Authorization": basic},
         )
 
     @property

@@ -113,7 +113,8 @@ def test_an_unfinished_folder_is_refused_before_anything_is_made(folder, api):
 
 HEAD = "---\ntags:\n- knowledge-distillation\n- hf_distill\n---\n\n# A student\n\n"
 USAGE = Usage("text-classification", "student", on_hub=False, example=["student"], trust=True)
-CARD = f'{HEAD}{USAGE.block}\n\nFrom the folder `student`:\n\n```bash\nhf-distill run recipe.yaml "student"\n```\n\n{CARD_END}'
+CARD = f"{HEAD}{USAGE.block}\n\nFrom the folder `student`:\n\n"
+CARD += f'```bash\nhf-distill run recipe.yaml "student"\n```\n\n{CARD_END}'
 
 
 def test_the_usage_in_the_card_loads_from_the_hub():
