@@ -1,6 +1,7 @@
 """What SECURITY.md promises: nothing is unpickled, nothing is written outside, nothing private gets out."""
 
 import ast
+import contextlib
 import importlib
 import json
 import os
@@ -57,7 +58,7 @@ def test_no_file_runs_or_unpickles_what_it_reads(path):
         assert first not in ("pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"), name
         assert name not in ("eval", "exec", "os.system", "os.popen", "tempfile.mktemp", "tempfile.gettempdir"), name
         assert name != "torch.load" or options.get("weights_only") == "True", ast.unparse(node)
-        assert last not in ("unpack_archive", "extractall"), ast.unparse(node)
+        assert last != "unpack_archive" and (last != "extractall" or options["filter"] == "'data'"), ast.unparse(node)
         assert options.get("allow_pickle", "False") == "False", ast.unparse(node)
         assert name not in ("yaml.unsafe_load", "yaml.full_load", "yaml.load_all"), name
         assert options.get("shell", "False") == "False", ast.unparse(node)
@@ -105,7 +106,7 @@ class Bomb:
 
 
 def plant(path, mark):
-    path.write_bytes(pickle.dumps(Bomb(mark)))
+    path.write_bytes(pickle.dumps(Bomb(mark), protocol=2))
 
 
 def plant_archive(path, mark):
@@ -202,7 +203,7 @@ def test_nothing_outside_a_package_is_named(name):
             assert Path(torch.__file__).parent in (found, *found.parents)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(names=st.lists(STRANGE, min_size=4, max_size=4))
 def test_names_of_the_data_stay_within_the_folder(finished, names):
     """Titles, classes, columns and test sets of a card and a Space."""
@@ -232,7 +233,11 @@ def test_an_archive_is_read_and_nothing_in_it_written_outside(tmp_path, monkeypa
     for name in ("../../evil.csv", "/evil.csv", "good.csv"):
         with zipfile.ZipFile(inside / "rows.csv.zip", "w") as archive:
             archive.writestr(name, "text,label\nfine,good\n")
-        read(str(inside / "rows.csv.zip"))
+        if name == "good.csv":
+            assert read(str(inside / "rows.csv.zip"))["train"]["text"] == ["fine"]
+        else:
+            with contextlib.suppress(ValueError):
+                read(str(inside / "rows.csv.zip"))
         assert listing(tmp_path / "inside") == {"deep", "deep/rows.csv.zip"}
         assert not Path("/evil.csv").exists() and not (tmp_path / "evil.csv").exists()
 
