@@ -3,9 +3,10 @@
 `redacted` is for messages, `without_secrets` for values that are kept here, `shareable` for values that are published.
 """
 
+import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -50,7 +51,8 @@ def redacted(text: str, *secrets: str | None) -> str:
     >>> redacted("GET http://me:pw@host/v1?api_key=abc failed, hub_token='xyz'")
     "GET http://host/v1?api_key=... failed, hub_token='...'"
     """
-    for secret in sorted({*filter(None, secrets), *_own_secrets()}, key=len, reverse=True):
+    own = _secrets_of(tuple(os.environ.items()))
+    for secret in sorted({*filter(None, secrets), *own, get_token() or ""}, key=len, reverse=True):
         if len(secret) >= SHORTEST:
             text = text.replace(secret, LEFT_OUT)
     return NAMED.sub(_unnamed, QUERY_OF_URL.sub(rf"\1{LEFT_OUT}", _plain(text)))
@@ -68,14 +70,11 @@ def _unnamed(found: re.Match[str]) -> str:
     return f"{found['name']}{found['between']}{found['quote']}{LEFT_OUT}{found['quote']}"
 
 
-def _own_secrets() -> Iterator[str]:
-    """The tokens and passwords of this process: of its environment, and the one that `hf auth login` stored."""
-    for name, value in os.environ.items():
-        if SECRET_KEY.fullmatch(name):
-            yield value
-        elif "://" in value and "@" in value:
-            yield password_of(value) or ""
-    yield get_token() or ""
+@functools.lru_cache(maxsize=1)
+def _secrets_of(environment: tuple[tuple[str, str], ...]) -> set[str]:
+    """The tokens and passwords in an environment."""
+    passwords = {password_of(value) or "" for _, value in environment if "://" in value and "@" in value}
+    return passwords | {value for name, value in environment if SECRET_KEY.fullmatch(name)}
 
 
 def password_of(url: str) -> str | None:

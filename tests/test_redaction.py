@@ -17,6 +17,7 @@ from hf_distill.redaction import (
     without_folders,
     without_secrets,
 )
+from tests.properties import examples
 
 RECIPE = """
 task: text-classification
@@ -159,6 +160,7 @@ def test_no_message_shows_a_secret(message, secret):
 LETTERS = st.text("abcdefghijklmnopqrstuvwxyzABCDEF0123456789", min_size=8, max_size=40)
 
 
+@examples(60)
 @given(st.sampled_from(MESSAGES), LETTERS, st.text(max_size=20), st.text(max_size=20))
 def test_a_known_secret_is_in_no_message(message, secret, before, after):
     assert secret not in redacted(before + message.format(secret) + after, secret).replace(LEFT, "")
@@ -167,6 +169,7 @@ def test_a_known_secret_is_in_no_message(message, secret, before, after):
 LEFT = "..."
 
 
+@examples(60)
 @given(LETTERS, st.sampled_from(["", "/", "@", "p@", "%40", ":"]), st.sampled_from(["http", "HTTPS", "s3", "hf"]))
 def test_an_address_has_no_user(secret, sign, scheme):
     password = f"{secret[:4]}{sign.replace('/', '%2F')}{secret[4:]}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import hf_distill
@@ -32,6 +32,7 @@ from hf_distill.redaction import shareable
 from hf_distill.space.build import write_space
 from hf_distill.teachers.live import load_teacher
 from tests.conftest import tiny_bert
+from tests.properties import examples
 from tests.space.conftest import finished_run
 from tests.training.test_trainer_features import taught
 
@@ -184,6 +185,7 @@ def listing(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
+@examples(50)
 @given(STRANGE)
 def test_no_name_is_too_strange_to_be_asked_about(name):
     assert exists(name) in (True, False)
@@ -192,6 +194,7 @@ def test_no_name_is_too_strange_to_be_asked_about(name):
     assert isinstance(local(name), str) and isinstance(shareable({"path": name})["path"], str)
 
 
+@examples(50)
 @given(STRANGE)
 def test_nothing_outside_a_package_is_named(name):
     for path in (f"package:torch/{name}", f"package:{name}/torch", f"package:torch/nn/{name}"):
@@ -203,7 +206,7 @@ def test_nothing_outside_a_package_is_named(name):
             assert Path(torch.__file__).parent in (found, *found.parents)
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(6, share=0.05)
 @given(names=st.lists(STRANGE, min_size=4, max_size=4))
 def test_names_of_the_data_stay_within_the_folder(finished, names):
     """Titles, classes, columns and test sets of a card and a Space."""

@@ -11,8 +11,9 @@ from hf_distill.redaction import redacted, without_folders
 # What begins a tag, a link, emphasis, code, a table cell, an entity or a formula, wherever it stands in a line.
 MARKS = re.compile(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])")
 TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what may begin a tag, within code
-LINE_START = re.compile(r"^(?:[#+=>-]|\d+(?=[.)]))")
+LINE_START = re.compile(r"^(?:[#=+-]+(?=\s|$)|\d+(?=[.)](?:\s|$)))")
 # Characters that change the direction of what follows, or separate lines where no reader sees it.
+HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode
 DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
@@ -22,12 +23,15 @@ def one_line(name: object) -> str:
     >>> one_line("two\nlines"), one_line("\u202etxt.exe")
     ('two lines', '\\u202etxt.exe')
     """
-    line = " ".join(without_folders(redacted(str(name))).split())
-    return "".join(f"\\u{ord(sign):04x}" if _is_hidden(sign) else sign for sign in line)
+    return visible(" ".join(without_folders(redacted(str(name))).split()))
 
 
-def _is_hidden(sign: str) -> bool:
-    return sign in DIRECTIONS or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")
+def visible(text: str) -> str:
+    """A text with escapes for signs that are not seen, and for halves of signs, which no file can hold."""
+    if text.isascii() and text.isprintable():
+        return text
+    hidden = {sign for sign in set(text) if sign in DIRECTIONS or unicodedata.category(sign) in HIDDEN}
+    return "".join(f"\\u{ord(sign):04x}" if sign in hidden else sign for sign in text) if hidden else text
 
 
 def text(name: object) -> str:
@@ -73,12 +77,19 @@ def _cell(content: str) -> str:
     return re.sub(r"(?<!\\)((?:\\\\)*)\|", r"\1\\|", " ".join(content.split()))
 
 
+def command(words: str) -> str:
+    r"""A command of a shell on one line of a block of code, with nothing in it that could end the block or begin a tag.
+
+    >>> print(command("hf-distill run <a>"))
+    hf-distill run \<a>
+    """
+    return TAG.sub(r"\\<", one_line(words)).lstrip("`~ ")
+
+
 def literal(content: str) -> str:
     r"""A text in JSON, which is also one of Python, with nothing in it that could be taken for a tag.
 
     >>> print(literal('<b>"it"'))
     "\u003cb>\"it\""
     """
-    quoted = json.dumps(content, ensure_ascii=False)
-    shown = "".join(f"\\u{ord(sign):04x}" if _is_hidden(sign) else sign for sign in quoted)
-    return TAG.sub(r"\\u003c", shown)
+    return TAG.sub(r"\\u003c", visible(json.dumps(content, ensure_ascii=False)))

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Template
 
-from hf_distill.hub.markdown import DIRECTIONS, code, literal
+from hf_distill.hub.markdown import code, literal, visible
 from hf_distill.problems import TASKS
 
 BEGIN, SETTINGS_END, END = "<!-- hf_distill usage ", " -->\n", "\n<!-- end of hf_distill usage -->"
@@ -66,8 +66,8 @@ class Usage:
     def block(self) -> str:
         """The block with its markers."""
         given = {name: value for name, value in asdict(self).items() if value or name == "on_hub"}
-        settings = json.dumps(given, ensure_ascii=False)
-        for sign in f"<>-{DIRECTIONS}":  # so that no example can end the comment that the settings are in
+        settings = visible(json.dumps(given, ensure_ascii=False))
+        for sign in "<>-":  # so that no example can end the comment that the settings are in
             settings = settings.replace(sign, f"\\u{ord(sign):04x}")
         return f"{BEGIN}{settings}{SETTINGS_END}{self.text}{END}"
 

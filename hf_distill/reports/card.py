@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hf_distill.hub.markdown import code, one_line, text
+from hf_distill.hub.markdown import code, command, text
 from hf_distill.hub.usage import CARD_END, Usage
 from hf_distill.metrics import display_name, lower_is_better
 from hf_distill.paths import is_hub_id
@@ -85,7 +85,7 @@ def model_card(
         carried=tables.carried(carried or {}),
         folded=len(carried or {}) > tables.MOST_ROWS,
         splits="; ".join(f"{rows:,} {text(name)}" for name, rows in (splits or {}).items()),
-        reproduce=one_line(reproduce).lstrip("`~ ") if reproduce else None,
+        reproduce=command(reproduce) if reproduce else None,
         license=text(license) if license else None,
         end=CARD_END,
         **_usage(report, folder, config, repo_id, example),

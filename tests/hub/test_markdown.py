@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from hf_distill.hub.markdown import code, literal, one_line, table, text
+from tests.properties import examples
 
 MARKDOWN = MarkdownIt("commonmark").enable("table").enable("strikethrough")
 HOSTILE = (
@@ -52,6 +53,7 @@ def shown(markdown):
     return "".join(token.content for token in found if token.type in ("text", "code_inline", "text_special"))
 
 
+@examples(60)
 @given(NAMES)
 @example("\\|")
 @example("a`|`b")
@@ -61,12 +63,14 @@ def test_a_name_is_text(name):
     assert "<" not in text(name) and "\n" not in text(name)
 
 
+@examples(60)
 @given(NAMES)
 def test_a_name_in_code_is_itself(name):
     assert shown(f"on {code(name)} here") == f"on {one_line(name) or '(empty)'} here"
     assert not re.search(r"<(?!/?code>)[A-Za-z/!?]", code(name))
 
 
+@examples(60)
 @given(st.lists(NAMES, min_size=1, max_size=4), st.sampled_from([text, code]))
 def test_a_table_keeps_its_cells(names, show):
     made = table([show(name) for name in names], [[show(name) for name in names] for _ in range(2)])
@@ -79,12 +83,14 @@ def test_a_table_keeps_its_cells(names, show):
         assert sum(bool(bar) for bar in re.findall(r"\\.|(\|)", row)) == len(names) + 1
 
 
+@examples(60)
 @given(NAMES)
 def test_a_heading_stays_one(name):
     found = [token.type for token in tokens(f"# {text(name)}\n\nbelow\n") if token.type.endswith("_open")]
     assert found == ["heading_open", "paragraph_open"]
 
 
+@examples(60)
 @given(NAMES)
 def test_a_literal_is_the_text_in_python(name):
     made = literal(name)
