@@ -137,17 +137,20 @@ def all_numbers(dataset: Any, name: str) -> list[np.ndarray]:
     return [numbers(row, name).numpy() for row in dataset.with_format(None).select_columns(names)]
 
 
-def as_tensor(value: Any, name: str = "a column") -> Tensor:
+def as_tensor(value: Any, name: str = "a column", *, packed: bool = True) -> Tensor:
     """A value of a column as a tensor: numbers, arrays, lists of them, or the bytes of bfloat16 numbers.
 
     Args:
         value: of one row.
         name: of the column, for errors.
+        packed: whether bytes are numbers.
     Raises:
         ValueError: something else than numbers, lists of uneven lengths, or numbers that no tensor holds.
     """
     if isinstance(value, Tensor):
         return value
+    if not packed and isinstance(value, bytes):
+        raise ValueError(_no_numbers(name, value, "bytes"))
     several = isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 0)
     if several and len(value) and isinstance(value[0], bytes):
         if any(not isinstance(each, bytes) or len(each) != len(value[0]) for each in value):

@@ -1,6 +1,8 @@
 """Looks through csv and tsv files before they are read: quotation marks, cells a row, number of rows."""
 
 import csv
+import errno
+import io
 import lzma
 import re
 import zipfile
@@ -22,7 +24,8 @@ PLAIN = {"sep", "delimiter", "encoding", "quoting", "quotechar"}
 TO_PANDAS = {*PLAIN, "header", "names", "index_col", "usecols", "skiprows", "skipinitialspace", "escapechar", "comment"}
 # What the libraries that decompress and parse files raise for content that is broken, beside errors of an encoding.
 BROKEN = (
-    *(EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error, RecursionError),
+    *(EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error),
+    RuntimeError,  # of zipfile, for a password or a method that it does not have; RecursionError, of deep JSON, is one
     *(pa.ArrowException, pandas.errors.ParserError, pandas.errors.EmptyDataError, DatasetGenerationError),
 )
 _EOF = (
@@ -65,36 +68,46 @@ def opened(path: str | Path, encoding: str | None = None) -> TextIO:
     Raises:
         ValueError: there is no such encoding.
     """
-    known = str(encoding or "utf-8").lower().replace("_", "-")
+    check_encoding(encoding)
+    known = (encoding or "utf-8").lower().replace("_", "-")
     reading = "utf-8-sig" if known in ("utf-8", "utf8") else known
+    return fsspec.open(str(path), mode="rt", encoding=reading, newline="", compression="infer").open()
+
+
+def check_encoding(encoding: Any) -> None:
+    """Raise a ValueError unless Python reads texts in an encoding; None is the one of `opened`."""
     try:
-        return fsspec.open(str(path), mode="rt", encoding=reading, newline="", compression="infer").open()
-    except LookupError as error:  # which Python raises for an encoding that it does not have, or that is none of texts
+        fits = isinstance(encoding, str | None) and encoding != ""
+        if fits:
+            io.TextIOWrapper(io.BytesIO(), encoding)
+    except (LookupError, ValueError):  # which it raises for what is no encoding, or none of texts
+        fits = False
+    if not fits:
         raise ValueError(
             f"data.options: there is no encoding {encoding!r}. Expected utf-8, cp1252, utf-16 or another one that "
-            "Python knows, or none."
-        ) from error
+            "Python knows, or leave it out."
+        )
 
 
 @contextmanager
-def parsing(path: str | Path, kind: str) -> Iterator[None]:
+def parsing(path: str | Path, kind: str, *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Around everything that parses a file: what its library raises becomes a ValueError that names the file.
 
     Args:
         path: of the file, or of several.
         kind: of the file, as `read` calls it.
+        also: more that the library raises, where nothing else is called.
     """
     try:
         yield
     except UnicodeError as error:
         raise ValueError(wrong_encoding(path, error)) from error
-    except (*BROKEN, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the content
-            raise
+    except (*BROKEN, *also, OSError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, UnicodeError):
             raise ValueError(wrong_encoding(path, cause)) from error
-        if isinstance(cause, OSError) and cause.errno is not None:
+        # A broken archive points to a place that is not in the file; another number is of the disk, not of the content.
+        if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
             raise
         raise ValueError(broken(path, kind, cause)) from error
 

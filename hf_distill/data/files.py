@@ -11,7 +11,7 @@ from datasets.packaged_modules.csv.csv import CsvConfig
 
 from hf_distill.data.config import TAGS, WORDS
 from hf_distill.data.conll import read_conll
-from hf_distill.data.delimited import inspect, opened, parsing
+from hf_distill.data.delimited import check_encoding, inspect, opened, parsing
 from hf_distill.paths import resolve
 
 CONLL = "conll"
@@ -57,6 +57,7 @@ def read(
         ValueError: no such file, an unknown format, a file that is empty or broken, or columns by number in a file that
             names its columns.
     """
+    check_encoding(options.get("encoding"))
     path = resolve(path)
     counts = Counter() if counts is None else counts
     suffix = suffix_of(Path(path))
@@ -155,7 +156,7 @@ def _loaded(kind: str, files: dict[str, str], options: dict[str, Any]) -> datase
     if kind == "json":
         for file in files.values():
             _check_json(file, options.get("encoding"))
-    with parsing(names, kind):
+    with parsing(names, kind, also=(ValueError,)):
         loaded = datasets.load_dataset(kind, data_files=files, **options)
     for part, file in files.items():
         if part not in loaded or not len(loaded[part]):

@@ -59,7 +59,7 @@ class Batch:
     @cached_property
     def cached(self) -> dict[str, Tensor]:
         """The cached soft targets, by the names of their columns; empty where there are none."""
-        return {name: self.inputs[name] for name in columns.SOFT_TARGETS if name in self.inputs}
+        return {name: self.inputs[name] for name in columns.SOFT_TARGETS if self.inputs.get(name) is not None}
 
     @cached_property
     def student_inputs(self) -> dict[str, Any]:
@@ -113,15 +113,18 @@ def check_batch(inputs: Mapping[str, Any], task: Task) -> None:
         )
     items = 1 if task.per_position else 0  # dimensions between the batch's and the classes
     ids = inputs.get("input_ids")
-    tokens = (*ids.shape,) if isinstance(ids, Tensor) and ids.dim() == 2 and not task.in_decoder else None
+    at_tokens = task.per_position and not task.in_decoder
+    tokens = (*ids.shape,) if at_tokens and isinstance(ids, Tensor) and ids.dim() == 2 else None
     marks = (columns.WORD_STARTS, columns.TEACHER_WORD_STARTS, columns.TEACHER_LABELS)
-    for name in (*(("labels", *marks) if items else ()), *columns.SOFT_TARGETS):
+    for name in ("labels", *(marks if items else ()), *columns.SOFT_TARGETS):
         value = inputs.get(name)
         if value is None:
             continue
         dims = 2 if name in ("labels", *marks) else items + (1 if name == columns.TAIL else 2)
         wordless = task.word_level and name in columns.SOFT_TARGETS  # sentences without a word have no classes
         fits = isinstance(value, Tensor) and (value.dim() == dims or (wordless and value.dim() < dims))
+        if name == "labels" and not items:  # numbers of classes, or a number for each class
+            fits = isinstance(value, Tensor) and value.dim() > 0
         rows = (batch_size(inputs),) if tokens is None or name not in ("labels", columns.WORD_STARTS) else tokens
         if not fits or value.shape[: len(rows)] != rows:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

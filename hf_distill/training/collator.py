@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DataCollatorWithFlattening
 
 from hf_distill.columns import (
     HIDDEN,
@@ -76,7 +77,7 @@ class TeacherColumnsCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         names = teacher_columns(rows, self._is_plain)
-        check_student_columns(rows, self.per_position and not self.in_decoder, self._is_plain)
+        self._check_own_columns(rows)
         student_rows = [{name: value for name, value in row.items() if name not in names} for row in rows]
         originals = [row.get("input_ids") for row in student_rows]
         batch = self._collated(student_rows)
@@ -109,6 +110,26 @@ class TeacherColumnsCollator:
         """Whether the student's collator is one of transformers', which read numbers alone."""
         kind = self.collator if isinstance(self.collator, FunctionType) else type(self.collator)
         return str(kind.__module__).startswith("transformers.")
+
+    def _check_own_columns(self, rows: list[dict[str, Any]]) -> None:
+        check_student_columns(rows, self.per_position and not self.in_decoder, self._is_plain)
+        if not self._is_plain or isinstance(self.collator, DataCollatorWithFlattening):
+            return
+        if not hasattr(self.collator, "tokenizer"):
+            for name in rows[0]:
+                if not is_teacher_column(name) and not isinstance(rows[0][name], str | None):
+                    tensors = [as_tensor(row.get(name), name, packed=False) for row in rows]
+                    if len({tensor.shape for tensor in tensors}) > 1:
+                        raise ValueError(
+                            f"{name} must have one shape in every row of a batch, as {type(self.collator).__name__} "
+                            f"does not pad; got {_shapes(tensors)}. Pass processing_class=tokenizer, or a "
+                            "data_collator that pads."
+                        )
+        elif "input_ids" not in rows[0]:
+            raise ValueError(
+                f"Expected rows with input_ids, which {type(self.collator).__name__} pads; got "
+                f"{sorted(map(str, rows[0]))}. Tokenize the data set before."
+            )
 
     def _collated(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collator(rows)
@@ -302,8 +323,9 @@ def check_student_columns(rows: Sequence[Mapping[str, Any]], at_tokens: bool, ar
         for name in READ:
             if name not in row or name == "input_ids" or (name in LABELS and all(row[name] is None for row in rows)):
                 continue  # a collator of a decoder's leaves out labels that are None in every row
-            of_tokens = at_tokens or name not in LABELS
-            values = flat(row, name, number) if of_tokens else as_tensor(row[name], name)
+            values = as_tensor(row[name], name, packed=False)
+            of_tokens = name not in LABELS or (at_tokens and values.dim() > 0)
+            values = flat(row, name, number) if of_tokens else values
             if of_tokens and ids is not None and len(values) != len(ids):
                 raise ValueError(
                     f"{name} must have one entry a token of input_ids; row {number} of a batch has {len(values)} for "
@@ -323,7 +345,7 @@ def flat(row: Mapping[str, Any], name: str, number: int) -> Tensor:
     Raises:
         ValueError: it is something else.
     """
-    values = as_tensor(row[name], name)
+    values = as_tensor(row[name], name, packed=False)
     if values.dim() != 1 or ((values.is_floating_point() or values.is_complex()) and len(values)):
         raise ValueError(
             f"{name} must be a list of whole numbers; row {number} of a batch has {row[name]!s:.80}. Tokenize the rows "

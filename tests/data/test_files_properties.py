@@ -23,6 +23,9 @@ from hf_distill.data.generation import load_writing
 from hf_distill.data.labelled import load
 from tests.properties import REFUSED, answer, examples, quiet
 
+# The library leaves files open where it raises.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
 ROWS = [{"text": f"word {number} is, here", "label": "ab"[number % 2]} for number in range(8)]
 TABLE = pa.Table.from_pylist(ROWS)
 

@@ -129,7 +129,7 @@ def parsed(task, inputs):
     return len(batch), batch.labels, batch.label_mask, batch.has_own_tokens, batch.teacher_length, targets
 
 
-@examples(150)
+@examples(60)
 @given(made=batches(), side=st.sampled_from(["left", "right"]), own=st.booleans())
 def test_rows_are_padded_to_one_shape(made, side, own):
     task, rows = made
