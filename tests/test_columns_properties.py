@@ -47,7 +47,7 @@ values = st.recursive(
 )
 
 
-@examples(200)
+@examples(60)
 @given(name=names)
 def test_every_name_is_an_output_or_an_input_or_none_of_the_teachers(name):
     inputs = answer(columns.teacher_inputs, {name: 1})
@@ -61,7 +61,7 @@ def test_every_name_is_an_output_or_an_input_or_none_of_the_teachers(name):
     assert not columns.is_output(name) or name in read
 
 
-@examples(300)
+@examples(120)
 @given(value=values)
 def test_a_value_is_numbers_or_refused(value):
     made = answer(columns.as_tensor, value)
@@ -72,7 +72,7 @@ def test_a_value_is_numbers_or_refused(value):
         assert len(made) == len(value) // 2
 
 
-@examples(200)
+@examples(60)
 @given(value=values, scale=values | st.floats(0, 1), scaled=st.booleans(), named=st.booleans())
 def test_numbers_and_their_scales(value, scale, scaled, named):
     row = {"teacher_logits" if named else "other": value} | ({"teacher_logits_scale": scale} if scaled else {})
@@ -80,7 +80,7 @@ def test_numbers_and_their_scales(value, scale, scaled, named):
     assert made is REFUSED or (named and isinstance(made, torch.Tensor))
 
 
-@examples(200)
+@examples(60)
 @given(starts=values, labels=values, which=st.sets(st.sampled_from(["word_starts", "teacher_word_starts", "labels"])))
 def test_words_are_counted_or_refused(starts, labels, which):
     row = {name: labels if name == "labels" else starts for name in which}
@@ -88,7 +88,7 @@ def test_words_are_counted_or_refused(starts, labels, which):
     assert made is REFUSED or (isinstance(made, int) and made >= 0 and which)
 
 
-@examples(100)
+@examples(30)
 @given(
     kind=st.sampled_from(
         [

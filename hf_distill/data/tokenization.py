@@ -280,7 +280,7 @@ def _read_words(sentences: list[list[str]], tokenizer: Any, max_length: int | No
 
 def _starts(word_ids: list[int | None]) -> list[int]:
     """1 a word's first piece, 0 its further ones, -100 what belongs to no word."""
-    before = [None, *word_ids[:-1]]
+    before = [None, *word_ids][: len(word_ids)]
     return [IGNORED if word is None else int(word != previous) for word, previous in zip(word_ids, before, strict=True)]
 
 

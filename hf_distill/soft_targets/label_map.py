@@ -25,6 +25,11 @@ def check_label_map(
             f"teacher.label_map: expected the name of a class of the student, or null, for each class of the teacher; "
             f"got {label_map!r:.200}. Put names that are numbers in quotes."
         )
+    if not teacher_classes or not student_classes:
+        raise ValueError(
+            f"teacher.label_map: expected classes on both sides, got {len(teacher_classes)} of the teacher's and "
+            f"{len(student_classes)} of the student's. Set id2label of the model's config."
+        )
     foreign = [name for name in label_map if name not in teacher_classes]
     unknown = [name for name in label_map.values() if name is not None and name not in student_classes]
     if foreign or unknown:

@@ -77,7 +77,7 @@ def tokens_of(function, rows, *arguments, **options):
         return answer(function, datasets.Dataset.from_dict(rows), *arguments, **options)
 
 
-@examples(25, share=1 / 4)
+@examples(10, share=1 / 4)
 @given(
     rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=3),
     paired=st.booleans(),
@@ -93,7 +93,7 @@ def test_every_text_is_tokens_within_the_limit(rows, paired, reader, limit):
     assert all(len(ids) <= 6 for ids in made["teacher_input_ids"])
 
 
-@examples(25, share=1 / 4)
+@examples(10, share=1 / 4)
 @given(rows=st.lists(st.lists(texts, max_size=4), min_size=1, max_size=3), reader=plain)
 def test_every_word_keeps_its_place(rows, reader):
     labels = [list(range(len(words))) for words in rows]
@@ -114,7 +114,7 @@ columns = {
 }
 
 
-@examples(40, share=1 / 2)
+@examples(20, share=1 / 2)
 @given(
     rows=st.fixed_dictionaries({}, optional=columns),
     reader=tokenizers,
@@ -140,7 +140,7 @@ messages = st.lists(
 )
 
 
-@examples(25, share=1 / 4)
+@examples(10, share=1 / 4)
 @given(
     rows=st.one_of(
         st.fixed_dictionaries({"messages": st.lists(messages, min_size=1, max_size=2)}),

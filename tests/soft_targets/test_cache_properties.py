@@ -48,7 +48,7 @@ def copied(source, to):
     return Path(shutil.copytree(source, to))
 
 
-@examples(15, share=1 / 20)
+@examples(8, share=1 / 20)
 @given(data=st.data(), number=st.integers(0, 2), how=st.sampled_from(["flip", "flip", "cut", "insert", "zero"]))
 def test_a_changed_shard_is_told_by_its_name_and_made_again(finished, tmp_path, logged, data, number, how):
     source, expected = finished
@@ -80,7 +80,7 @@ trees = st.recursive(
 )
 
 
-@examples(20, share=1 / 20)
+@examples(8, share=1 / 20)
 @given(
     part=st.sampled_from(["teacher", "tokenizer", "options", "rows", "checksums", "columns", "versions", None]),
     name=st.sampled_from(["order", "number", "unchecked", "hash", "weights", "task", None]),
@@ -103,7 +103,7 @@ def test_a_changed_record_is_refused_or_says_the_same(finished, tmp_path, part, 
     assert made is REFUSED or np.allclose(made["teacher_logits"], expected, atol=1e-6)
 
 
-@examples(20, share=1 / 20)
+@examples(8, share=1 / 20)
 @given(
     content=st.binary(max_size=30) | st.sampled_from([b"[" * 5000, b"{}", b"null", b"\xff\xfe", b'{"teacher": 1e999}'])
 )
@@ -159,7 +159,7 @@ names = st.sampled_from(["a", "b", "c", ""]) | st.text(max_size=2)
 numbers = st.floats(-50, 50) | st.sampled_from([math.nan, math.inf, -math.inf, 3e38, -3.5e38, 1e300])
 
 
-@examples(200)
+@examples(80)
 @given(
     label_map=st.dictionaries(names, names | st.none() | st.integers() | st.just(["a"]))
     | st.none()
@@ -192,7 +192,7 @@ def test_logits_of_a_label_map(values):
 cells = st.none() | st.integers(-5, 5) | st.lists(st.integers(0, 9) | st.none(), max_size=3)
 
 
-@examples(100)
+@examples(40)
 @given(
     rows=st.lists(cells, max_size=4)
     | st.lists(st.lists(st.floats(0, 5), max_size=2), max_size=3)

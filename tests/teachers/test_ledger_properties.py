@@ -51,7 +51,7 @@ def read(path):
         return answers
 
 
-@examples(150)
+@examples(60)
 @given(content=contents())
 @example(content=b'{"key": "a", "answer": null}\n')
 def test_any_bytes_are_answers_or_a_line_that_is_told(content):

@@ -129,7 +129,7 @@ def parsed(task, inputs):
     return len(batch), batch.labels, batch.label_mask, batch.has_own_tokens, batch.teacher_length, targets
 
 
-@examples(60)
+@examples(30)
 @given(made=batches(), side=st.sampled_from(["left", "right"]), own=st.booleans())
 def test_rows_are_padded_to_one_shape(made, side, own):
     task, rows = made
@@ -148,7 +148,7 @@ def test_rows_are_padded_to_one_shape(made, side, own):
         )
 
 
-@examples(300)
+@examples(120)
 @given(made=spoiled(), side=st.sampled_from(["left", "right"]), own=st.booleans())
 def test_spoiled_rows_are_refused_or_read(made, side, own):
     task, rows = made
@@ -158,7 +158,7 @@ def test_spoiled_rows_are_refused_or_read(made, side, own):
         answer(parsed, task, batch)
 
 
-@examples(50)
+@examples(25)
 @given(
     rows=st.lists(
         st.dictionaries(st.sampled_from(["labels", "label", "input_ids", "teacher_logits"]), junk), max_size=3
@@ -168,7 +168,7 @@ def test_a_collator_without_a_tokenizer(rows):
     answer(collated, "text-classification", rows, plain=default_data_collator)
 
 
-@examples(50)
+@examples(25)
 @given(
     returned=junk | st.dictionaries(st.sampled_from(["input_ids", "labels"]), junk), task=st.sampled_from(sorted(TASKS))
 )
@@ -185,14 +185,14 @@ NAMES = ["input_ids", "attention_mask", "labels", "word_starts", "teacher_labels
 NAMES += ["teacher_logits", "teacher_tail", "teacher_top_k_ids", "teacher_top_k_logits", "teacher_input_ids"]
 
 
-@examples(300)
+@examples(120)
 @given(task=st.sampled_from(sorted(TASKS)), inputs=st.dictionaries(st.sampled_from(NAMES), tensors | junk))
 def test_any_batch(task, inputs):
     if answer(check_batch, inputs, TASKS[task]) is not REFUSED:
         answer(parsed, task, inputs)
 
 
-@examples(50)
+@examples(25)
 @given(mask=tensors | st.none())
 def test_left_padding_of_any_mask(mask):
     inputs = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": mask}
