@@ -116,7 +116,9 @@ def numbers(row: Mapping[str, Any], name: str) -> Tensor:
     if name + SCALE not in row:
         return tensor
     scale = as_tensor(row[name + SCALE], name + SCALE)
-    if scale.shape != tensor.shape[:-1] and scale.numel() + tensor.numel():
+    if not scale.numel() + tensor.numel():
+        return tensor  # no items, so that a list does not tell the rest of the shape
+    if scale.shape != tensor.shape[:-1]:
         raise ValueError(
             f"{name}{SCALE} must have one number an item of {name}, got the shapes {tuple(scale.shape)} and "
             f"{tuple(tensor.shape)}. Take both columns from one cache, or remove the scales if the numbers have none."
@@ -153,8 +155,10 @@ def as_tensor(value: Any, name: str = "a column", *, packed: bool = True) -> Ten
         raise ValueError(_no_numbers(name, value, "bytes"))
     several = isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 0)
     if several and len(value) and isinstance(value[0], bytes):
-        if any(not isinstance(each, bytes) or len(each) != len(value[0]) for each in value):
-            raise ValueError(_no_numbers(name, value, "items of uneven lengths"))
+        if any(not isinstance(each, bytes) or len(each) != len(value[0]) or len(each) % 2 for each in value):
+            raise ValueError(_no_numbers(name, value, "bytes of odd or uneven lengths"))
+        if not value[0]:
+            return torch.empty(len(value), 0)
         return as_tensor(b"".join(value), name).view(len(value), -1)
     if isinstance(value, bytes):
         if len(value) % 2:

@@ -106,10 +106,12 @@ def test_rows_are_compared_each_by_itself(name, data, temperature):
     assume(student.dim() > 1)
     value = answer(ALL[name], student, teacher, temperature)
     order = torch.tensor(data.draw(st.permutations(range(len(student)))), dtype=torch.long)
-    assert torch.equal(answer(ALL[name], student[order], teacher[order], temperature), value[order])
+    # Up to rounding: a vector unit computes the last numbers of a tensor otherwise than those before.
+    near = {"rtol": 1e-4, "atol": tolerance(student, temperature)}
+    torch.testing.assert_close(answer(ALL[name], student[order], teacher[order], temperature), value[order], **near)
     padding = torch.full((2, *student.shape[1:]), data.draw(st.sampled_from([0.0, -100.0, 1e4])), dtype=student.dtype)
     padded = answer(ALL[name], torch.cat([student, padding]), torch.cat([teacher, padding]), temperature)
-    assert torch.equal(padded[: len(student)], value)
+    torch.testing.assert_close(padded[: len(student)], value, **near)
 
 
 @examples(50)

@@ -1,6 +1,7 @@
 """Pads the teacher's columns around any collator."""
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence, Sized
 from types import FunctionType
 from typing import Any
 
@@ -31,6 +32,7 @@ from hf_distill.columns import (
 from hf_distill.packed_rows import check_packing_is_marked
 
 LABELS = ("labels", "label", "label_ids")
+MOST = 2**62  # of a label, so that a tensor holds it
 READ = ("input_ids", "attention_mask", "token_type_ids", *LABELS)  # of the student's own columns
 
 
@@ -112,7 +114,7 @@ class TeacherColumnsCollator:
         return str(kind.__module__).startswith("transformers.")
 
     def _check_own_columns(self, rows: list[dict[str, Any]]) -> None:
-        check_student_columns(rows, self.per_position and not self.in_decoder, self._is_plain)
+        check_student_columns(rows, self.per_position and not self.in_decoder, self._is_plain, self.in_decoder)
         if not self._is_plain or isinstance(self.collator, DataCollatorWithFlattening):
             return
         if not hasattr(self.collator, "tokenizer"):
@@ -305,32 +307,47 @@ def teacher_columns(rows: Any, are_collated_here: bool) -> list[str]:
     return [name for name in rows[0] if is_teacher_column(name)]
 
 
-def check_student_columns(rows: Sequence[Mapping[str, Any]], at_tokens: bool, are_collated_here: bool) -> None:
+def check_student_columns(
+    rows: Sequence[Mapping[str, Any]], at_tokens: bool, are_collated_here: bool, may_lack_labels: bool
+) -> None:
     """Raise where the student's own columns are no tokens and labels.
 
     Args:
         rows: of a batch, all with the same columns.
         at_tokens: whether labels stand at the tokens.
         are_collated_here: whether the collator is known to read numbers alone; another one may make them of anything.
+        may_lack_labels: whether that collator leaves out labels that are None in every row, as those of decoders do.
     Raises:
         ValueError: token ids that are no list of whole numbers, companions or labels of another length, or labels that
             are no numbers.
     """
     for number, row in enumerate(rows):
-        ids = flat(row, "input_ids", number) if "input_ids" in row else None
+        tokens = _length(row, "input_ids", number) if "input_ids" in row else None
         if not are_collated_here:
             continue
         for name in READ:
-            if name not in row or name == "input_ids" or (name in LABELS and all(row[name] is None for row in rows)):
-                continue  # a collator of a decoder's leaves out labels that are None in every row
-            values = as_tensor(row[name], name, packed=False)
-            of_tokens = name not in LABELS or (at_tokens and values.dim() > 0)
-            values = flat(row, name, number) if of_tokens else values
-            if of_tokens and ids is not None and len(values) != len(ids):
+            lacks = may_lack_labels and name in LABELS and all(each.get(name) is None for each in rows)
+            if name not in row or name == "input_ids" or lacks:
+                continue
+            of_tokens = name not in LABELS or (at_tokens and isinstance(row[name], Sized))
+            if not of_tokens:
+                if not isinstance(row[name], int | float) or abs(row[name]) > MOST:
+                    as_tensor(row[name], name, packed=False)
+            elif (found := _length(row, name, number)) != tokens and tokens is not None:
                 raise ValueError(
-                    f"{name} must have one entry a token of input_ids; row {number} of a batch has {len(values)} for "
-                    f"{len(ids)}. Tokenize the rows again, or cut both alike."
+                    f"{name} must have one entry a token of input_ids; row {number} of a batch has {found} for "
+                    f"{tokens}. Tokenize the rows again, or cut both alike."
                 )
+
+
+def _length(row: Mapping[str, Any], name: str, number: int) -> int:
+    """The length of what `flat` returns."""
+    if isinstance(row[name], list):
+        try:
+            return len(array("q", row[name]))  # several times faster than a tensor, and of whole numbers alone
+        except (TypeError, OverflowError):
+            pass
+    return len(flat(row, name, number))
 
 
 def flat(row: Mapping[str, Any], name: str, number: int) -> Tensor:

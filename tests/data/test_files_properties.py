@@ -132,7 +132,7 @@ def folder():
 
 
 @every_format
-@examples(6, share=1 / 14)
+@examples(6, share=1 / 7)
 @given(data=st.data())
 def test_any_bytes_are_rows_or_a_file_that_is_named(folder, name, data):
     file = folder / name
@@ -158,7 +158,7 @@ def test_what_is_not_broken_is_read(folder, name):
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.conll"])
-@examples(5, share=1 / 100)
+@examples(5, share=1 / 20)
 @given(
     encoding=st.sampled_from(
         ["utf-8", "utf-16", "cp1252", "ascii", "UTF_8", "idna", "base64", "rot13", "none", "", "\0"]
