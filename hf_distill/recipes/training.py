@@ -55,7 +55,14 @@ def training_arguments(
         evaluate_every: steps between validations; None: an epoch.
         kind: of arguments.
         greater_is_better: whether the metric grows with quality.
+    Raises:
+        ValueError: a run that is killed would end with another student than one that is not.
     """
+    if settings.get("ignore_data_skip"):
+        raise ValueError(
+            "ignore_data_skip: a run that is killed in the middle of an epoch would begin it anew, and end with "
+            "another student than an undisturbed run. Leave it out."
+        )
     # Both decide on the order of the rows.
     order = {"train_sampling_strategy": "random"} if settings.get("labelled_fraction") else {}
     settings = TRAINING_DEFAULTS | {"seed": seed} | order | dict(settings)
@@ -104,7 +111,7 @@ class Training:
             self.workspace.work / name,
             seed=self.recipe.seed,
             metric=self.task.selection_metric,
-            kind=self.task.arguments,
+            kind=self.task.arguments_class,
             greater_is_better=self.task.greater_is_better,
             **sizes,
         )
@@ -160,7 +167,7 @@ class Training:
             matching: of inner states; calls the teacher.
         """
         teacher, teacher_tokenizer = self.models.teacher() if matching else (None, None)
-        trainer = self.task.trainer(
+        trainer = self.task.trainer_class(
             model,
             arguments,
             teacher_model=teacher,

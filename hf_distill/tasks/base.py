@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import datasets
 from transformers import PreTrainedModel
 
+from hf_distill import metrics
 from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
 from hf_distill.reports.report import Report
@@ -58,15 +59,15 @@ class RecipeTask(ABC):
         ValueError: the data cannot be read as the task needs it.
     """
 
-    trainer: ClassVar[type[DistillationTrainer]] = DistillationTrainer
-    arguments: ClassVar[type[Any]] = DistillationArguments
+    trainer_class: ClassVar[type[DistillationTrainer]] = DistillationTrainer
+    arguments_class: ClassVar[type[Any]] = DistillationArguments
     stage_keys: ClassVar[tuple[str, ...]] = ("matching",)  # of a stage, beside training arguments
     greater_is_better: ClassVar[bool] = True  # of `selection_metric`
     teacher_training: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
 
     def __init__(self, settings: Settings, models: Models, keep: Keep) -> None:
         self.settings, self.models, self.keep = settings, models, keep
-        self.kind = TASKS[settings.task]
+        self.kind = TASKS[settings.task]  # what trainers and reports call their task
         self.notes: list[str] = []  # for the console
         self.splits: Any = self.load_splits()
         self.counts: dict[str, int] = dict(self.splits.counts)
@@ -217,6 +218,10 @@ class RecipeTask(ABC):
         """What scores the validation rows; None where the loss alone selects."""
         return None
 
+    def metric(self, name: str) -> Any:
+        """A metric by its name; one that is a script only where the recipe allows it."""
+        return metrics.load(name, self.settings.compare.trust_remote_code, self.settings.compare.revision)
+
     def controls(
         self, rows: Callable[[], datasets.Dataset], train: Callable[[str, datasets.Dataset], Loaded], baseline: Path
     ) -> dict[str, Any]:
@@ -230,10 +235,6 @@ class RecipeTask(ABC):
         return {}
 
     # The end
-
-    def export_options(self, tokenizer: Any) -> dict[str, Any]:
-        """More arguments of `export_onnx`."""
-        return {}
 
     @abstractmethod
     def compare(self, trained: Trained) -> Report:

@@ -114,7 +114,9 @@ class TeacherColumnsCollator:
         return str(kind.__module__).startswith("transformers.")
 
     def _check_own_columns(self, rows: list[dict[str, Any]]) -> None:
-        check_student_columns(rows, self.per_position and not self.in_decoder, self._is_plain, self.in_decoder)
+        # A collator that pads labels reads lists of them; another one takes them as they are.
+        padded = hasattr(self.collator, "label_pad_token_id")
+        check_student_columns(rows, self.per_position and not self.in_decoder, self._is_plain, padded, self.in_decoder)
         if not self._is_plain or isinstance(self.collator, DataCollatorWithFlattening):
             return
         if not hasattr(self.collator, "tokenizer"):
@@ -308,7 +310,11 @@ def teacher_columns(rows: Any, are_collated_here: bool) -> list[str]:
 
 
 def check_student_columns(
-    rows: Sequence[Mapping[str, Any]], at_tokens: bool, are_collated_here: bool, may_lack_labels: bool
+    rows: Sequence[Mapping[str, Any]],
+    at_tokens: bool,
+    are_collated_here: bool,
+    labels_are_padded: bool,
+    may_lack_labels: bool,
 ) -> None:
     """Raise where the student's own columns are no tokens and labels.
 
@@ -316,6 +322,7 @@ def check_student_columns(
         rows: of a batch, all with the same columns.
         at_tokens: whether labels stand at the tokens.
         are_collated_here: whether the collator is known to read numbers alone; another one may make them of anything.
+        labels_are_padded: whether that collator needs a list of labels in each row.
         may_lack_labels: whether that collator leaves out labels that are None in every row, as those of decoders do.
     Raises:
         ValueError: token ids that are no list of whole numbers, companions or labels of another length, or labels that
@@ -330,10 +337,12 @@ def check_student_columns(
             if name not in row or name == "input_ids" or lacks:
                 continue
             of_tokens = name not in LABELS or (at_tokens and isinstance(row[name], Sized))
-            if not of_tokens:
+            if not of_tokens and not labels_are_padded:
                 if not isinstance(row[name], int | float) or abs(row[name]) > MOST:
                     as_tensor(row[name], name, packed=False)
-            elif (found := _length(row, name, number)) != tokens and tokens is not None:
+                continue
+            found = _length(row, name, number)
+            if of_tokens and tokens is not None and found != tokens:
                 raise ValueError(
                     f"{name} must have one entry a token of input_ids; row {number} of a batch has {found} for "
                     f"{tokens}. Tokenize the rows again, or cut both alike."

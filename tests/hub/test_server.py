@@ -285,7 +285,7 @@ def test_a_pushed_student_loads_where_the_package_is_missing(hub, client, tmp_pa
 
 def test_a_second_push_leaves_no_onnx_file_of_the_first(hub, client, student):
     (student / "onnx").mkdir()
-    (student / "onnx" / "model.onnx").write_bytes(b"graph")
+    (student / "onnx" / "model.onnx").write_bytes(b"\x08\x08\x3a\x01x\x42\x02\x10\x11")
     client(push, student, "me/twice")
     assert "onnx/model.onnx" in hub.files("me/twice")
     (student / "onnx" / "model.onnx").unlink()

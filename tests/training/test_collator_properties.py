@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from hf_distill.problems import TASKS
 from hf_distill.training.batch import Batch, LeftPaddingCheck, add_decoder_inputs, check_batch
 from hf_distill.training.collator import TeacherColumnsCollator
 from tests.properties import REFUSED, answer, examples
+
+pytestmark = pytest.mark.filterwarnings("ignore:Creating a tensor from a list of numpy.ndarrays is extremely slow")
 
 junk = st.sampled_from(
     [
