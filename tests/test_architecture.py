@@ -34,6 +34,7 @@ TESTED_BY = {
     "evaluation.quality": "reports/test_classification.py",
     "evaluation.seeds": "reports/test_classification.py",
     "hub.cache": "hub/test_server.py",
+    "loss_checks": "test_losses_properties.py",
     "matching.tensors": "matching/test_base.py",
     "recipes.inputs": "recipes/test_run.py",
     "recipes.overrides": "recipes/test_recipe.py",

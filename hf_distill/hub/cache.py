@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
+from hf_distill.checksums import damage
 from hf_distill.hub.markdown import code
 from hf_distill.hub.outgoing import check_whole, files_in, left_by_run
 from hf_distill.hub.push import short_errors, with_owner
@@ -50,6 +51,10 @@ def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token
     """
     cache = check_cache(folder)
     shards = sorted(cache.rglob("shard-*.arrow"))
+    for shard in shards:
+        fault = damage(shard, unsealed=True)
+        if fault is not None:
+            raise ValueError(f"{shard} {fault}. Run the recipe again, which computes its rows anew; then push.")
     answers = datasets.concatenate_datasets([datasets.Dataset.from_file(str(shard)) for shard in shards])
     repo_id = with_owner(repo_id, token)
     to = f"{repo_id}-teacher-outputs"
