@@ -119,7 +119,7 @@ class ResumableTrainer(PublishingTrainer):
                     "in progress is drawn in another order than that of the training that was interrupted."
                 )
             return place
-        self._resumed = torch.load(path, map_location=self.args.device, weights_only=True)
+        self._resumed = torch.load(path, map_location="cpu", weights_only=True)
         self._epoch_ended = self._resumed["epoch_ended"]
         if self._resumed["batches_in_epoch"] != self._batches_in_epoch:  # another batch size
             return place
@@ -178,8 +178,8 @@ class ResumableTrainer(PublishingTrainer):
     def _load_progress(self, record: dict[str, Any]) -> None:
         """Put back what `_progress_record` returned."""
         if isinstance(self._sampler, RecordedOrder) and record["order"] is not None:
-            self._sampler.resumed = record["order_epoch"], record["order"].cpu()
-        self._tr_loss = record["loss"].clone()
+            self._sampler.resumed = record["order_epoch"], record["order"]
+        self._tr_loss = record["loss"].to(self.args.device, copy=True)
         self._globalstep_last_logged = record["last_logged"]
         self._of_last_step = record["of_last_step"]
 
