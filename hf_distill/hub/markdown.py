@@ -78,12 +78,12 @@ def _cell(content: str) -> str:
 
 
 def command(words: str) -> str:
-    r"""A command of a shell on one line of a block of code, with nothing in it that could end the block or begin a tag.
+    """A command of a shell on one line of a block of code, with nothing in it that could end the block or begin a tag.
 
     >>> print(command("hf-distill run <a>"))
-    hf-distill run \<a>
+    hf-distill run "<"a>
     """
-    return TAG.sub(r"\\<", one_line(words)).lstrip("`~ ")
+    return TAG.sub('"<"', one_line(words)).lstrip("`~ ")
 
 
 def literal(content: str) -> str:

@@ -31,6 +31,7 @@ class ResumableTrainer(PublishingTrainer):
     _resumed: dict[str, Any] | None = None  # until the first epoch begins
     _before: tuple[Any, dict[str, Any]]
     _due: list[bool] | None = None  # whether to evaluate and to save, while an evaluation is made
+    _of_last_step: list[Any]  # norm of the gradients and learning rate, which are logged
     _unwatched: int | None = None  # readings of batches until one is watched for random numbers
 
     # The order of the rows
@@ -107,6 +108,7 @@ class ResumableTrainer(PublishingTrainer):
         """
         place = super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
         self._last_step, self._epoch_ended, self._resumed = self.state.global_step, False, None
+        self._of_last_step = [None, None]
         if resume_from_checkpoint is None:
             return place
         path = self._progress_path(resume_from_checkpoint)
@@ -117,7 +119,7 @@ class ResumableTrainer(PublishingTrainer):
                     "in progress is drawn in another order than that of the training that was interrupted."
                 )
             return place
-        self._resumed = torch.load(path, map_location=self.args.device, weights_only=True)
+        self._resumed = torch.load(path, map_location="cpu", weights_only=True)
         self._epoch_ended = self._resumed["epoch_ended"]
         if self._resumed["batches_in_epoch"] != self._batches_in_epoch:  # another batch size
             return place
@@ -130,11 +132,14 @@ class ResumableTrainer(PublishingTrainer):
             epoch, batches = epoch - 1, self._batches_in_epoch
         return epoch, 0 if self.args.ignore_data_skip else batches
 
-    def _maybe_log_save_evaluate(self, *arguments: Any, **kwargs: Any) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *arguments: Any, **kwargs: Any) -> None:
         """`Trainer`'s, which it calls after each step and again at the end of an epoch."""
         self._epoch_ended = self.state.global_step == self._last_step
         self._last_step = self.state.global_step
-        super()._maybe_log_save_evaluate(*arguments, **kwargs)
+        if kwargs.get("learning_rate") is None:  # resumed at the end of an epoch
+            grad_norm, kwargs["learning_rate"] = self._of_last_step
+        self._of_last_step = [grad_norm, kwargs["learning_rate"]]
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **kwargs)
         self._remember()
 
     def _evaluate(self, *arguments: Any, **kwargs: Any) -> Any:
@@ -165,14 +170,16 @@ class ResumableTrainer(PublishingTrainer):
             "loss": self._tr_loss.detach().clone(),
             "last_logged": self._globalstep_last_logged,
             "due": self._due,
+            "of_last_step": self._of_last_step,
         }
 
     def _load_progress(self, record: dict[str, Any]) -> None:
         """Put back what `_progress_record` returned."""
         if isinstance(self._sampler, RecordedOrder) and record["order"] is not None:
-            self._sampler.resumed = record["order_epoch"], record["order"].cpu()
-        self._tr_loss = record["loss"].clone()
+            self._sampler.resumed = record["order_epoch"], record["order"]
+        self._tr_loss = record["loss"].to(self.args.device, copy=True)
         self._globalstep_last_logged = record["last_logged"]
+        self._of_last_step = record["of_last_step"]
 
     # The training as it was before the step in progress
 

@@ -31,10 +31,15 @@ FIRST, OWN_DATA, PUBLISHING, TRANSLATION, DIALOGUE = NAMES = (
 )
 
 
+# Models are timed briefly, with short replies; and as tests/conftest.py does, collections skip what imports made.
 TIMED_BRIEFLY = f"""
+import gc
 import importlib
+from hf_distill.reports.generation import compare_generation
+compare_generation.__kwdefaults__["max_new_tokens"] = 8
 for module, settings in {BRIEFLY}.items():
     vars(importlib.import_module("hf_distill.evaluation." + module)).update(settings)
+gc.freeze()
 """
 
 

@@ -115,7 +115,7 @@ def made(name: str, folder: Path) -> dict[str, str]:
     for step in STEPS:
         run.step(step)
     kept = [path for path in (folder / "out").rglob("*") if path.name in ("tokenizer.json", "model.safetensors")]
-    kept += (folder / "out").rglob("*.arrow")
+    kept += (folder / "out").rglob("shard-*.arrow")
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(kept)
