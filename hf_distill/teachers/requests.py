@@ -1,0 +1,160 @@
+"""Requests to an OpenAI-compatible server: several in flight, retried by the official client, told without secrets."""
+
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Any, TypeVar
+
+from hf_distill.teachers.text import quoted
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+TEMPORARY = (408, 409, 429)
+USER_OF_URL = re.compile(r"(?<=://)[^/\s@]+@")
+
+
+class RefusedRequestError(ValueError):
+    """A request that the server will not answer, with the status that it gave."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Endpoint:
+    """A model on a server, and how it is asked.
+
+    Args:
+        model: the name of the model on the server.
+        base_url: None: `OPENAI_BASE_URL` or OpenAI's.
+        api_key: None: `OPENAI_API_KEY`, or none for a server that does not need one.
+        requests_in_flight: maximum number of concurrent requests.
+        max_retries: per request.
+        timeout: seconds per request.
+    Attributes:
+        requests: how many were sent, each counted once.
+        attempts: how often they were sent, retries included.
+    Raises:
+        ImportError: the client is not installed.
+        ValueError: no request may be in flight.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None,
+        api_key: str | None,
+        requests_in_flight: int,
+        max_retries: int,
+        timeout: float,
+    ) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise ImportError(
+                "ServedTeacher needs openai, which is not installed. Run: pip install 'hf-distill[served]'"
+            ) from error
+        if requests_in_flight < 1:
+            raise ValueError(f"requests_in_flight must be at least 1, got {requests_in_flight}.")
+        self.model, self.requests_in_flight = model, requests_in_flight
+        self.requests = self.attempts = 0
+        self._lock = threading.Lock()
+        self._key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client requires a key
+        # The hook counts every attempt: the client does not tell how often it retried.
+        http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._count]})
+        self.client = openai.OpenAI(
+            base_url=base_url, api_key=self._key, max_retries=max_retries, timeout=timeout, http_client=http_client
+        )
+
+    @property
+    def where(self) -> str:
+        """The model and the address, without a password."""
+        return self.public(f"{self.model} at {self.client.base_url}")
+
+    def public(self, text: str) -> str:
+        """A text without the key, and without user names and passwords in addresses."""
+        if len(self._key) > 4:  # "none" and the like are words
+            text = text.replace(self._key, "...")
+        return USER_OF_URL.sub("", text)
+
+    def send(self, create: Callable[..., Any], asked: str, /, **arguments: Any) -> Any:
+        """The response to one request.
+
+        Args:
+            create: a method of the client, `client.chat.completions.create` for instance.
+            asked: what is asked, to name it in errors.
+            arguments: of the method.
+        Raises:
+            RefusedRequestError: the server refuses the request.
+            ConnectionError: the server fails at every attempt, or does not answer as such a server does.
+        """
+        import openai
+
+        with self._lock:
+            self.requests += 1
+        try:
+            response: Any = create(**arguments)
+        except (openai.APIError, json.JSONDecodeError) as error:
+            # The reason of a lost connection is only in the cause.
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            failure = self._failure(asked, f"{error}{cause}", getattr(error, "status_code", None))
+        else:
+            if getattr(response, "choices", None):
+                return response
+            what = "a chat completion" if "messages" in arguments else "a completion"
+            failure = ConnectionError(
+                f"{self.where} did not answer {quoted(asked)} with {what} but with "
+                f"{quoted(self.public(str(response)))}. Is base_url the address of its OpenAI-compatible interface? It "
+                "usually ends in /v1."
+            )
+        raise failure  # without its cause, which may repeat the key or a password in a traceback
+
+    def in_flight(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Generator[tuple[int, Result], None, None]:
+        """Pairs of an item's number and its result, as they arrive; several items are worked on at a time.
+
+        After a failure no more items are begun. The results of those that are under way are still given, and then the
+        error is raised.
+
+        Args:
+            function: sends the requests of one item.
+            items: what to ask.
+        """
+        unsent = iter(enumerate(items))
+        waiting: dict[Future[Result], int] = {}
+        failed: BaseException | None = None
+        with ThreadPoolExecutor(self.requests_in_flight) as pool:
+            while True:
+                if failed is None:
+                    for number, item in islice(unsent, self.requests_in_flight - len(waiting)):
+                        waiting[pool.submit(function, item)] = number
+                if not waiting:
+                    break
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    number = waiting.pop(future)
+                    if error := future.exception():
+                        failed = failed or error
+                    else:
+                        yield number, future.result()
+        if failed is not None:
+            raise failed
+
+    def _count(self, _: Any) -> None:
+        with self._lock:
+            self.attempts += 1
+
+    def _failure(self, asked: str, reason: str, status: int | None) -> Exception:
+        refused = status is not None and status < 500 and status not in TEMPORARY
+        then = "correct the request" if refused else "try again later"
+        if status in (401, 403):
+            then = "correct the key, and the name of the environment variable that it is read from"
+        message = (
+            f"{self.where} did not answer {quoted(asked)}: {self.public(reason)}. Earlier answers are in the ledger, "
+            f"if there is one: {then}, and only the missing texts are sent."
+        )
+        return RefusedRequestError(message, status) if refused and status else ConnectionError(message)
