@@ -122,18 +122,7 @@ def teacher_labels(answers: Sequence[str], classes: Sequence[str]) -> tuple[np.n
     >>> labels.tolist(), counts
     ([1, 0, -100, -100], {'valid': 2, 'invalid': 1, 'empty': 1})
     """
-    numbers = {_normalized(name): number for number, name in enumerate(classes)}
-    if len(numbers) < len(classes) or "" in numbers:
-        raise ValueError(f"Classes need names that differ in more than case and space, got {list(classes)}.")
-
-    def number_of(answer: str) -> int:
-        plain = _normalized(answer)
-        punctuation = {character for character in plain if not character.isalnum()}
-        # Characters that a class begins or ends with are not removed: -1 is not 1, and c++ is not c.
-        bare = plain.lstrip("".join(punctuation - {name[0] for name in numbers}))
-        bare = bare.rstrip("".join(punctuation - {name[-1] for name in numbers}))
-        return numbers.get(plain, numbers.get(bare, IGNORE_INDEX))
-
+    number_of = class_finder(classes)
     labels = np.fromiter((number_of(answer) for answer in answers), dtype=np.int64, count=len(answers))
     empty = sum(not answer.strip() for answer in answers)
     valid = int((labels != IGNORE_INDEX).sum())
@@ -151,6 +140,29 @@ def teacher_labels(answers: Sequence[str], classes: Sequence[str]) -> tuple[np.n
             raise ValueError(f"{message} That leaves no label: instruct the teacher to answer with a class name only.")
         logger.warning(f"{message} Their label is {IGNORE_INDEX}.")
     return labels, counts
+
+
+def class_finder(classes: Sequence[str]) -> Callable[[str], int]:
+    """A function from an answer to the number of the class that it names, or -100; see `teacher_labels`.
+
+    Args:
+        classes: names, in the order of their numbers.
+    Raises:
+        ValueError: two classes with the same name, or an empty name.
+    """
+    numbers = {_normalized(name): number for number, name in enumerate(classes)}
+    if len(numbers) < len(classes) or "" in numbers:
+        raise ValueError(f"Classes need names that differ in more than case and space, got {list(classes)}.")
+
+    def number_of(answer: str) -> int:
+        plain = _normalized(answer)
+        punctuation = {character for character in plain if not character.isalnum()}
+        # Characters that a class begins or ends with are not removed: -1 is not 1, and c++ is not c.
+        bare = plain.lstrip("".join(punctuation - {name[0] for name in numbers}))
+        bare = bare.rstrip("".join(punctuation - {name[-1] for name in numbers}))
+        return numbers.get(plain, numbers.get(bare, IGNORE_INDEX))
+
+    return number_of
 
 
 def _checked_texts(texts: Iterable[str]) -> list[str]:
