@@ -90,7 +90,7 @@ class Recipe(Settings):
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
         task.check_settings(self)
         self._check_report()
-        defaults = {argument.name: argument.default for argument in dataclasses.fields(task.arguments)}
+        defaults = {argument.name: argument.default for argument in dataclasses.fields(task.arguments_class)}
         for stage in self.stages:
             self._check_training("distill", stage, defaults, task.stage_keys)
             self.matchings(stage)

@@ -50,6 +50,12 @@ class Models:
         return AutoConfig.from_pretrained(self.source)
 
     @cached_property
+    def teacher_classes(self) -> list[str]:
+        """Names of the teacher's classes before its fine-tuning, in their order."""
+        names = self.config().id2label
+        return [names[number] for number in sorted(names)]
+
+    @cached_property
     def places(self) -> float:
         """How many tokens the teacher has positions for; infinite where they have no end. No weights are loaded."""
         with torch.device("meta"):

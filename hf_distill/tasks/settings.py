@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -225,6 +225,19 @@ class Settings:
             name: dataclasses.replace(self.data, minimum={}, together=None, **changes)
             for name, changes in self.compare.test_sets.items()
         }
+
+
+def refuse_unused(values: Mapping[str, Any], task: str, of: str) -> None:
+    """Raise a ValueError for the first setting that was given and that a task does not use.
+
+    Args:
+        values: by the key of the recipe.
+        task: of the recipe.
+        of: the tasks that use them, in words.
+    """
+    for name, value in values.items():
+        if value:
+            raise ValueError(f"{name}: is for {of}; leave it out of a {task} recipe.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
