@@ -342,7 +342,7 @@ class Server(ThreadingHTTPServer):
         prompts = request.get("prompt", "")
         alone = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
         rows = [
-            self.answers.text_ids(each) if isinstance(each, str) else each for each in ([prompts], prompts)[not alone]
+            self.answers.text_ids(each) if isinstance(each, str) else each for each in ([prompts] if alone else prompts)
         ]
         length = 16 if request.get("max_tokens") is None else request["max_tokens"]
         response = self._response("text_completion", [each for row in rows for each in row], [])

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -35,9 +36,6 @@ class Endpoint:
         requests_in_flight: maximum number of concurrent requests.
         max_retries: per request.
         timeout: seconds per request.
-    Attributes:
-        requests: how many were sent, each counted once.
-        attempts: how often they were sent, retries included.
     Raises:
         ImportError: the client is not installed.
         ValueError: no request may be in flight.
@@ -61,14 +59,24 @@ class Endpoint:
         if requests_in_flight < 1:
             raise ValueError(f"requests_in_flight must be at least 1, got {requests_in_flight}.")
         self.model, self.requests_in_flight = model, requests_in_flight
-        self.requests = self.attempts = 0
-        self._lock = threading.Lock()
+        self._requests, self._attempts = _Counter(), _Counter()
         self._key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client requires a key
         # The hook counts every attempt: the client does not tell how often it retried.
-        http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._count]})
+        http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._attempts.add]})
+        weakref.finalize(self, http_client.close)  # the client closes only connections of its own
         self.client = openai.OpenAI(
             base_url=base_url, api_key=self._key, max_retries=max_retries, timeout=timeout, http_client=http_client
         )
+
+    @property
+    def requests(self) -> int:
+        """How many were sent, each counted once."""
+        return self._requests.number
+
+    @property
+    def attempts(self) -> int:
+        """How often they were sent, retries included."""
+        return self._attempts.number
 
     @property
     def where(self) -> str:
@@ -94,8 +102,7 @@ class Endpoint:
         """
         import openai
 
-        with self._lock:
-            self.requests += 1
+        self._requests.add()
         try:
             response: Any = create(**arguments)
         except (openai.APIError, json.JSONDecodeError) as error:
@@ -144,10 +151,6 @@ class Endpoint:
         if failed is not None:
             raise failed
 
-    def _count(self, _: Any) -> None:
-        with self._lock:
-            self.attempts += 1
-
     def _failure(self, asked: str, reason: str, status: int | None) -> Exception:
         refused = status is not None and status < 500 and status not in TEMPORARY
         then = "correct the request" if refused else "try again later"
@@ -158,3 +161,15 @@ class Endpoint:
             f"if there is one: {then}, and only the missing texts are sent."
         )
         return RefusedRequestError(message, status) if refused and status else ConnectionError(message)
+
+
+class _Counter:
+    """A number that several threads count up."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._lock = threading.Lock()
+
+    def add(self, _: Any = None) -> None:
+        with self._lock:
+            self.number += 1
