@@ -37,6 +37,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+EXTENSIONS = ("prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids", "continue_final_message")
+
 
 class RequestError(Exception):
     """A request that is answered with an error."""
@@ -247,7 +249,7 @@ class Server(ThreadingHTTPServer):
         port: 0 for any that is free; `url` says which.
         max_logprobs: the most tokens whose log-probabilities a request may ask for.
         key: that requests must show; None for none.
-        extensions: whether vLLM's own parameters are known, which other servers ignore.
+        ignored: parameters that it takes no notice of, as servers without vLLM's `EXTENSIONS` do.
         with_logprobs: whether log-probabilities are given at all.
     """
 
@@ -260,28 +262,26 @@ class Server(ThreadingHTTPServer):
         port: int = 0,
         max_logprobs: int = 20,
         key: str | None = None,
-        extensions: bool = True,
+        ignored: Sequence[str] = (),
         with_logprobs: bool = True,
     ) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.answers, self.name, self.max_logprobs, self.key = answers, name, max_logprobs, key
-        self.extensions, self.with_logprobs = extensions, with_logprobs
+        self.ignored, self.with_logprobs = ignored, with_logprobs
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.lock = threading.Lock()
         self.requests: list[dict[str, Any]] = []
 
     def models(self) -> dict[str, Any]:
         """The answer to `GET /v1/models`."""
-        limit = {"max_model_len": self.answers.limit} if self.extensions else {}
-        return {"object": "list", "data": [{"id": self.name, "object": "model", "owned_by": "local", **limit}]}
+        model = {"id": self.name, "object": "model", "owned_by": "local", "max_model_len": self.answers.limit}
+        return {"object": "list", "data": [model]}
 
     def answer(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request."""
         if request.get("model") != self.name:
             raise RequestError(f"The model {request.get('model')!r} does not exist.", 404, "model_not_found", "model")
-        if not self.extensions:
-            extra = ("prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids", "continue_final_message")
-            request = {name: value for name, value in request.items() if name not in extra}
+        request = {name: value for name, value in request.items() if name not in self.ignored}
         self._check_counts(request)
         if request.get("seed") is not None:
             request["generator"] = torch.Generator().manual_seed(int(request["seed"]))

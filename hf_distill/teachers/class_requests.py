@@ -84,16 +84,18 @@ class Letters(Way):
 
     def probe(self, text: str) -> str:
         self.prompt.answers(by_letter=True)  # refuses more classes than letters
-        for top in self._tops():
-            self.settings["top"] = top
+        tops = [*TOP]
+        while tops:
+            self.settings["top"] = tops.pop(0)
             try:
                 answer = self._tried(text)
             except RefusedRequestError as error:
-                if "logprobs" not in str(error) or top == TOP[-1]:
-                    raise
                 allowed = ALLOWED.search(str(error))
+                if "logprobs" not in str(error) or (allowed is None and not tops):
+                    raise
                 if allowed is not None:
-                    self.settings["limit"] = int(next(filter(None, allowed.groups())))
+                    limit = int(next(filter(None, allowed.groups())))
+                    tops = [limit] if 0 < limit < self.settings["top"] else []
                 continue
             read = json.loads(answer)
             mass = sum(math.exp(score) for score in read["scores"] if score is not None)
@@ -104,10 +106,6 @@ class Letters(Way):
                 )
             return answer
         raise UnavailableError("it returns no log-probabilities of the first token")
-
-    def _tops(self) -> list[int]:
-        limit = self.settings.get("limit")
-        return [*TOP] if limit is None else [limit]
 
     def answer(self, text: str) -> str:
         response = self._chat(text, logprobs=True, top_logprobs=self.settings["top"], temperature=1, max_tokens=1)
@@ -148,7 +146,7 @@ class Scoring(Way):
             except (RefusedRequestError, UnavailableError) as error:
                 if is_fatal(error):
                     raise
-                reasons.append(f"{form}: {error}")
+                reasons.append(f"{form}: {getattr(error, 'reason', error)}")
         raise UnavailableError("; ".join(reasons))
 
     def answer(self, text: str) -> str:
@@ -167,8 +165,8 @@ class Scoring(Way):
         common = shared_length([[token for token, _ in row] for row in rows])
         scores = [-math.inf] * len(self.prompt.names)
         for row, number in zip(rows[1:], class_of, strict=True):
-            rest = [logprob for _, logprob in row[common:]]
-            if not rest or None in rest:
+            rest = [logprob for _, logprob in row[common:] if logprob is not None]
+            if not rest or len(rest) < len(row) - common:
                 raise UnavailableError("it returns no log-probability for some tokens of an answer")
             scores[number] = _log_sum([scores[number], sum(rest)])
         return scores_answer(scores, min(scores), _usage(response))

@@ -123,7 +123,7 @@ class PromptedTeacher:
             raise ValueError(f"samples and batch_size must be at least 1, got {samples} and {batch_size}.")
         if not self.is_served and tokenizer is None:
             raise ValueError("A local model needs its tokenizer.")
-        own = [name for name in OWN_OPTIONS if self.is_served and name in self.model.options]
+        own = [name for name in OWN_OPTIONS if isinstance(model, ServedTeacher) and name in model.options]
         if own:
             raise ValueError(
                 f"The log-probabilities of the classes are those at temperature 1 and need options of their own: leave "
@@ -234,11 +234,10 @@ class PromptedTeacher:
         if ledger is None or not Path(ledger).exists():
             return None, 0
         with open_ledger(Path(ledger)) as (saved, _):
-            if not self.is_served:
-                decision = {"method": self.method}
-            else:
-                found = saved.get(answer_key(self._decision_name(), DECISION))
-                decision = None if found is None else json.loads(found)
+            found = saved.get(answer_key(self._decision_name(), DECISION)) if self.is_served else None
+            decision: dict[str, Any] | None = None if self.is_served else {"method": self.method}
+            if found is not None:
+                decision = json.loads(found)
             if decision is None:
                 return None, 0
             name = self._answers_name(decision)
@@ -301,7 +300,7 @@ class _Decider(TextTeacher):
             except (UnavailableError, ValueError) as error:
                 if is_fatal(error):
                     raise
-                reasons.append(f"{kind.method}: {error}")
+                reasons.append(f"{kind.method}: {getattr(error, 'reason', error)}")
                 continue
             self.probes = endpoint.requests - before - way.sent
             settings["notes"] = [f"Not available: {reason}" for reason in reasons]

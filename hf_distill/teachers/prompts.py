@@ -1,6 +1,7 @@
 """The question that a language model is asked for a text's class."""
 
 import string
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,8 @@ class ClassPrompt:
     def __post_init__(self) -> None:
         if isinstance(self.classes, str) or len(self.names) < 2:
             raise ValueError(f"A prompt needs at least two classes, got {self.classes!r}.")
+        if len({*self.names}) < len(self.names):
+            raise ValueError(f"The classes need different names, got {', '.join(self.names)}.")
         self._check_answers()
         for what, text in (("instruction", self.instruction), *(("class", name) for name in self.names)):
             if not isinstance(text, str) or not text.strip():
@@ -89,12 +92,12 @@ class ClassPrompt:
             return [[letter] for letter in self._letters()]
         given = self.spellings or {}
         found = [[*given.get(name, ())] or [name, name.lower(), name.capitalize()] for name in self.names]
-        kept: list[list[str]] = []
-        for name, answers in zip(self.names, found, strict=True):
-            # What is also the name of another class is left to it: "us" is not "US".
-            others = {*self.names} - {name} if name not in given else set()
-            kept.append([answer for answer in dict.fromkeys(answers) if answer not in others])
-        return kept
+        owners = Counter(answer for answers in found for answer in set(answers))
+        # A case that is also another class's is no answer of either: "us" is not "US".
+        return [
+            [each for each in dict.fromkeys(answers) if owners[each] == 1 or each == name or name in given]
+            for name, answers in zip(self.names, found, strict=True)
+        ]
 
     def _letters(self) -> str:
         if len(self.names) > len(LETTERS):

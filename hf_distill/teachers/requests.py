@@ -19,11 +19,11 @@ USER_OF_URL = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 class RefusedRequestError(ValueError):
-    """A request that the server will not answer, with the status that it gave."""
+    """A request that the server will not answer, with the status and the reason that it gave."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, reason: str) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.reason = status, reason
 
 
 class Endpoint:
@@ -153,14 +153,14 @@ class Endpoint:
 
     def _failure(self, asked: str, reason: str, status: int | None) -> Exception:
         refused = status is not None and status < 500 and status not in TEMPORARY
-        then = "correct the request" if refused else "try again later"
+        then, reason = "correct the request" if refused else "try again later", self.public(reason)
         if status in (401, 403):
             then = "correct the key, and the name of the environment variable that it is read from"
         message = (
-            f"{self.where} did not answer {quoted(asked)}: {self.public(reason)}. Earlier answers are in the ledger, "
+            f"{self.where} did not answer {quoted(asked)}: {reason}. Earlier answers are in the ledger, "
             f"if there is one: {then}, and only the missing texts are sent."
         )
-        return RefusedRequestError(message, status) if refused and status else ConnectionError(message)
+        return RefusedRequestError(message, status, reason) if refused and status else ConnectionError(message)
 
 
 class _Counter:
