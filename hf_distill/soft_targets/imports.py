@@ -226,7 +226,7 @@ def _axolotl_row(row: dict[str, Any], number: int, alignment: str) -> _Targets:
         logprobs, ids, mask = (np.concatenate([each[1:], each[:1]]) for each in (logprobs, ids, mask))
         mask[-1] = False
     logprobs = np.where(mask & (logprobs > PADDING), logprobs, -np.inf)
-    known: np.ndarray = np.isfinite(logprobs).any(axis=1)
+    known = np.array([np.isfinite(each).any() for each in logprobs])
     labels = row.get("labels")
     if labels is not None:
         lacking = np.flatnonzero((np.array(labels[1:]) != columns.IGNORED) & ~known[:-1])

@@ -130,7 +130,6 @@ class _PromptedPass:
 
 def _provenance(teacher: PromptedTeacher, layout: Layout, prior: list[str]) -> dict[str, Any]:
     record = {**teacher.record(), "method": teacher.method, "samples": teacher.samples, "prior": prior}
-    tokenizer = record["teacher"]["tokenizer"]
     return {
         "teacher": {
             "name": teacher.model.model if teacher.is_served else type(teacher.model).__name__,
@@ -138,7 +137,7 @@ def _provenance(teacher: PromptedTeacher, layout: Layout, prior: list[str]) -> d
             "weights": short_hash(json.dumps(record["teacher"], sort_keys=True).encode()),
             "config": None,
         },
-        "tokenizer": {"hash": tokenizer[0] if tokenizer else None},
+        "tokenizer": {"hash": record["tokenizer"][0] if record["tokenizer"] else None},
         "options": {
             "task": TASK,
             "top_k": None,

@@ -73,7 +73,7 @@ def ask(
     >>> ask(lambda texts: [text.upper() for text in texts], ["hola", "adiós"])
     ['HOLA', 'ADIÓS']
     """
-    texts = _checked_texts(texts)
+    texts = checked_texts(texts)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     if not isinstance(teacher, TextTeacher):
@@ -165,7 +165,15 @@ def class_finder(classes: Sequence[str]) -> Callable[[str], int]:
     return number_of
 
 
-def _checked_texts(texts: Iterable[str]) -> list[str]:
+def checked_texts(texts: Iterable[str]) -> list[str]:
+    """The texts themselves.
+
+    Args:
+        texts: to ask.
+    Raises:
+        TypeError: something else than texts.
+        ValueError: blank texts.
+    """
     if isinstance(texts, str):
         raise TypeError(f"Expected a list of texts, got one text: {quoted(texts)}.")
     texts = list(texts)

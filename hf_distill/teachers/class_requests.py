@@ -21,7 +21,14 @@ RULED_OUT = -9000.0  # JSON has no infinity: servers write -9999
 AROUND_LETTER = " \t\n\r▁ĠĊ()[]{}.,:;*_`'\"“”-"
 REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|$)", re.DOTALL)
 PROMPT_END = 20  # characters by which the end of an echoed prompt is found
-TOO_LONG = ("context_length_exceeded", "maximum context length", "exceeds the available context size")
+NEWER = "max_completion_tokens"  # in place of max_tokens, which some models refuse
+FATAL = (
+    "model_not_found",
+    "does not exist",
+    "context_length_exceeded",
+    "maximum context length",
+    "exceeds the available context size",
+)
 ALLOWED = re.compile(r"max(?:imum)? allowed[^0-9]*(\d+)|less than or equal to (\d+)|<= ?(\d+)")
 
 
@@ -71,6 +78,8 @@ class Way(ABC):
 
     def _sent(self, create: Any, text: str, **arguments: Any) -> Any:
         options = {**self.served.options, **arguments}
+        if NEWER in arguments:
+            options.pop("max_tokens", None)
         if "extra_body" in self.served.options and "extra_body" in arguments:
             options["extra_body"] = {**self.served.options["extra_body"], **arguments["extra_body"]}
         self.sent += 1
@@ -90,6 +99,10 @@ class Letters(Way):
             try:
                 answer = self._tried(text)
             except RefusedRequestError as error:
+                if NEWER in str(error) and self.settings.get("length") != NEWER:
+                    self.settings["length"] = NEWER
+                    tops.insert(0, self.settings["top"])
+                    continue
                 allowed = ALLOWED.search(str(error))
                 if "logprobs" not in str(error) or (allowed is None and not tops):
                     raise
@@ -108,7 +121,8 @@ class Letters(Way):
         raise UnavailableError("it returns no log-probabilities of the first token")
 
     def answer(self, text: str) -> str:
-        response = self._chat(text, logprobs=True, top_logprobs=self.settings["top"], temperature=1, max_tokens=1)
+        length = {self.settings.get("length", "max_tokens"): 1}
+        response = self._chat(text, logprobs=True, top_logprobs=self.settings["top"], temperature=1, **length)
         choice = response.choices[0]
         content = getattr(choice.logprobs, "content", None) if choice.logprobs is not None else None
         if not content:
@@ -265,9 +279,9 @@ WAYS: tuple[type[Way], ...] = (Letters, Scoring, Structured, Hard)
 
 
 def is_fatal(error: Exception) -> bool:
-    """Whether another way of asking would fail as well: a wrong key, or a prompt that is too long."""
-    too_long = any(sign in str(error) for sign in TOO_LONG)
-    return isinstance(error, RefusedRequestError) and (error.status in (401, 403) or too_long)
+    """Whether another way of asking would fail as well: a wrong key, no such model, or a prompt that is too long."""
+    told = any(sign in str(error) for sign in FATAL)
+    return isinstance(error, RefusedRequestError) and (error.status in (401, 403) or told)
 
 
 def content_of(choice: Any) -> str:

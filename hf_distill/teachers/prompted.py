@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.teachers.ask import ask
+from hf_distill.teachers.ask import ask, checked_texts
 from hf_distill.teachers.class_requests import WAYS, UnavailableError, Way, is_fatal
 from hf_distill.teachers.class_targets import METHODS, ClassTargets, read_answers, scores_answer, tokens_of
 from hf_distill.teachers.identity import tokenizer_hash, weights_hash
@@ -141,6 +141,7 @@ class PromptedTeacher:
             texts: to ask for the classes of.
             ledger: whose answers are not asked for again.
         """
+        texts = self._checked(texts)
         distinct = list(dict.fromkeys(texts))
         decision, answered = self._known(distinct, ledger)
         method = self.method or (decision or {}).get("method")
@@ -172,7 +173,7 @@ class PromptedTeacher:
                 that it offers, or no answer that names a class.
             ConnectionError: a server that fails at every attempt. Earlier answers are in the ledger.
         """
-        texts, prior = list(texts), list(prior)
+        texts, prior = self._checked(texts), checked_texts(prior)
         started = time.perf_counter()
         before = self._sent
         settings, first, probes = self._decided([*texts, *prior], ledger)
@@ -202,10 +203,22 @@ class PromptedTeacher:
     def record(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What an answer depends on: the model, the prompt and the method."""
         if self._identity is None:
-            self._identity = _identity(self.model, self.tokenizer)
+            self._identity = _identity(self.model)
         method = None if settings is None else settings["method"]
-        samples = self.samples if method == "structured" else None
-        return {"teacher": self._identity, "prompt": self.prompt.record(), "method": method, "samples": samples}
+        reads = self.tokenizer is not None and (not self.is_served or method == "scoring")
+        return {
+            "teacher": self._identity,
+            "tokenizer": [tokenizer_hash(self.tokenizer), self.tokenizer.chat_template] if reads else None,
+            "prompt": self.prompt.record(),
+            "method": method,
+            "samples": self.samples if method == "structured" else None,
+        }
+
+    def _checked(self, texts: Sequence[str]) -> list[str]:
+        found = checked_texts(texts)
+        if not found:
+            raise ValueError("There are no texts to ask for the classes of.")
+        return found
 
     @property
     def _sent(self) -> tuple[int, int]:
@@ -377,13 +390,8 @@ def _prompt(prompt: ClassPrompt | str | None, classes: Any) -> ClassPrompt:
     return ClassPrompt(classes) if prompt is None else ClassPrompt(classes, prompt)
 
 
-def _identity(model: Any, tokenizer: Any) -> dict[str, Any]:
+def _identity(model: Any) -> dict[str, Any]:
     """What stands for a model in a ledger."""
     if isinstance(model, ServedTeacher):
-        read = None if tokenizer is None else [tokenizer_hash(tokenizer), tokenizer.chat_template]
-        return {"served": json.loads(model.name), "tokenizer": read}
-    return {
-        "model": type(model).__name__,
-        "weights": weights_hash(LiveTeacher(model, model.device)),
-        "tokenizer": [tokenizer_hash(tokenizer), tokenizer.chat_template],
-    }
+        return {"served": json.loads(model.name)}
+    return {"model": type(model).__name__, "weights": weights_hash(LiveTeacher(model, model.device))}

@@ -108,7 +108,9 @@ class Endpoint:
         except (openai.APIError, json.JSONDecodeError) as error:
             # The reason of a lost connection is only in the cause.
             cause = f" ({error.__cause__})" if error.__cause__ else ""
-            failure = self._failure(asked, f"{error}{cause}", getattr(error, "status_code", None))
+            headers = getattr(getattr(error, "response", None), "headers", {})
+            wait = f" (it asks to wait for {headers['retry-after']} s)" if headers.get("retry-after") else ""
+            failure = self._failure(asked, f"{error}{cause}{wait}", getattr(error, "status_code", None))
         else:
             if getattr(response, "choices", None):
                 return response
