@@ -88,6 +88,7 @@ def cache_prompted_outputs(
     cached = passed.over_rows(read)
     if work.targets is not None:
         _remember(folder, work.targets)
+    passed.processes.wait()  # all read what one of them wrote
     targets = _targets(teacher, cached, folder)
     columns_kept = [name for name in layout.names if name in cached.column_names]
     made = datasets.concatenate_datasets([dataset, cached.select_columns(columns_kept)], axis=1)

@@ -79,6 +79,7 @@ def test_prompt_logprobs_and_echo_score_a_prompt_of_token_ids(client, models):
     assert len(choice.logprobs.tokens) == len(ids) + 1 and choice.logprobs.token_logprobs[0] is None
 
 
+@pytest.mark.served
 def test_several_prompts_answers_and_stops(client):
     response = client.completions.create(model="tiny", prompt=["ab", "c"], max_tokens=5, n=2, temperature=1, seed=1)
     assert [choice.index for choice in response.choices] == [0, 1, 2, 3]
@@ -89,6 +90,7 @@ def test_several_prompts_answers_and_stops(client):
     assert stopped.text == text[: text.index(text[1])] and stopped.finish_reason == "stop"
 
 
+@pytest.mark.served
 def test_a_schema_of_choices_is_drawn_by_likelihood(client, models):
     model, tokenizer = models
     names = ["yes", "no"]

@@ -1,5 +1,11 @@
 """Served log-probabilities of a language model against a local pass, and servers that are not what they should be."""
 
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pytest
@@ -9,7 +15,7 @@ from hf_distill import cache_teacher_outputs
 from hf_distill.columns import all_numbers
 from hf_distill.losses import top_k_forward_kl
 from hf_distill.soft_targets.served import ServedLogits
-from tests.teachers.serving import TOKENS, characters, language_model, serve, serving
+from tests.teachers.serving import TOKENS, characters, classifier, language_model, serve, serving
 
 FORMS = ((), ("prompt_logprobs",))
 TEXTS = ["some text", "t", "a longer text than all of the others", "text 2", "some text"]
@@ -49,6 +55,7 @@ def normalised(columns):
     return found
 
 
+@pytest.mark.served
 @pytest.mark.parametrize("ignored", FORMS, ids=["prompt_logprobs", "echo"])
 def test_columns_are_those_of_a_local_pass(model, tmp_path, ignored):
     local = arrays(
@@ -101,6 +108,7 @@ def test_the_servers_own_limit_is_read_and_told(model, tmp_path, caplog):
             logits(server).cache(rows(), output_dir=tmp_path / "other", top_k=12)
 
 
+@pytest.mark.served
 def test_streams_keep_their_rows(model, tmp_path):
     with serving(serve.CausalAnswers(model, characters())) as server:
         plain = logits(server).cache(rows(), output_dir=tmp_path / "rows", top_k=4, dtype="float32")
@@ -111,6 +119,7 @@ def test_streams_keep_their_rows(model, tmp_path):
     assert arrays(stream)["teacher_tail"][2] == pytest.approx(arrays(plain)["teacher_tail"][2])
 
 
+@pytest.mark.served
 def test_rows_as_long_as_the_server_reads(model, tmp_path):
     full = rows(["x" * 60, "y" * 59])
     with serving(serve.CausalAnswers(model, characters())) as server:
@@ -145,6 +154,7 @@ def test_another_tokenizer_than_the_servers_is_refused(model, tmp_path, ignored)
     assert not list(tmp_path.glob("*/shard*"))
 
 
+@pytest.mark.served
 def test_tokens_that_are_called_by_their_texts(model, tmp_path):
     tokenizer = characters()
     ascii_ids = [token for token in range(TOKENS) if tokenizer.decode([token]).isascii()]
@@ -187,6 +197,7 @@ def test_a_server_without_log_probabilities(model, tmp_path):
         logits(server).cache(rows(), output_dir=tmp_path, top_k=4)
 
 
+@pytest.mark.served
 def test_a_failed_pass_goes_on(model, tmp_path):
     class Failing(serve.CausalAnswers):
         fails = True
@@ -214,3 +225,49 @@ def test_options_that_change_the_log_probabilities_are_refused(option):
 def test_more_than_the_vocabulary(model, tmp_path):
     with serving(serve.CausalAnswers(model, characters())) as server, pytest.raises(ValueError, match="more than the"):
         logits(server).cache(rows(), output_dir=tmp_path, top_k=TOKENS + 1)
+
+
+TWO = """
+    import sys
+    from tests.soft_targets import test_prompted, test_served as here
+
+    class server:
+        url = sys.argv[2]
+
+    class classifier:
+        url = sys.argv[3]
+
+    made = here.logits(server).cache(
+        here.rows(), output_dir=sys.argv[1] + "/logits", top_k=4, dtype="float32", shard_size=1
+    )
+    assert made["input_ids"] == here.rows()["input_ids"]
+    data = test_prompted.rows()
+    made, targets = test_prompted.cache_prompted_outputs(
+        data, test_prompted.teacher(classifier), output_dir=sys.argv[1] + "/classes"
+    )
+    assert made["text"] == data["text"] and targets.method == "letters" and targets.counts["texts"] == len(data)
+"""
+
+
+@pytest.mark.served
+def test_two_processes_share_the_requests(model, tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(textwrap.dedent(TWO))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    labels = classifier(("negative", "positive", "neutral"))
+    with (
+        serving(serve.CausalAnswers(model, characters())) as server,
+        serving(serve.ClassifierAnswers(*labels)) as classes,
+    ):
+        done = subprocess.run(
+            [*command, "--main_process_port", "0", str(script), str(tmp_path), server.url, classes.url],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=800,
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(server.requests) == len(TEXTS) + 2  # each finds out how
+        assert len({request["messages"][-1]["content"] for request in classes.requests}) == len(classes.requests)
+    assert len(list((tmp_path / "logits").glob("*.arrow"))) == len(TEXTS)

@@ -96,6 +96,7 @@ def test_a_classifier_behind_a_server_gives_its_own_probabilities(classes):
     assert found[0] == pytest.approx(expected, abs=1e-5) and found[1] == pytest.approx(expected[:, ::-1], abs=1e-5)
 
 
+@pytest.mark.served
 @pytest.mark.parametrize("known", [True, False], ids=["tokenizer", "text"])
 @pytest.mark.parametrize("ignored", [(), serve.EXTENSIONS], ids=["prompt_logprobs", "echo"])
 def test_scoring_is_the_likelihood_of_whole_answers(models, known, ignored):
@@ -156,6 +157,7 @@ def test_reasoning_models_without_structured_output_give_hard_labels(models):
     assert targets.counts["without_target"] == 1 and targets.counts["requests"] == DISTINCT
 
 
+@pytest.mark.served
 def test_a_model_that_begins_with_something_else_is_not_read_by_letters(models):
     thinking = fond_of(language_model(), models[1], "<", by=40.0)
     with serving(serve.CausalAnswers(thinking, models[1])) as server:
@@ -200,6 +202,7 @@ def test_every_answer_is_kept_and_asked_once(classes, tmp_path):
     assert np.array_equal(moved(TEXTS, ledger=ledger).log_probabilities, everything.log_probabilities)
 
 
+@pytest.mark.served
 def test_the_way_of_asking_is_decided_once(models, tmp_path):
     ledger = tmp_path / "ledger.jsonl"
     with serving(
@@ -211,6 +214,7 @@ def test_the_way_of_asking_is_decided_once(models, tmp_path):
     assert targets.method == "structured" and all("response_format" in request for request in server.requests)
 
 
+@pytest.mark.served
 def test_the_prior_is_asked_for_and_kept(classes, tmp_path):
     with serving(serve.ClassifierAnswers(*classes)) as server:
         teacher = prompted(server)
@@ -222,6 +226,7 @@ def test_the_prior_is_asked_for_and_kept(classes, tmp_path):
     assert corrected.counts["requests"] == DISTINCT + len(CONTENT_FREE) and corrected.counts["texts"] == len(TEXTS)
 
 
+@pytest.mark.served
 def test_retries_are_counted_apart(classes):
     class Busy(serve.ClassifierAnswers):
         faults = 2
