@@ -35,9 +35,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import torch
+from jinja2.exceptions import TemplateError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 EXTENSIONS = ("prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids", "continue_final_message")
+KIND = "invalid_request_error"
 
 
 class RequestError(Exception):
@@ -459,8 +461,10 @@ class Handler(BaseHTTPRequestHandler):
                 if not hmac.compare_digest(shown.encode(), f"Bearer {self.server.key}".encode()):
                     raise RequestError("Incorrect API key provided.", 401, "invalid_api_key")
             status, content = 200, make()
+        except (KeyError, IndexError, TypeError, ValueError, TemplateError) as error:
+            status, content = 400, {"error": {"message": f"The request is malformed: {error!r}.", "type": KIND}}
         except RequestError as error:
-            kind = "invalid_request_error" if error.status < 500 else "server_error"
+            kind = KIND if error.status < 500 else "server_error"
             status = error.status
             content = {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
         body = json.dumps(content).encode()

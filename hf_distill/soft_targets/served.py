@@ -23,11 +23,11 @@ from hf_distill.teachers.identity import short_hash, tokenizer_hash
 from hf_distill.teachers.requests import Endpoint, RefusedRequestError
 from hf_distill.teachers.text import check_options as check_plain
 from hf_distill.teachers.text import logger, quoted
+from hf_distill.teachers.token_texts import OtherTokenizerError, TokenTexts
 
 TASK = "text-generation"
 TOP_K = 64  # asked for where none is chosen; the server's own limit decides
 ALLOWED = re.compile(r"max(?:imum)? allowed[^0-9]*(\d+)")
-TOKEN_ID = re.compile(r"token_id:(\d+)")
 REMEDY = "vLLM raises its limit with --max-logprobs"
 FORMS = ("prompt_logprobs", "echo")
 RULED_OUT = -9000.0  # JSON has no infinity: servers write -9999
@@ -75,11 +75,9 @@ class ServedLogits:
             raise ValueError(f"The log-probabilities are those at temperature 1: leave {', '.join(own)} out.")
         self.endpoint = Endpoint(model, base_url, api_key, requests_in_flight, max_retries, timeout)
         self.model, self.tokenizer, self.options = model, tokenizer, options
-        self.tokens = max(tokenizer.get_vocab().values()) + 1
+        self.texts = TokenTexts(tokenizer)
         self.form: str | None = None  # found out by the first request
         self.limit: float = float("inf")  # tokens that the server reads, where it says so
-        self._texts: dict[int, str] = {}
-        self._ids: dict[str, list[int]] = {}
 
     def cache(
         self,
@@ -110,8 +108,8 @@ class ServedLogits:
             ConnectionError: a server that fails at every attempt; finished shards are kept.
         """
         names, dataset = input_columns(dataset)
-        if top_k is not None and top_k > self.tokens:
-            raise ValueError(f"top_k={top_k} is more than the tokenizer's {self.tokens} tokens.")
+        if top_k is not None and top_k > self.texts.number:
+            raise ValueError(f"top_k={top_k} is more than the tokenizer's {self.texts.number} tokens.")
         self._read_limit()
         first = next(iter(dataset))
         ids = list(first.get(columns.PREFIX + "input_ids", first["input_ids"]))
@@ -128,7 +126,7 @@ class ServedLogits:
             read,
             shard_size,
             origin,
-            self.tokens,
+            self.texts.number,
         )
         return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
 
@@ -147,14 +145,18 @@ class ServedLogits:
         """
         if self.form is None:
             self._found_out(ids, top_k)
-        entries = self._entries(ids, top_k)
+        entries, words = self._entries(ids, top_k), self.texts.number
         kept = np.empty((len(ids), top_k), dtype=np.float32)
         kept_ids = np.empty((len(ids), top_k), dtype=np.int64)
         tail = np.empty(len(ids), dtype=np.float32)
         for place, found in enumerate(entries):
             if found is None:
-                kept[place], kept_ids[place] = -np.log(self.tokens), np.arange(top_k)
-                tail[place] = np.log(self.tokens - top_k) - np.log(self.tokens) if self.tokens > top_k else -np.inf
+                kept[place], kept_ids[place] = -np.log(self.texts.number), np.arange(top_k)
+                tail[place] = (
+                    np.log(self.texts.number - top_k) - np.log(self.texts.number)
+                    if self.texts.number > top_k
+                    else -np.inf
+                )
                 continue
             if len(found) < top_k:
                 raise ValueError(
@@ -165,7 +167,7 @@ class ServedLogits:
             kept_ids[place] = [token for token, _ in best]
             kept[place] = [-np.inf if logprob <= RULED_OUT else logprob for _, logprob in best]
             rest = 1.0 - np.exp(kept[place].astype(np.float64)).sum()
-            tail[place] = np.log(rest) if rest > 0 and self.tokens > top_k else -np.inf
+            tail[place] = np.log(rest) if rest > 0 and words > top_k else -np.inf
         return kept, kept_ids, tail
 
     def _found_out(self, ids: Sequence[int], top_k: int | None) -> int:
@@ -176,7 +178,7 @@ class ServedLogits:
         """
         reasons = []
         for form in FORMS:
-            self.form, wanted = form, top_k or min(TOP_K, self.tokens)
+            self.form, wanted = form, top_k or min(TOP_K, self.texts.number)
             try:
                 try:
                     entries = self._entries(ids, wanted)
@@ -284,7 +286,7 @@ class ServedLogits:
         if len(logprobs.tokens) < len(ids):
             raise self._other_tokens(ids, f"it returned {len(logprobs.tokens)} tokens for {len(ids)}")
         for place, token in enumerate(logprobs.tokens[: len(ids)]):
-            if ids[place] not in self._candidates(token):
+            if ids[place] not in self.texts.ids(token):
                 raise self._other_tokens(ids, f"it calls the token at position {place} {token!r}")
         return [self._by_id(ids, entries) for entries in logprobs.top_logprobs[1 : len(ids)]]
 
@@ -294,7 +296,7 @@ class ServedLogits:
         create = self.endpoint.client.completions.create
         response = self.endpoint.send(create, str(list(ids)), model=self.model, prompt=list(ids), **options)
         for token, text in zip(ids, response.choices[0].logprobs.tokens, strict=False):
-            self._check_text(list(ids), token, None if TOKEN_ID.fullmatch(text) else text)
+            self._check_text(list(ids), token, text)
 
     def _written(self, ids: list[int], choice: Any) -> dict[int, float] | None:
         """After the last token, from the one that the server wrote."""
@@ -304,7 +306,7 @@ class ServedLogits:
     def _by_id(self, ids: list[int], entries: Mapping[str, float] | None) -> dict[int, float]:
         found: dict[int, float] = {}
         for text, logprob in (entries or {}).items():
-            candidates = self._candidates(text)
+            candidates = self.texts.ids(text)
             if not candidates:
                 raise self._other_tokens(ids, f"it returned {text!r}, which is no token of the tokenizer")
             if len(candidates) > 1:
@@ -316,33 +318,13 @@ class ServedLogits:
             found[candidates[0]] = float(logprob)
         return found
 
-    def _candidates(self, text: str) -> list[int]:
-        """The ids of tokens that a server calls so."""
-        by_id = TOKEN_ID.fullmatch(text)
-        if by_id is not None:
-            return [int(by_id[1])] if int(by_id[1]) < self.tokens else []
-        if not self._ids:
-            for token in range(self.tokens):
-                for name in {self._text(token), self.tokenizer.convert_ids_to_tokens(token)}:
-                    self._ids.setdefault(name, []).append(token)
-        return self._ids.get(text, [])
-
-    def _text(self, token: int) -> str:
-        if token not in self._texts:
-            self._texts[token] = self.tokenizer.decode([token])
-        return self._texts[token]
-
     def _check_text(self, ids: list[int], token: int, text: str | None) -> None:
-        if token >= self.tokens:
-            raise self._other_tokens(ids, f"it returned the token {token}, and the tokenizer has {self.tokens}")
-        own = self._text(token)
-        if text is None or "\ufffd" in text + own:  # a part of a character
-            return
-        if _plain(text) not in (_plain(own), _plain(str(self.tokenizer.convert_ids_to_tokens(token)))):
-            raise self._other_tokens(ids, f"its token {token} is {text!r}, and the tokenizer's is {own!r}")
+        difference = self.texts.difference(token, text)
+        if difference is not None:
+            raise self._other_tokens(ids, difference)
 
-    def _other_tokens(self, ids: Sequence[int], what: str) -> ValueError:
-        return ValueError(
+    def _other_tokens(self, ids: Sequence[int], what: str) -> OtherTokenizerError:
+        return OtherTokenizerError(
             f"{self.endpoint.where} has another tokenizer, or reads other tokens than it is sent: {what}. The row is "
             f"{quoted(str(list(ids)))}. Tokenize the rows with the tokenizer of the served model "
             f"(as {columns.PREFIX}input_ids where the student has another one), and pass it."
@@ -366,7 +348,7 @@ class ServedLogits:
                 "bf16": False,
                 "shard_size": shard_size,
                 "keeps_rows": keeps_rows,
-                "tokens": self.tokens,
+                "tokens": self.texts.number,
                 "served": True,
             },
             "columns": read,
@@ -386,7 +368,7 @@ class _ServedPass:
     def __init__(self, served: ServedLogits, layout: Layout) -> None:
         self.served, self.layout = served, layout
         self.batch_size = served.endpoint.requests_in_flight
-        self.teacher = SimpleNamespace(limits=(served.limit, served.tokens))
+        self.teacher = SimpleNamespace(limits=(served.limit, served.texts.number))
 
     def __call__(self, rows: datasets.Dataset, first: int, progress: tqdm) -> dict[str, Values]:
         name = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in rows.column_names else "input_ids"
@@ -400,7 +382,7 @@ class _ServedPass:
             progress.update()
         kept, kept_ids, tail = (np.concatenate([found[n][part] for n in range(len(ids))]) for part in range(3))
         made = self.layout.top_k_logits(
-            torch.from_numpy(kept), torch.from_numpy(kept_ids), torch.from_numpy(tail), self.served.tokens
+            torch.from_numpy(kept), torch.from_numpy(kept_ids), torch.from_numpy(tail), self.served.texts.number
         )
         lengths = np.array([len(row) for row in ids])
         values = {name: self.layout.values(name, array, lengths) for name, array in made.items()}
@@ -412,8 +394,3 @@ def _top_k_there(folder: Path) -> int | None:
     """The top k of the cache in a folder, if there is one."""
     record = provenance.check(folder, {})
     return None if record is None else record["options"].get("top_k")
-
-
-def _plain(text: str) -> str:
-    """A token without the marks of spaces, which servers and tokenizers write differently."""
-    return text.replace("▁", " ").replace("Ġ", " ").strip()

@@ -5,6 +5,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from hf_distill.teachers.ask import class_finder
@@ -14,6 +15,7 @@ from hf_distill.teachers.prompts import ClassPrompt
 from hf_distill.teachers.requests import RefusedRequestError
 from hf_distill.teachers.served import ServedTeacher
 from hf_distill.teachers.text import quoted
+from hf_distill.teachers.token_texts import OtherTokenizerError, TokenTexts
 
 TOP = (20, 5)  # the most first tokens that servers return: OpenAI's and vLLM's limit, and smaller ones
 LEAST_MASS = 1e-3  # of all letters in the first answer; below it the model begins its answers with something else
@@ -151,6 +153,10 @@ class Scoring(Way):
     method = "scoring"
     FORMS = ("prompt_logprobs", "echo")
 
+    @cached_property
+    def texts(self) -> TokenTexts | None:
+        return None if self.tokenizer is None else TokenTexts(self.tokenizer)
+
     def probe(self, text: str) -> str:
         reasons = []
         for form in self.FORMS:
@@ -175,7 +181,7 @@ class Scoring(Way):
         if len(choices) != len(prompts):
             raise UnavailableError(f"it answers {len(prompts)} prompts of one request with {len(choices)} choices")
         read = _echoed if self.settings["form"] == "echo" else _scored
-        rows = [read(choice, each) for choice, each in zip(choices, prompts, strict=True)]
+        rows = [read(choice, each, self.texts) for choice, each in zip(choices, prompts, strict=True)]
         common = shared_length([[token for token, _ in row] for row in rows])
         scores = [-math.inf] * len(self.prompt.names)
         for row, number in zip(rows[1:], class_of, strict=True):
@@ -279,9 +285,10 @@ WAYS: tuple[type[Way], ...] = (Letters, Scoring, Structured, Hard)
 
 
 def is_fatal(error: Exception) -> bool:
-    """Whether another way of asking would fail as well: a wrong key, no such model, or a prompt that is too long."""
+    """Whether other ways of asking would fail too: a wrong key or tokenizer, no such model, a prompt that is too long."""
     told = any(sign in str(error) for sign in FATAL)
-    return isinstance(error, RefusedRequestError) and (error.status in (401, 403) or told)
+    refused = isinstance(error, RefusedRequestError) and (error.status in (401, 403) or told)
+    return refused or isinstance(error, OtherTokenizerError)
 
 
 def content_of(choice: Any) -> str:
@@ -289,7 +296,7 @@ def content_of(choice: Any) -> str:
     return REASONING.sub("", choice.message.content or "").strip()
 
 
-def _scored(choice: Any, prompt: Any) -> list[tuple[Any, float | None]]:
+def _scored(choice: Any, prompt: Any, texts: TokenTexts | None) -> list[tuple[Any, float | None]]:
     """The tokens of a prompt and their log-probabilities, from vLLM's `prompt_logprobs`."""
     rows = getattr(choice, "prompt_logprobs", None)
     if not rows:
@@ -302,25 +309,41 @@ def _scored(choice: Any, prompt: Any) -> list[tuple[Any, float | None]]:
         # The most likely token, and after it the prompt's own where that is another one.
         token = max(entries, key=lambda each: entries[each].get("rank") or math.inf)
         found.append((token, entries[token]["logprob"]))
-    if not isinstance(prompt, str) and len(found) != len(prompt):
-        raise UnavailableError(f"it was sent {len(prompt)} tokens and returns {len(found)}")
+    if texts is not None:
+        named = [
+            (int(token), row[token].get("decoded_token")) for (token, _), row in zip(found, rows, strict=True) if row
+        ]
+        _compare(prompt, len(found), named, texts)
     return found
 
 
-def _echoed(choice: Any, prompt: Any) -> list[tuple[Any, float | None]]:
+def _echoed(choice: Any, prompt: Any, texts: TokenTexts | None) -> list[tuple[Any, float | None]]:
     """The tokens of an echoed prompt and their log-probabilities, without what was written after it."""
     if choice.logprobs is None or not choice.logprobs.tokens or choice.logprobs.token_logprobs is None:
         raise UnavailableError("it returns no log-probabilities of a prompt")
     tokens = choice.logprobs.tokens
     pairs = list(zip(tokens, choice.logprobs.token_logprobs, strict=True))
-    if not isinstance(prompt, str):
-        if len(tokens) < len(prompt):
-            raise UnavailableError(f"it was sent {len(prompt)} tokens and returns {len(tokens)}")
+    if texts is not None:
+        named = list(zip(prompt, tokens, strict=False))
+        _compare(prompt, min(len(tokens), len(prompt)), named[1:], texts)
         return pairs[: len(prompt)]
     for count in (len(tokens) - 1, len(tokens)):  # one token was asked for, which may be an end that is not told
         if "".join(tokens[:count]).endswith(prompt[-PROMPT_END:]):
             return pairs[:count]
     raise UnavailableError("the tokens that it echoes are not the text of the prompt")
+
+
+def _compare(prompt: list[int], number: int, named: list[tuple[int, str | None]], texts: TokenTexts) -> None:
+    """Raise an OtherTokenizerError unless a server read the tokens that it was sent, as the tokenizer means them."""
+    found = [texts.difference(token, text) for token, text in named]
+    what = next((each for each in found if each is not None), None)
+    if number != len(prompt) or [token for token, _ in named] != prompt[1:]:
+        what = what or f"it was sent {len(prompt)} tokens, and read {number} or others"
+    if what is not None:
+        raise OtherTokenizerError(
+            f"The server has another tokenizer, or reads other tokens than it is sent: {what}. Pass the tokenizer of "
+            "the served model, or none: the server then reads the prompt as a text."
+        )
 
 
 def _usage(response: Any) -> Sequence[int]:

@@ -36,8 +36,8 @@ class ClassTargets:
             server did not return the class; of samples, where no sample names it.
         method: a key of `METHODS`: where the log-probabilities come from.
         counts: of `texts`, `distinct` ones, those `asked` now and those that were `answered` before, `without_target`,
-            with an `unreturned` class; `requests`, `retries`, `samples`, and the `probes` that decided on the method;
-            `tokens_in` and `tokens_out` of all distinct texts, as far as the server told.
+            with an `unreturned` class; `requests`, `retries`, the `samples` that shares are of, and the `probes` that
+            found no way of asking; `tokens_in` and `tokens_out` of all distinct texts, as far as the server told.
         seconds: that asking took now.
         notes: what was decided and why, for a report.
     """

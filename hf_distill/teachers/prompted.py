@@ -187,7 +187,7 @@ class PromptedTeacher:
             "distinct": len(distinct),
             "asked": reader.asked,
             "answered": len(distinct) - reader.asked,
-            "samples": reader.asked * (self.samples if settings["method"] == "structured" else 1),
+            "samples": reader.asked * {"structured": self.samples, "hard": 1}.get(settings["method"], 0),
             "requests": requests - probes,
             "probes": probes,
             "retries": attempts - requests,

@@ -117,6 +117,7 @@ def test_a_schema_of_choices_is_drawn_by_likelihood(client, models):
         ({"model": "other"}, 404, "The model 'other' does not exist"),
         ({"logprobs": True, "top_logprobs": 21}, 400, "Requested sample logprobs of 21, .* max allowed: 20"),
         ({"max_tokens": 700}, 400, "maximum context length is 700 tokens"),
+        ({"messages": [{"text": "Hello"}]}, 400, "The request is malformed"),
         ({"n": 0}, 400, "n must be between 1 and 128"),
         ({"response_format": {"type": "json_object"}}, 400, "Only a json_schema of one choice"),
     ],

@@ -110,6 +110,15 @@ def test_scoring_is_the_likelihood_of_whole_answers(models, known, ignored):
     assert targets.counts["requests"] == DISTINCT and targets.counts["probes"] == len(ignored[:1])
 
 
+@pytest.mark.parametrize("ignored", [(), serve.EXTENSIONS], ids=["prompt_logprobs", "echo"])
+def test_scoring_with_another_tokenizer_than_the_servers_is_refused(models, ignored):
+    with (
+        serving(serve.CausalAnswers(models[0], characters(reverse=True)), ignored=ignored) as server,
+        pytest.raises(ValueError, match="another tokenizer, or reads other tokens than it is sent: its token"),
+    ):
+        prompted(server, models[1], method="scoring")(TEXTS)
+
+
 class Limited(serve.CausalAnswers):
     """A model whose answers are given, of a server that has only some ways of answering."""
 
