@@ -431,12 +431,8 @@ class LabellingTask(RecipeTask):
             tokenized = self.distillation_rows()
             answers = self.decisions(self.models.load(baseline), tokenized)
         keep_known = name == SELF_TRAINING
-        labelled = tokenized.map(
-            lambda row, number: {"labels": self.relabelled(row, answers[number], keep_known)},
-            with_indices=True,
-            keep_in_memory=True,
-            desc="Label",
-        )
+        labels = [self.relabelled(row, answers[number], keep_known) for number, row in enumerate(tokenized)]
+        labelled = tokenized.remove_columns("labels").add_column("labels", labels, feature=tokenized.features["labels"])
         return self.test_decisions(train(name, labelled))
 
     def test_decisions(self, loaded: Loaded) -> Any:
