@@ -28,6 +28,7 @@ from hf_distill.soft_targets.checks import (
     check_teacher,
     input_columns,
     names_read,
+    output_folder,
 )
 from hf_distill.soft_targets.inference import TeacherPass, pad
 from hf_distill.soft_targets.layout import Layout, Values, table
@@ -111,9 +112,7 @@ def cache_teacher_outputs(
         loaded = load_teacher(teacher_model, TASKS[task].auto_class)
     teacher = LiveTeacher(loaded, processes.device)
     classes = check_teacher(teacher, task, layout, teacher_processing_class)
-    output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"output_dir: expected a folder, and {output_dir} is a file. Choose another name.")
+    output_dir = output_folder(output_dir)
     read = names_read(names, task)
     options = _options(task, layout, shard_size, bf16, isinstance(dataset, datasets.IterableDataset), teacher)
     origin = provenance(teacher, teacher_processing_class, options, read)

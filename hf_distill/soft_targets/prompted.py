@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 from hf_distill import columns
 from hf_distill.soft_targets import provenance
 from hf_distill.soft_targets.cache import CachePass
-from hf_distill.soft_targets.checks import check_options
+from hf_distill.soft_targets.checks import check_options, input_columns, output_folder
 from hf_distill.soft_targets.layout import Layout, Values
 from hf_distill.soft_targets.shards import Processes
+from hf_distill.teachers.ask import checked_texts
 from hf_distill.teachers.class_targets import ClassTargets
 from hf_distill.teachers.identity import short_hash
 from hf_distill.teachers.prompted import PromptedTeacher
@@ -60,14 +61,18 @@ def cache_prompted_outputs(
         The rows with `teacher_logits`, without those whose answer names no class (a warning gives their number), and
         what is known of all rows.
     Raises:
-        ValueError: no such column, teacher columns that are there already, another teacher or other texts in
-            `output_dir`, and the errors of `PromptedTeacher`.
+        TypeError: a stream, or a column that holds something else than texts.
+        ValueError: no such column, blank texts, teacher columns that are there already, another teacher or other texts
+            in `output_dir`, and the errors of `PromptedTeacher`.
         ConnectionError: a server that fails at every attempt.
 
     >>> rows, targets = cache_prompted_outputs(rows, teacher, output_dir="outputs/cache")  # doctest: +SKIP
     >>> targets.counts["asked"], targets.method  # doctest: +SKIP
     (5000, 'letters')
     """
+    if not isinstance(dataset, datasets.Dataset):
+        raise TypeError(f"Expected a datasets.Dataset, got {type(dataset).__name__}: a stream has to be loaded first.")
+    input_columns(dataset)
     if text not in dataset.column_names:
         raise ValueError(f"text: there is no column {text!r}, only {', '.join(dataset.column_names)}.")
     there = [name for name in dataset.column_names if columns.is_output(name)]
@@ -75,8 +80,8 @@ def cache_prompted_outputs(
         raise ValueError(f"The data set has a column {', '.join(there)} already: remove or rename it.")
     layout = Layout(None, 1.0, dtype, ())
     check_options(TASK, layout, BATCH, len(dataset))
-    folder = Path(output_dir)
-    texts: list[str] = list(dataset[text])
+    folder = output_folder(output_dir)
+    texts = checked_texts(dataset[text])
     work = _PromptedPass(teacher, texts, ledger or folder / LEDGER, list(prior), layout)
     origin = _provenance(teacher, layout, list(prior))
     shard_size = max(1, len(dataset))

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from hf_distill import columns
 from hf_distill.soft_targets import provenance
 from hf_distill.soft_targets.cache import CachePass
-from hf_distill.soft_targets.checks import check_columns, check_options, input_columns, names_read
+from hf_distill.soft_targets.checks import check_columns, check_options, input_columns, names_read, output_folder
 from hf_distill.soft_targets.layout import Layout, Values
 from hf_distill.soft_targets.shards import Processes
 from hf_distill.teachers.identity import short_hash, tokenizer_hash
@@ -30,6 +30,7 @@ TOP_K = 64  # asked for where none is chosen; the server's own limit decides
 ALLOWED = re.compile(r"max(?:imum)? allowed[^0-9]*(\d+)")
 REMEDY = "vLLM raises its limit with --max-logprobs"
 FORMS = ("prompt_logprobs", "echo")
+SLACK = 0.01  # how much more than 1 rounded probabilities may sum to
 RULED_OUT = -9000.0  # JSON has no infinity: servers write -9999
 OWN_OPTIONS = {"temperature", "top_p", "top_k", "min_p", "logprobs", "echo", "n", "stream", "max_tokens", "prompt"}
 
@@ -107,16 +108,20 @@ class ServedLogits:
                 gives (the flag that raises its limit is named), or a server without log-probabilities of a prompt.
             ConnectionError: a server that fails at every attempt; finished shards are kept.
         """
+        folder = output_folder(output_dir)
         names, dataset = input_columns(dataset)
+        layout = Layout(TOP_K if top_k is None else top_k, 1.0, dtype, ())
+        check_options(TASK, layout, 1, shard_size)
+        check_columns(names, TASK, layout)
         if top_k is not None and top_k > self.texts.number:
             raise ValueError(f"top_k={top_k} is more than the tokenizer's {self.texts.number} tokens.")
         self._read_limit()
-        first = next(iter(dataset))
-        ids = list(first.get(columns.PREFIX + "input_ids", first["input_ids"]))
-        top_k = top_k or _top_k_there(Path(output_dir)) or self._found_out(ids, None)
-        layout = Layout(top_k, 1.0, dtype, ())
-        check_options(TASK, layout, 1, shard_size)
-        check_columns(names, TASK, layout)
+        if top_k is None:
+            first = next(iter(dataset))
+            ids = first[columns.PREFIX + "input_ids"] if columns.PREFIX + "input_ids" in first else first["input_ids"]
+            if len(ids) == 0:
+                raise ValueError("Row 0 has no tokens: the teacher has nothing to read. Remove such rows.")
+            layout = Layout(_top_k_there(folder) or self._found_out(ids, None), 1.0, dtype, ())
         read = [name for name in names_read(names, TASK) if name.endswith("input_ids")]
         origin = self._provenance(layout, shard_size, isinstance(dataset, datasets.IterableDataset), read)
         work = CachePass(
@@ -167,6 +172,11 @@ class ServedLogits:
             kept_ids[place] = [token for token, _ in best]
             kept[place] = [-np.inf if logprob <= RULED_OUT else logprob for _, logprob in best]
             rest = 1.0 - np.exp(kept[place].astype(np.float64)).sum()
+            if not rest > -SLACK:  # nor NaN
+                raise ValueError(
+                    f"{self.endpoint.where} returned no log-probabilities at position {place + 1} of "
+                    f"{quoted(str(list(ids)))}: they sum to a probability of {1 - rest:.3g}."
+                )
             tail[place] = np.log(rest) if rest > 0 and words > top_k else -np.inf
         return kept, kept_ids, tail
 
@@ -373,6 +383,12 @@ class _ServedPass:
     def __call__(self, rows: datasets.Dataset, first: int, progress: tqdm) -> dict[str, Values]:
         name = columns.PREFIX + "input_ids" if columns.PREFIX + "input_ids" in rows.column_names else "input_ids"
         ids = rows.with_format(None)[name]
+        masked = name.replace("input_ids", "attention_mask")
+        if masked in rows.column_names and any(0 in mask for mask in rows.with_format(None)[masked]):
+            raise ValueError(
+                f"The rows from {first} on are padded ({masked} has a 0), and a server reads padding as tokens. "
+                "Tokenize them without padding: the collator pads."
+            )
         top_k = int(self.layout.top_k or 0)
         if self.served.form is None:
             self.served._found_out(ids[0], top_k)

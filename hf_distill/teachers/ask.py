@@ -180,6 +180,11 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"Expected texts, got {type(text).__name__} as number {number}: {text!r}.")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(
+                f"Text number {number} holds half of a surrogate pair, which no file can take: {quoted(text)}. "
+                'Repair it, with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for instance.'
+            )
     blank = [number for number, text in enumerate(texts) if not text.strip()]
     if blank:
         raise ValueError(

@@ -19,6 +19,7 @@ from hf_distill.teachers.token_texts import OtherTokenizerError, TokenTexts
 
 TOP = (20, 5)  # the most first tokens that servers return: OpenAI's and vLLM's limit, and smaller ones
 LEAST_MASS = 1e-3  # of all letters in the first answer; below it the model begins its answers with something else
+MOST_MASS = 1.05  # that rounded probabilities of different tokens sum to
 RULED_OUT = -9000.0  # JSON has no infinity: servers write -9999
 AROUND_LETTER = " \t\n\r▁ĠĊ()[]{}.,:;*_`'\"“”-"
 REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|$)", re.DOTALL)
@@ -92,6 +93,7 @@ class Letters(Way):
     """A letter for each class, read from the log-probabilities of the first token."""
 
     method, by_letter = "letters", True
+    returned = 0  # first tokens with a log-probability, in the last answer
 
     def probe(self, text: str) -> str:
         self.prompt.answers(by_letter=True)  # refuses more classes than letters
@@ -113,6 +115,10 @@ class Letters(Way):
                     tops = [limit] if 0 < limit < self.settings["top"] else []
                 continue
             read = json.loads(answer)
+            if self.returned < len(read["scores"]):
+                raise UnavailableError(
+                    f"it returns {self.returned} tokens only, and there are {len(read['scores'])} classes"
+                )
             mass = sum(math.exp(score) for score in read["scores"] if score is not None)
             if mass < LEAST_MASS:
                 raise UnavailableError(
@@ -129,10 +135,15 @@ class Letters(Way):
         content = getattr(choice.logprobs, "content", None) if choice.logprobs is not None else None
         if not content:
             raise UnavailableError("it returns no log-probabilities")
-        first = content[0]
-        entries = {entry.token: entry.logprob for entry in first.top_logprobs or ()}
-        entries.setdefault(first.token, first.logprob)
-        entries = {token: logprob for token, logprob in entries.items() if logprob > RULED_OUT} or entries
+        returned = [*(content[0].top_logprobs or ()), content[0]]
+        entries = {each.token: each.logprob for each in returned if each.logprob is not None}
+        entries = {token: logprob for token, logprob in entries.items() if logprob > RULED_OUT}  # and no NaN
+        total = sum(map(math.exp, entries.values()))
+        if not 0 < total < MOST_MASS:
+            raise UnavailableError(
+                f"what it returns are no log-probabilities: they sum to a probability of {total:.3g}"
+            )
+        self.returned = len(entries)
         scores, floor = self._scores(entries)
         return scores_answer(scores, floor, _usage(response), max(entries, key=entries.__getitem__))
 
@@ -285,7 +296,7 @@ WAYS: tuple[type[Way], ...] = (Letters, Scoring, Structured, Hard)
 
 
 def is_fatal(error: Exception) -> bool:
-    """Whether other ways of asking would fail too: a wrong key or tokenizer, no such model, a prompt that is too long."""
+    """Whether other ways of asking would fail too: a wrong key or tokenizer, no such model, or too long a prompt."""
     told = any(sign in str(error) for sign in FATAL)
     refused = isinstance(error, RefusedRequestError) and (error.status in (401, 403) or told)
     return refused or isinstance(error, OtherTokenizerError)

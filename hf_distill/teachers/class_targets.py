@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
-from hf_distill.teachers.text import logger
+from hf_distill.teachers.text import logger, quoted
 
 # A single answer says which class it names and nothing of the others: they share this probability.
 UNNAMED = 1e-6
@@ -94,7 +94,7 @@ def read_answers(answers: Sequence[str], classes: Sequence[str], method: str) ->
     Raises:
         ValueError: none of the answers names a class.
     """
-    read: list[dict[str, Any]] = [json.loads(answer) for answer in answers]
+    read = [_parsed(answer, len(classes)) for answer in answers]
     made = [_target(each, len(classes)) for each in read]
     targets = ClassTargets(
         list(classes),
@@ -150,6 +150,22 @@ def tokens_of(answers: Sequence[str]) -> tuple[int, int]:
     """The tokens read and written for some answers."""
     read = [json.loads(answer)["tokens"] for answer in answers]
     return sum(each[0] for each in read), sum(each[1] for each in read)
+
+
+def _parsed(answer: str, classes: int) -> dict[str, Any]:
+    """An answer of a ledger, if it is one of a prompt's."""
+    try:
+        read = json.loads(answer)
+        values = read["scores"] if "scores" in read else read["counts"]
+        kept = {"scores": "floor", "counts": "samples"}["scores" if "scores" in read else "counts"]
+        if len(values) == classes and isinstance(read[kept], int | float) and len(read["tokens"]) == 2:
+            return {"said": None, **read}
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ValueError(
+        f"The ledger holds an answer that is not one about {classes} classes: {quoted(answer)}. Was it edited? Delete "
+        "its line; the text is then asked again."
+    )
 
 
 def _target(answer: dict[str, Any], classes: int) -> tuple[np.ndarray, float, np.ndarray]:

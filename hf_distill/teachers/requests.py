@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from hf_distill.teachers.text import quoted
 
@@ -60,12 +61,15 @@ class Endpoint:
             raise ValueError(f"requests_in_flight must be at least 1, got {requests_in_flight}.")
         self.model, self.requests_in_flight = model, requests_in_flight
         self._requests, self._attempts = _Counter(), _Counter()
-        self._key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client requires a key
+        key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client requires a key
         # The hook counts every attempt: the client does not tell how often it retried.
-        http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._attempts.add]})
+        address, auth = _without_user(base_url or os.environ.get("OPENAI_BASE_URL"))
+        http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._attempts.add]}, auth=auth)
+        # "none" and the like are words.
+        self._secrets = [each for each in (key, *(auth or ())[1:]) if len(each) > 4]
         weakref.finalize(self, http_client.close)  # the client closes only connections of its own
         self.client = openai.OpenAI(
-            base_url=base_url, api_key=self._key, max_retries=max_retries, timeout=timeout, http_client=http_client
+            base_url=address, api_key=key, max_retries=max_retries, timeout=timeout, http_client=http_client
         )
 
     @property
@@ -85,8 +89,8 @@ class Endpoint:
 
     def public(self, text: str) -> str:
         """A text without the key, and without user names and passwords in addresses."""
-        if len(self._key) > 4:  # "none" and the like are words
-            text = text.replace(self._key, "...")
+        for secret in self._secrets:
+            text = text.replace(secret, "...")
         return USER_OF_URL.sub("", text)
 
     def send(self, create: Callable[..., Any], asked: str, /, **arguments: Any) -> Any:
@@ -175,3 +179,17 @@ class _Counter:
     def add(self, _: Any = None) -> None:
         with self._lock:
             self.number += 1
+
+
+def _without_user(url: str | None) -> tuple[str | None, tuple[str, str] | None]:
+    """An address without the user and the password in it, and these two, as they are sent.
+
+    >>> _without_user("http://me:p%40w@host:8000/v1"), _without_user("http://host/v1")
+    (('http://host:8000/v1', ('me', 'p@w')), ('http://host/v1', None))
+    """
+    parts = urlsplit(url or "")
+    user, _, host = parts.netloc.rpartition("@")
+    if not user:
+        return url, None
+    name, _, password = user.partition(":")
+    return urlunsplit(parts._replace(netloc=host)), (unquote(name), unquote(password))

@@ -119,3 +119,19 @@ def test_bad_columns(tmp_path):
         made, _ = cache_prompted_outputs(rows(3), teacher(server), output_dir=tmp_path)
         with pytest.raises(ValueError, match="has a column teacher_logits already"):
             cache_prompted_outputs(made, teacher(server), output_dir=tmp_path)
+
+
+def test_what_is_no_set_of_texts_is_refused(tmp_path):
+    data = rows(3)
+    with serving(serve.ClassifierAnswers(*classifier(CLASSES))) as server:
+        ask = teacher(server)
+        with pytest.raises(TypeError, match="a stream has to be loaded first"):
+            cache_prompted_outputs(data.to_iterable_dataset(), ask, output_dir=tmp_path)
+        with pytest.raises(ValueError, match="has no rows"):
+            cache_prompted_outputs(data.select([]), ask, output_dir=tmp_path)
+        with pytest.raises(TypeError, match="got int as number 0"):
+            cache_prompted_outputs(data, ask, output_dir=tmp_path, text="labels")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ValueError, match=r"expected a folder, and .* is a file"):
+            cache_prompted_outputs(data, ask, output_dir=tmp_path / "file")
+    assert not server.requests

@@ -1,5 +1,6 @@
 """Served log-probabilities of a language model against a local pass, and servers that are not what they should be."""
 
+import math
 import os
 import subprocess
 import sys
@@ -225,6 +226,38 @@ def test_options_that_change_the_log_probabilities_are_refused(option):
 def test_more_than_the_vocabulary(model, tmp_path):
     with serving(serve.CausalAnswers(model, characters())) as server, pytest.raises(ValueError, match="more than the"):
         logits(server).cache(rows(), output_dir=tmp_path, top_k=TOKENS + 1)
+
+
+def test_rows_that_a_server_cannot_read_as_they_are_meant(model, tmp_path):
+    padded = datasets.Dataset.from_dict({"input_ids": [[5, 6, 0]], "attention_mask": [[1, 1, 0]]})
+    with serving(serve.CausalAnswers(model, characters())) as server:
+        with pytest.raises(ValueError, match=r"The rows from 0 on are padded \(attention_mask has a 0\)"):
+            logits(server).cache(padded, output_dir=tmp_path / "padded", top_k=4)
+        with pytest.raises(ValueError, match="Row 0 has no tokens"):
+            logits(server).cache(rows().map(lambda _: {"input_ids": []}), output_dir=tmp_path / "empty")
+        with pytest.raises(ValueError, match="top_k must be at least 1"):
+            logits(server).cache(rows(), output_dir=tmp_path / "none", top_k=0)
+        with pytest.raises(ValueError, match="Expected tokenized rows with input_ids"):
+            logits(server).cache(rows().rename_column("input_ids", "ids"), output_dir=tmp_path / "ids")
+    assert not server.requests
+
+
+class Shares(serve.CausalAnswers):
+    """Gives probabilities in place of their logarithms."""
+
+    def prompt_tokens(self, ids, top):
+        tokens = super().prompt_tokens(ids, top)
+        for token in tokens:
+            token.top = [(i, text, math.exp(value)) for i, text, value in token.top]
+        return tokens
+
+
+def test_numbers_that_are_no_log_probabilities_are_refused(model, tmp_path):
+    with (
+        serving(Shares(model, characters())) as server,
+        pytest.raises(ValueError, match=r"returned no log-probabilities at position 1 .* sum to a probability of"),
+    ):
+        logits(server).cache(rows(), output_dir=tmp_path, top_k=4)
 
 
 TWO = """

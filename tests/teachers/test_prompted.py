@@ -119,6 +119,36 @@ def test_scoring_with_another_tokenizer_than_the_servers_is_refused(models, igno
         prompted(server, models[1], method="scoring")(TEXTS)
 
 
+class Odd(serve.CausalAnswers):
+    """Gives other numbers than log-probabilities, or fewer tokens than it is asked for."""
+
+    def __init__(self, model, tokenizer, change):
+        super().__init__(model, tokenizer)
+        self.change = change
+
+    def write(self, *arguments):
+        written = super().write(*arguments)
+        for token in written.tokens:
+            token.top = self.change(token.top)
+        return written
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda top: [(i, text, math.exp(value)) for i, text, value in top], "are no log-probabilities: they sum to"),
+        (lambda top: top[:2], "returns [23] tokens only, and there are 4 classes"),
+    ],
+)
+def test_numbers_that_are_no_log_probabilities_are_not_read(models, change, reason):
+    prompt = ClassPrompt([*CLASSES, "other"], "How?")
+    with (
+        serving(Odd(*models, change), ignored=serve.EXTENSIONS) as server,
+        pytest.raises(ValueError, match=reason),
+    ):
+        prompted(server, prompt=prompt, method="letters")(TEXTS)
+
+
 class Limited(serve.CausalAnswers):
     """A model whose answers are given, of a server that has only some ways of answering."""
 
@@ -329,6 +359,33 @@ def test_broken_json_is_no_class(models):
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         PromptedTeacher(**{"model": ServedTeacher("tiny", api_key="x"), **arguments})
+
+
+def test_texts_are_checked_before_anything_is_sent(classes, tmp_path):
+    with serving(serve.ClassifierAnswers(*classes)) as server:
+        teacher = prompted(server)
+        for texts, error, message in (
+            ([], ValueError, "no texts"),
+            ("w1", TypeError, "Expected a list of texts"),
+            (["w1", " "], ValueError, "1 of 2 texts are blank"),
+            (["w1", None], TypeError, "got NoneType as number 1"),
+            (["w1", "\ud83d"], ValueError, "Text number 1 holds half of a surrogate pair"),
+        ):
+            for call in (teacher, teacher.describe):
+                with pytest.raises(error, match=message):
+                    call(texts)
+    assert not server.requests
+
+
+def test_an_edited_ledger_is_told(classes, tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    with serving(serve.ClassifierAnswers(*classes)) as server:
+        prompted(server)(TEXTS, ledger=ledger)
+        entries = lines(ledger)
+        entries[-1]["answer"] = "positive"
+        ledger.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+        with pytest.raises(ValueError, match=r"not one about 3 classes: 'positive'.* Delete its line"):
+            prompted(server)(TEXTS, ledger=ledger)
 
 
 def test_a_local_model_needs_its_tokenizer(models):
