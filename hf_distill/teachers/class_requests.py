@@ -25,12 +25,8 @@ AROUND_LETTER = " \t\n\r▁ĠĊ()[]{}.,:;*_`'\"“”-"
 REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|$)", re.DOTALL)
 PROMPT_END = 20  # characters by which the end of an echoed prompt is found
 NEWER = "max_completion_tokens"  # in place of max_tokens, which some models refuse
-FATAL = (
-    "model_not_found",
-    "does not exist",
-    "context_length_exceeded",
-    "maximum context length",
-    "exceeds the available context size",
+FATAL = re.compile(
+    r"model_not_found|model\b.*does not exist|context_length_exceeded|maximum context length|available context size"
 )
 ALLOWED = re.compile(r"max(?:imum)? allowed[^0-9]*(\d+)|less than or equal to (\d+)|<= ?(\d+)")
 
@@ -115,10 +111,8 @@ class Letters(Way):
                     tops = [limit] if 0 < limit < self.settings["top"] else []
                 continue
             read = json.loads(answer)
-            if self.returned < len(read["scores"]):
-                raise UnavailableError(
-                    f"it returns {self.returned} tokens only, and there are {len(read['scores'])} classes"
-                )
+            if self.returned < min(len(read["scores"]), self.settings["top"]):
+                raise UnavailableError(f"it returns {self.returned} first tokens, of {self.settings['top']} asked for")
             mass = sum(math.exp(score) for score in read["scores"] if score is not None)
             if mass < LEAST_MASS:
                 raise UnavailableError(
@@ -297,9 +291,8 @@ WAYS: tuple[type[Way], ...] = (Letters, Scoring, Structured, Hard)
 
 def is_fatal(error: Exception) -> bool:
     """Whether other ways of asking would fail too: a wrong key or tokenizer, no such model, or too long a prompt."""
-    told = any(sign in str(error) for sign in FATAL)
-    refused = isinstance(error, RefusedRequestError) and (error.status in (401, 403) or told)
-    return refused or isinstance(error, OtherTokenizerError)
+    refused = isinstance(error, RefusedRequestError) and (error.status in (401, 403) or FATAL.search(error.reason))
+    return bool(refused) or isinstance(error, OtherTokenizerError)
 
 
 def content_of(choice: Any) -> str:

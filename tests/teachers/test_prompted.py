@@ -137,7 +137,7 @@ class Odd(serve.CausalAnswers):
     ("change", "reason"),
     [
         (lambda top: [(i, text, math.exp(value)) for i, text, value in top], "are no log-probabilities: they sum to"),
-        (lambda top: top[:2], "returns [23] tokens only, and there are 4 classes"),
+        (lambda top: top[:2], "returns [23] first tokens, of 20 asked for"),
     ],
 )
 def test_numbers_that_are_no_log_probabilities_are_not_read(models, change, reason):
