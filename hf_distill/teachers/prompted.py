@@ -78,7 +78,7 @@ class PromptedTeacher:
         samples: answers a text, for `structured`.
         batch_size: answers a forward of a local model.
     Raises:
-        TypeError: neither a model nor a `ServedTeacher`.
+        TypeError: neither a model that writes nor a `ServedTeacher`.
         ValueError: a prompt without classes, an unknown method, or options that the log-probabilities depend on.
 
     >>> from hf_distill.teachers import ServedTeacher
@@ -121,6 +121,11 @@ class PromptedTeacher:
             raise ValueError(f"method: expected one of {', '.join(methods)}, or None; got {method!r}.")
         if samples < 1 or batch_size < 1:
             raise ValueError(f"samples and batch_size must be at least 1, got {samples} and {batch_size}.")
+        if isinstance(model, PreTrainedModel) and not model.can_generate():
+            raise TypeError(
+                f"A {type(model).__name__} writes no answers: expected a causal or sequence-to-sequence language model. "
+                "A classifier needs no prompt: see cache_teacher_outputs."
+            )
         if not self.is_served and tokenizer is None:
             raise ValueError("A local model needs its tokenizer.")
         own = [name for name in OWN_OPTIONS if isinstance(model, ServedTeacher) and name in model.options]

@@ -25,7 +25,7 @@ class ClassPrompt:
             as it is, in lower case and with a capital.
     Raises:
         ValueError: fewer than two classes, names or spellings of two classes that are the same, a template without
-            `{text}`, or an example of no class.
+            `{text}`, an example of no class, or something else than texts.
 
     >>> prompt = ClassPrompt({"negative": None, "positive": "somebody likes something"}, "How does the writer feel?")
     >>> print(prompt.plain("What a day!", by_letter=True))
@@ -48,21 +48,35 @@ class ClassPrompt:
     spellings: Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.classes, str) or len(self.names) < 2:
-            raise ValueError(f"A prompt needs at least two classes, got {self.classes!r}.")
-        if len({*self.names}) < len(self.names):
-            raise ValueError(f"The classes need different names, got {', '.join(self.names)}.")
+        self._check_texts()
         self._check_answers()
-        for what, text in (("instruction", self.instruction), *(("class", name) for name in self.names)):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"{what}: expected a text that is not blank, got {text!r}.")
-        if not isinstance(self.template, str) or self.template.count(PLACE) != 1:
+        if self.template.count(PLACE) != 1:
             raise ValueError(
                 f"template: expected a text with {PLACE} once, where the text goes; got {self.template!r}."
             )
         foreign = [name for _, name in self.examples if name not in self.names]
         if foreign:
             raise ValueError(f"examples: there is no class {foreign[0]!r}, only {', '.join(self.names)}.")
+
+    def _check_texts(self) -> None:
+        if isinstance(self.classes, str) or len(self.names) < 2:
+            raise ValueError(f"A prompt needs at least two classes, got {self.classes!r}.")
+        meanings = [each for each in self._meanings.values() if each is not None]
+        texts = [("instruction", self.instruction), ("template", self.template)]
+        texts += [("classes", each) for each in [*self.names, *meanings]]
+        for pair in self.examples:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise ValueError(f"examples: expected pairs of a text and the name of its class, got {pair!r}.")
+            texts += [("examples", each) for each in pair]
+        for name, answers in (self.spellings or {}).items():
+            if isinstance(answers, str) or not answers:
+                raise ValueError(f"spellings: expected a list of answers that name {name!r}, got {answers!r}.")
+            texts += [("spellings", each) for each in answers]
+        for what, text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{what}: expected a text that is not blank, got {text!r}.")
+        if len({*self.names}) < len(self.names):
+            raise ValueError(f"The classes need different names, got {', '.join(self.names)}.")
 
     def _check_answers(self) -> None:
         unknown = sorted({*(self.spellings or {})} - {*self.names})
@@ -71,9 +85,14 @@ class ClassPrompt:
         taken: dict[str, str] = {}
         for name, answers in zip(self.names, self.answers(by_letter=False), strict=True):
             for answer in answers:
-                if not answer.strip() or taken.setdefault(answer, name) != name:
-                    both = f"{taken.get(answer, name)!r} and {name!r}"
-                    raise ValueError(f"The answer {answer!r} must name one class, and names {both}.")
+                if taken.setdefault(answer, name) != name:
+                    raise ValueError(
+                        f"The answer {answer!r} must name one class, and names {taken[answer]!r} and {name!r}."
+                    )
+
+    @property
+    def _meanings(self) -> Mapping[str, str | None]:
+        return self.classes if isinstance(self.classes, Mapping) else {}
 
     @property
     def names(self) -> list[str]:
@@ -148,9 +167,8 @@ class ClassPrompt:
 
     def record(self) -> dict[str, Any]:
         """Plain values that change with anything that a model is asked."""
-        meanings = self.classes if isinstance(self.classes, Mapping) else {}
         return {
-            "classes": [[name, meanings.get(name)] for name in self.names],
+            "classes": [[name, self._meanings.get(name)] for name in self.names],
             "instruction": self.instruction,
             "template": self.template,
             "examples": [list(example) for example in self.examples],
@@ -161,9 +179,8 @@ class ClassPrompt:
         return "\n".join([self.instruction, "", *self._lines(by_letter)])
 
     def _lines(self, by_letter: bool) -> Iterator[str]:
-        meanings = self.classes if isinstance(self.classes, Mapping) else {}
         for number, name in enumerate(self.names):
-            meaning = f" ({meanings[name]})" if meanings.get(name) else ""
+            meaning = f" ({self._meanings[name]})" if self._meanings.get(name) else ""
             yield f"{self._letters()[number]}: {name}{meaning}" if by_letter else f"- {name}{meaning}"
 
     def _ask(self, by_letter: bool) -> str:

@@ -388,7 +388,9 @@ def test_an_edited_ledger_is_told(classes, tmp_path):
             prompted(server)(TEXTS, ledger=ledger)
 
 
-def test_a_local_model_needs_its_tokenizer(models):
+def test_a_local_model_writes_and_has_its_tokenizer(models, classes):
+    with pytest.raises(TypeError, match="BertForSequenceClassification writes no answers"):
+        PromptedTeacher(*classes, PROMPT)
     with pytest.raises(ValueError, match="needs its tokenizer"):
         PromptedTeacher(models[0], prompt=PROMPT)
 
