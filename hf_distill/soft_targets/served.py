@@ -14,6 +14,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from hf_distill import columns
+from hf_distill.redaction import without_secrets
 from hf_distill.soft_targets import provenance
 from hf_distill.soft_targets.cache import CachePass
 from hf_distill.soft_targets.checks import check_columns, check_options, input_columns, names_read, output_folder
@@ -345,7 +346,7 @@ class ServedLogits:
             "teacher": {
                 "name": self.model,
                 "revision": None,
-                "weights": short_hash(repr((self.model, sorted(self.options.items()))).encode()),
+                "weights": short_hash(repr((self.model, without_secrets(self.options))).encode()),
                 "config": None,
             },
             "tokenizer": {"hash": tokenizer_hash(self.tokenizer)},

@@ -123,8 +123,8 @@ class PromptedTeacher:
             raise ValueError(f"samples and batch_size must be at least 1, got {samples} and {batch_size}.")
         if isinstance(model, PreTrainedModel) and not model.can_generate():
             raise TypeError(
-                f"A {type(model).__name__} writes no answers: expected a causal or sequence-to-sequence language model. "
-                "A classifier needs no prompt: see cache_teacher_outputs."
+                f"A {type(model).__name__} writes no answers: expected a causal or sequence-to-sequence one. A "
+                "classifier needs no prompt: see cache_teacher_outputs."
             )
         if not self.is_served and tokenizer is None:
             raise ValueError("A local model needs its tokenizer.")

@@ -1,8 +1,8 @@
 """Requests to an OpenAI-compatible server: several in flight, retried by the official client, told without secrets."""
 
+import base64
 import json
 import os
-import re
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable
@@ -11,12 +11,12 @@ from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from hf_distill.redaction import presentable, redacted
 from hf_distill.teachers.text import quoted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 TEMPORARY = (408, 409, 429)
-USER_OF_URL = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 class RefusedRequestError(ValueError):
@@ -62,14 +62,20 @@ class Endpoint:
         self.model, self.requests_in_flight = model, requests_in_flight
         self._requests, self._attempts = _Counter(), _Counter()
         key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client requires a key
-        # The hook counts every attempt: the client does not tell how often it retried.
+        # In the address they would stand in the client's logs, its errors and its representation.
         address, auth = _without_user(base_url or os.environ.get("OPENAI_BASE_URL"))
-        http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._attempts.add]}, auth=auth)
-        # "none" and the like are words.
-        self._secrets = [each for each in (key, *(auth or ())[1:]) if len(each) > 4]
+        basic = None if auth is None else f"Basic {base64.b64encode(':'.join(auth).encode()).decode()}"
+        self._secrets = (key, auth and auth[1], basic)
+        # The hook counts every attempt: the client does not tell how often it retried.
+        http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._attempts.add]})
         weakref.finalize(self, http_client.close)  # the client closes only connections of its own
         self.client = openai.OpenAI(
-            base_url=address, api_key=key, max_retries=max_retries, timeout=timeout, http_client=http_client
+            base_url=address,
+            api_key=key,
+            max_retries=max_retries,
+            timeout=timeout,
+            http_client=http_client,
+            default_headers=None if basic is None else {"Authorization": basic},
         )
 
     @property
@@ -89,9 +95,7 @@ class Endpoint:
 
     def public(self, text: str) -> str:
         """A text without the key, and without user names and passwords in addresses."""
-        for secret in self._secrets:
-            text = text.replace(secret, "...")
-        return USER_OF_URL.sub("", text)
+        return redacted(text, *self._secrets)
 
     def send(self, create: Callable[..., Any], asked: str, /, **arguments: Any) -> Any:
         """The response to one request.
@@ -107,14 +111,16 @@ class Endpoint:
         import openai
 
         self._requests.add()
+        cause: BaseException | None = None
         try:
             response: Any = create(**arguments)
         except (openai.APIError, json.JSONDecodeError) as error:
             # The reason of a lost connection is only in the cause.
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            because = f" ({error.__cause__})" if error.__cause__ else ""
             headers = getattr(getattr(error, "response", None), "headers", {})
             wait = f" (it asks to wait for {headers['retry-after']} s)" if headers.get("retry-after") else ""
-            failure = self._failure(asked, f"{error}{cause}{wait}", getattr(error, "status_code", None))
+            failure = self._failure(asked, f"{error}{because}{wait}", getattr(error, "status_code", None))
+            cause = presentable(error, *self._secrets)
         else:
             if getattr(response, "choices", None):
                 return response
@@ -124,7 +130,7 @@ class Endpoint:
                 f"{quoted(self.public(str(response)))}. Is base_url the address of its OpenAI-compatible interface? It "
                 "usually ends in /v1."
             )
-        raise failure  # without its cause, which may repeat the key or a password in a traceback
+        raise failure from cause
 
     def in_flight(
         self, function: Callable[[Item], Result], items: Iterable[Item]

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from hf_distill.redaction import without_secrets
 from hf_distill.teachers.requests import Endpoint
 from hf_distill.teachers.text import Answers, TextTeacher, chat_messages, check_options, logger
 
@@ -16,7 +17,8 @@ class ServedTeacher(TextTeacher):
 
     Args:
         model: the name of the model on the server.
-        base_url: of the server, for example `http://localhost:8000/v1`. None: `OPENAI_BASE_URL` or OpenAI's.
+        base_url: of the server, for example `http://localhost:8000/v1`. None: `OPENAI_BASE_URL` or OpenAI's. A user
+            and a password in it (`https://user:password@host/v1`) are sent, and shown nowhere.
         api_key: None: `OPENAI_API_KEY`, or none for a server that does not need one.
         system: the system message.
         requests_in_flight: maximum number of concurrent requests.
@@ -50,8 +52,9 @@ class ServedTeacher(TextTeacher):
 
     @property
     def name(self) -> str:
-        """The model, the system message and the options; not the address, since a server may move."""
-        return json.dumps({"model": self.model, "system": self.system, "options": self.options}, sort_keys=True)
+        """The model, the system message and the options; not the address, since a server may move, and no secrets."""
+        options = without_secrets(self.options)
+        return json.dumps({"model": self.model, "system": self.system, "options": options}, sort_keys=True)
 
     def answers(self, texts: list[str]) -> Answers:
         """Pairs of a text's number and its answer, as they arrive."""
