@@ -28,6 +28,7 @@ from hf_distill.soft_targets.checks import (
     check_teacher,
     input_columns,
     names_read,
+    output_folder,
 )
 from hf_distill.soft_targets.inference import TeacherPass, pad
 from hf_distill.soft_targets.layout import Layout, Values, table
@@ -120,16 +121,14 @@ def cache_teacher_outputs(
         loaded = load_teacher(teacher_model, TASKS[task].auto_class)
     teacher = LiveTeacher(loaded, processes.device)
     classes = check_teacher(teacher, task, layout, teacher_processing_class)
-    output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"output_dir: expected a folder, and {output_dir} is a file. Choose another name.")
+    output_dir = output_folder(output_dir)
     read = names_read(names, task)
     options = _options(task, layout, shard_size, bf16, isinstance(dataset, datasets.IterableDataset), teacher)
     origin = provenance(teacher, teacher_processing_class, options, read)
     pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
     collate = data_collator or functools.partial(pad, pad_id=pad_id)
     teacher_pass = TeacherPass(teacher, task, layout, collate, batch_size, bf16)
-    work = _CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
+    work = CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
     return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
 
 
@@ -154,12 +153,23 @@ def _options(
 
 
 @dataclass
-class _CachePass:
-    """One pass over the rows: which shards are there, and the others written."""
+class CachePass:
+    """One pass over the rows: which shards are there, and the others written.
+
+    Attributes:
+        folder: of the shards.
+        processes: that share them.
+        teacher_pass: gives the columns of some rows; a `TeacherPass`, or another with its `teacher.limits`, `task`,
+            `layout` and `batch_size`.
+        read: the columns that row hashes are of.
+        shard_size: rows a file.
+        origin: all that the cache depends on but its rows; see `provenance`.
+        classes: that are kept of an item.
+    """
 
     folder: Path
     processes: Processes
-    teacher_pass: TeacherPass
+    teacher_pass: Any
     read: list[str]
     shard_size: int
     origin: dict[str, Any]
@@ -252,8 +262,9 @@ class _CachePass:
                 items[start : start + len(part)] = of
             positions[start : start + len(part)] = written
             start += len(part)
-        layout, config = self.teacher_pass.layout, self.teacher_pass.teacher.model.config.get_text_config()
-        width = config.hidden_size if layout.hidden_layers else 0
+        layout = self.teacher_pass.layout
+        config = self.teacher_pass.teacher.model.config.get_text_config() if layout.hidden_layers else None
+        width = 0 if config is None else config.hidden_size
         return items * layout.bytes_per_item(self.classes) + positions * layout.bytes_per_position(width)
 
     def _check_readable(self, first: int, lengths: np.ndarray, longest: np.ndarray, ids: pa.ChunkedArray) -> None:
