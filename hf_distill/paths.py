@@ -1,12 +1,13 @@
-"""Folders, Hub ids, and files inside installed packages."""
+"""Folders, Hub ids, files inside installed packages, and YAML."""
 
 import importlib.util
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+
+from hf_distill.plain_yaml import parse_yaml
 
 
 def is_hub_id(name: str) -> bool:
@@ -15,13 +16,25 @@ def is_hub_id(name: str) -> bool:
     >>> is_hub_id("google-bert/bert-base-uncased"), is_hub_id("/data/teacher"), is_hub_id("./teacher")
     (True, False, False)
     """
-    if Path(name).exists() or name.startswith((".", "~", "/")):
+    if exists(name) or name.startswith((".", "~", "/")):
         return False
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
     return True
+
+
+def exists(name: str | Path) -> bool:
+    """Whether a file or folder has this name; False too for what cannot be a name, too long for one for instance.
+
+    >>> exists("/"), exists("x" * 5000), exists("a\\0b")
+    (True, False, False)
+    """
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 PACKAGE = "package:"
@@ -33,16 +46,16 @@ def resolve(path: str) -> str:
     Args:
         path: a local path, a Hub id, or `package:name/path`.
     Raises:
-        ValueError: the package or the file does not exist.
+        ValueError: the package or the file does not exist, or the file is outside the package.
     """
     if not path.startswith(PACKAGE):
         return path
     package, _, inside = path.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{path}: the package {package!r} is not installed. Install it with pip.")
     found = Path(next(iter(spec.submodule_search_locations))) / inside
-    if not found.exists():
+    if Path(inside).is_absolute() or ".." in Path(inside).parts or not exists(found):
         raise ValueError(f"{path}: the package {package!r} has no file {inside!r}.")
     return str(found)
 
@@ -53,21 +66,22 @@ def read_yaml(path: str | Path) -> Any:
     Args:
         path: of the file.
     Raises:
-        ValueError: the file is not valid YAML. The message is one line.
+        ValueError: the file is not text in UTF-8, or no YAML as `parse_yaml` reads it. The message is one line.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: expected YAML. {' '.join(str(error).split())}. Mend it, or move it away.") from error
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8. {error}. Save it as UTF-8, or move it away.") from error
+    return parse_yaml(text, str(path), "Mend it, or move it away")
 
 
 def name_of(path: str) -> str:
     """A name that is safe to publish: a Hub id unchanged, the name of a package, or the last part of a local path."""
     if path.startswith(PACKAGE):
         return path.removeprefix(PACKAGE).partition("/")[0]
-    return Path(path).name if Path(path).exists() else path
+    return Path(path).name if exists(path) else path
 
 
 def local(path: str) -> str:
     """A Hub id unchanged; a local path as `./name`, so that it cannot be mistaken for a Hub id."""
-    return f"./{name_of(path)}" if path.startswith(PACKAGE) or Path(path).exists() else path
+    return f"./{name_of(path)}" if path.startswith(PACKAGE) or exists(path) else path

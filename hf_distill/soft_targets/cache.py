@@ -64,7 +64,7 @@ def cache_teacher_outputs(
     Rows are sorted by length, up to 64 batches at a time and 128 MB of outputs, so that little padding is computed. A
     shard is written under another name and renamed when it is whole: a killed pass loses at most the shard it was
     writing, and the next call goes on from there. Under `accelerate launch` the processes share the shards; each gets
-    the whole result.
+    the whole result. Calls of other runs on one folder wait for each other, and find the shards of the first.
 
     `teacher_logits` (or the top-k columns) hold one row an example for classification; one a word for tagging (where
     `teacher_word_starts` is 1, else `word_starts`, else at the labelled positions); one a target position for
@@ -121,7 +121,8 @@ def cache_teacher_outputs(
     collate = data_collator or functools.partial(pad, pad_id=pad_id)
     teacher_pass = TeacherPass(teacher, task, layout, collate, batch_size, bf16)
     work = _CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
-    return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
+    with processes.only_pass(output_dir):
+        return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
 
 
 def _options(

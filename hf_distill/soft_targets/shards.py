@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ import accelerate
 import datasets
 import numpy as np
 import torch
+from filelock import FileLock
 
 from hf_distill.soft_targets.checks import ROW_HASH
+
+LOCK = ".lock"
 
 # Several processes
 
@@ -47,6 +50,15 @@ class Processes:
         yield self.number == 0
         if self.number == 0:
             self.wait()
+
+    @contextmanager
+    def only_pass(self, folder: Path) -> Iterator[None]:
+        """Other passes over a folder wait for this one: those of other runs that share a cache."""
+        if self.number == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK) if self.number == 0 else nullcontext():
+            self.wait()
+            yield
 
 
 def stored_hashes(shard: datasets.Dataset) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hf_distill.environment import optional
-from hf_distill.paths import resolve
+from hf_distill.paths import name_of, resolve
 from hf_distill.problems import TASKS
 from hf_distill.tasks.settings import Settings
 from hf_distill.teachers.live import load_teacher
@@ -39,11 +39,25 @@ class Models:
         self._teacher: tuple[PreTrainedModel, Any] | None = None
 
     def config(self) -> Any:
-        """The config of the teacher before its fine-tuning."""
+        """The config of the teacher before its fine-tuning.
+
+        Raises:
+            ValueError: the teacher brings code of its own.
+            OSError: there is no such model.
+        """
+        place, options = self.source, dict[str, Any]()
         if self.source.endswith(GGUF):
-            file = Path(self.source)
-            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-        return AutoConfig.from_pretrained(self.source)
+            place, options = str(Path(self.source).parent), {"gguf_file": Path(self.source).name}
+        try:
+            return AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise ValueError(
+                f"teacher.model: {name_of(self.source)} brings code of its own, which a recipe does not run. Take a "
+                "model whose code is part of transformers; or read that code, load the model yourself with its "
+                "revision pinned, and pass it to DistillationTrainer."
+            ) from error
 
     def teacher(self) -> tuple[PreTrainedModel, Any]:
         """The teacher and its tokenizer, kept until `release`."""
@@ -87,10 +101,10 @@ class Models:
         if str(path).endswith(GGUF):
             file = Path(path)
             return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if self.kind.word_level and getattr(tokenizer, "add_prefix_space", True) is False:
             # A byte-level one splits a word in the same pieces everywhere only when it is told to.
-            return AutoTokenizer.from_pretrained(path, add_prefix_space=True)
+            return AutoTokenizer.from_pretrained(path, trust_remote_code=False, add_prefix_space=True)
         return tokenizer
 
 
