@@ -67,9 +67,9 @@ def refusal(error: BaseException, folder: Path) -> tuple[int, str] | None:
         error: with what caused it.
         folder: that was written to.
     """
-    number = error.errno if isinstance(error, OSError) and error.errno in REMEDIES else None
-    if number is not None and (number != errno.ENOENT or Path(error.filename or "/").is_relative_to(folder)):
-        return number, _clause(error, number, folder)
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        inside = Path(str(error.filename or "/")).is_relative_to(folder)
+        return (error.errno, _clause(error, error.errno, folder)) if inside or error.errno != errno.ENOENT else None
     each: BaseException | None = error
     while each is not None:
         number = _number_in(each, folder)

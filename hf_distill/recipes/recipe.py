@@ -164,7 +164,7 @@ class Recipe(Settings):
 
 
 @functools.cache
-def argument_types(kind: type) -> dict[str, Any]:
+def argument_types(kind: Any) -> dict[str, Any]:
     """The type of each training argument."""
     hints = typing.get_type_hints(kind)
     return {argument.name: hints[argument.name] for argument in dataclasses.fields(kind) if argument.init}

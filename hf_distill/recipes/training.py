@@ -124,7 +124,8 @@ class Training:
         """
         try:
             arguments = self.arguments(settings, key, **sizes)
-            parameter = torch.nn.Linear(1, 1)
+            parameter: Any = torch.nn.Linear(1, 1)
+            schedule: Any = arguments.lr_scheduler_kwargs
             if arguments.optim_target_modules is None:  # which of its modules only the model itself tells
                 kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, parameter)
                 get_scheduler(
@@ -132,7 +133,7 @@ class Training:
                     kind(parameter.parameters(), **options),
                     num_warmup_steps=arguments.get_warmup_steps(arguments.max_steps),
                     num_training_steps=arguments.max_steps,
-                    scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
+                    scheduler_specific_kwargs=schedule,
                 )
         except REFUSALS as error:
             raise ValueError(f"{key}: {' '.join(str(error).split()) or type(error).__name__}") from error

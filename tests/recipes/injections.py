@@ -106,7 +106,6 @@ def forked(work: Callable[[], None]) -> int:
         except OneLineError as error:
             status = 3 if "\n" not in str(error) and "Kept: " in str(error) else 4
         finally:
-            sys.stderr.flush()
             os._exit(status)
     until = time.monotonic() + SECONDS
     while True:

@@ -30,7 +30,8 @@ from tests.recipes.test_run import write_reviews, write_teacher
 
 PACKAGE = Path(hf_distill.__file__).parent
 EXAMPLES = int(os.environ.get("HF_DISTILL_EXAMPLES", "0"))
-MANY = settings(max_examples=EXAMPLES or 150, deadline=None)
+MANY = settings(max_examples=EXAMPLES or 60, deadline=None)
+EACH = settings(max_examples=EXAMPLES or 20, deadline=None)
 SOME = settings(max_examples=EXAMPLES or 8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 CLASSIFYING: dict[str, Any] = {
@@ -184,7 +185,7 @@ def test_a_random_recipe_is_read_or_refused(content):
 
 
 @pytest.mark.parametrize("kind", MATCHINGS)
-@MANY
+@EACH
 @given(settings=st.dictionaries(st.sampled_from(["layers", "weight", "granularity", "name", "heads", "loss"]), ODD))
 def test_matchings_of_any_settings(kind, settings):
     made(lambda: Recipe.from_dict({**CLASSIFYING, "distill": {"matching": [{"kind": kind, **settings}]}}))
