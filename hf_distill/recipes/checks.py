@@ -120,7 +120,7 @@ class Checks:
 
     def student_config(self) -> Any:
         """The config of the student, of its teacher's family where it is a transformer."""
-        config = self.task.student_config()
+        config = self.task.student_config(self.models.tokenizer(self.models.source))
         if not isinstance(config, TransformerStudentConfig):
             return config
         teacher = self.models.config()

@@ -67,6 +67,8 @@ def _sized(checks: Checks) -> Any:
     config = copy.deepcopy(checks.student_config())
     own = checks.recipe.student.vocab_size
     config.vocab_size = own or checks.models.config().get_text_config().vocab_size
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        setattr(config, name, 0)  # some are needed, and a smaller table may lack the teacher's
     return config
 
 
