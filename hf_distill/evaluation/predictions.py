@@ -108,7 +108,7 @@ class Predictors:
         the k-th of the other; words are cut off at a sentence's end, at the length that a model's rows were given.
 
         Args:
-            dataset: tokenised, with the columns that the readers were made for.
+            dataset: tokenised, with the columns that the predictors were made for.
             controls: (examples,) class numbers or (examples, classes) logits, by name; of words, for each sentence a
                 class number for each of its words.
         Raises:
@@ -277,10 +277,10 @@ def decide(logits: np.ndarray, problem: str | None) -> np.ndarray:
     return logits.argmax(axis=-1)
 
 
-def _cached(reader: Predictor, dataset: Dataset, classes: int) -> list[np.ndarray]:
+def _cached(predictor: Predictor, dataset: Dataset, classes: int) -> list[np.ndarray]:
     rows = columns.all_numbers(dataset, columns.LOGITS)
     logits = [row.astype(np.float32) if len(row) else np.empty((0, classes), np.float32) for row in rows]
-    read = [len(starts) for starts in reader.word_positions(dataset)]
+    read = [len(starts) for starts in predictor.word_positions(dataset)]
     if read != [len(row) for row in logits]:
         raise ValueError(
             f"The column {columns.LOGITS} holds {sum(map(len, logits))} rows for {sum(read)} words that the teacher "
@@ -290,8 +290,8 @@ def _cached(reader: Predictor, dataset: Dataset, classes: int) -> list[np.ndarra
     return logits
 
 
-def _word_labels(reader: Predictor, dataset: Dataset) -> list[np.ndarray]:
-    positions = reader.word_positions(dataset)
+def _word_labels(predictor: Predictor, dataset: Dataset) -> list[np.ndarray]:
+    positions = predictor.word_positions(dataset)
     if "labels" not in dataset.column_names:
         return [np.full(len(starts), IGNORE_INDEX) for starts in positions]
     labels = dataset.with_format(None)["labels"]

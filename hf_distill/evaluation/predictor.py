@@ -27,6 +27,7 @@ class Predictor:
         as_teacher: whether the columns that start with `teacher_` are the model's own; where there are none it reads
             the student's.
         word_level: whether it answers once a word, at the word's first piece.
+        problem: how an ensemble mixes its members' outputs, see `models.problem_type`. None: by their configs.
     Raises:
         ValueError: no `input_ids` among the columns, or no column that marks where words start.
     """
@@ -39,8 +40,9 @@ class Predictor:
         *,
         as_teacher: bool = False,
         word_level: bool = False,
+        problem: str | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.problem = model, problem
         self.members = model.models if isinstance(model, TeacherEnsemble) else [model]
         names = {name: name for name in dataset.column_names if not columns.is_teacher_column(name)}
         own = {name: columns.PREFIX + name for name in columns.teacher_inputs(dict.fromkeys(dataset.column_names))}
@@ -75,10 +77,12 @@ class Predictor:
         """Where each word starts: (words,) positions for each sentence, in this model's own tokens, without padding.
 
         Args:
-            dataset: with the columns this reader was made for; the reader is one `word_level`.
+            dataset: with the columns this predictor was made for; the predictor is one `word_level`.
         """
         if self.starts is None:
-            raise ValueError("This reader answers once an example; make it with word_level=True to ask it about words.")
+            raise ValueError(
+                "This predictor answers once an example; make it with word_level=True to ask it about words."
+            )
         marks = dataset.with_format(None)[self.starts]
         if self.starts == "labels":  # where nothing marks the words, the labelled positions stand for them
             return [np.flatnonzero(np.asarray(row) != columns.IGNORED) for row in marks]
@@ -88,7 +92,7 @@ class Predictor:
         """The padded inputs of some rows, on the model's device.
 
         Args:
-            dataset: with the columns this reader was made for.
+            dataset: with the columns this predictor was made for.
             rows: their numbers.
         """
         return self.batches(dataset, [rows])[0]
@@ -97,7 +101,7 @@ class Predictor:
         """The padded inputs of several groups of rows, for which the data set is read once.
 
         Args:
-            dataset: with the columns this reader was made for.
+            dataset: with the columns this predictor was made for.
             groups: the numbers of each one's rows.
         """
         wanted = [int(row) for rows in groups for row in rows]
@@ -134,7 +138,7 @@ class Predictor:
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The logits, (batch, classes), or (batch, length, classes) of a model that tags."""
         outputs = [member(**inputs)["logits"] for member in self.members]
-        return self.model.mixture(outputs) if isinstance(self.model, TeacherEnsemble) else outputs[0]
+        return self.model.mixture(outputs, self.problem) if isinstance(self.model, TeacherEnsemble) else outputs[0]
 
     @contextmanager
     def ready(self, device: str | torch.device | None = None) -> Iterator[None]:
@@ -153,11 +157,11 @@ class Predictor:
             yield
 
 
-def predict_logits(reader: Predictor, dataset: Dataset, *, name: str, batch_size: int = 32) -> np.ndarray:
+def predict_logits(predictor: Predictor, dataset: Dataset, *, name: str, batch_size: int = 32) -> np.ndarray:
     """The logits of a ready model on every row, in the order of the rows.
 
     Args:
-        reader: within its `ready`.
+        predictor: within its `ready`.
         dataset: tokenised.
         name: of the model, for the error.
         batch_size: rows read together; they are of similar length, and the result does not depend on it.
@@ -166,18 +170,18 @@ def predict_logits(reader: Predictor, dataset: Dataset, *, name: str, batch_size
     Raises:
         ValueError: a logit is NaN.
     """
-    answers = list(_answers(reader, dataset, np.arange(len(dataset)), batch_size))
+    answers = list(_answers(predictor, dataset, np.arange(len(dataset)), batch_size))
     logits = np.empty((len(dataset), *answers[0][1].shape[1:]), dtype=np.float32)
     logits[np.concatenate([rows for rows, _ in answers])] = np.concatenate([values for _, values in answers])
     check_finite(logits, name)
     return logits
 
 
-def predict_word_logits(reader: Predictor, dataset: Dataset, *, name: str, batch_size: int = 32) -> list[np.ndarray]:
+def predict_word_logits(predictor: Predictor, dataset: Dataset, *, name: str, batch_size: int = 32) -> list[np.ndarray]:
     """The logits of a ready model on every word that it reads, sentence by sentence.
 
     Args:
-        reader: one `word_level`, within its `ready`.
+        predictor: one `word_level`, within its `ready`.
         dataset: tokenised.
         name: of the model, for the error.
         batch_size: see `predict_logits`.
@@ -186,15 +190,15 @@ def predict_word_logits(reader: Predictor, dataset: Dataset, *, name: str, batch
     Raises:
         ValueError: a logit is NaN, or no row has a word.
     """
-    positions = reader.word_positions(dataset)
-    lengths = reader.lengths(dataset)
+    positions = predictor.word_positions(dataset)
+    lengths = predictor.lengths(dataset)
     with_words = np.array([row for row, starts in enumerate(positions) if len(starts)], dtype=np.int64)
     if not len(with_words):
-        raise ValueError(f"None of the {len(positions)} rows has a word: `{reader.starts}` marks no position.")
+        raise ValueError(f"None of the {len(positions)} rows has a word: `{predictor.starts}` marks no position.")
     found: dict[int, np.ndarray] = {}
-    for rows, values in _answers(reader, dataset, with_words, batch_size):
+    for rows, values in _answers(predictor, dataset, with_words, batch_size):
         for row, of_positions in zip(rows, values, strict=True):
-            before = len(of_positions) - lengths[row] if reader.pads_left else 0
+            before = len(of_positions) - lengths[row] if predictor.pads_left else 0
             found[int(row)] = of_positions[before + positions[row]]
     nothing = np.empty((0, next(iter(found.values())).shape[-1]), dtype=np.float32)
     logits = [found.get(row, nothing) for row in range(len(positions))]
@@ -203,13 +207,13 @@ def predict_word_logits(reader: Predictor, dataset: Dataset, *, name: str, batch
 
 
 def _answers(
-    reader: Predictor, dataset: Dataset, rows: np.ndarray, batch_size: int
+    predictor: Predictor, dataset: Dataset, rows: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Some row numbers and their logits at a time, the longest first."""
-    order = rows[np.argsort(-reader.lengths(dataset)[rows], kind="stable")]
+    order = rows[np.argsort(-predictor.lengths(dataset)[rows], kind="stable")]
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        yield batch, reader(reader.inputs(dataset, batch)).float().cpu().numpy()
+        yield batch, predictor(predictor.inputs(dataset, batch)).float().cpu().numpy()
 
 
 def check_finite(logits: np.ndarray, name: str, unit: str = "examples") -> None:
@@ -245,9 +249,9 @@ def _starts_column(names: Sequence[str], own: bool) -> str:
 
 def predict_classes(model: PreTrainedModel, dataset: Dataset, tokenizer: Any) -> np.ndarray:
     """The class that a model gives each row: (examples,) int."""
-    reader = Predictor(model, dataset, tokenizer)
-    with reader.ready():
-        return predict_logits(reader, dataset, name="model").argmax(axis=-1)
+    predictor = Predictor(model, dataset, tokenizer)
+    with predictor.ready():
+        return predict_logits(predictor, dataset, name="model").argmax(axis=-1)
 
 
 def predict_tags(
@@ -257,10 +261,10 @@ def predict_tags(
 
     Args:
         model: a tagger.
-        dataset: tokenised, see `Reader`.
+        dataset: tokenised, see `Predictor`.
         tokenizer: the model's.
         as_teacher: whether it reads the `teacher_` columns.
     """
-    reader = Predictor(model, dataset, tokenizer, as_teacher=as_teacher, word_level=True)
-    with reader.ready():
-        return [logits.argmax(axis=-1).tolist() for logits in predict_word_logits(reader, dataset, name="model")]
+    predictor = Predictor(model, dataset, tokenizer, as_teacher=as_teacher, word_level=True)
+    with predictor.ready():
+        return [logits.argmax(axis=-1).tolist() for logits in predict_word_logits(predictor, dataset, name="model")]

@@ -28,17 +28,17 @@ CELL_SECONDS = 1.0
 COUNTED = 16  # texts whose operations are counted
 
 
-def mean_flops(reader: Predictor, texts: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
+def mean_flops(predictor: Predictor, texts: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
     """The means of `count_flops` a text and a token.
 
     Args:
-        reader: within its `ready`.
+        predictor: within its `ready`.
         texts: inputs of one text each.
     """
     lengths = [inputs["input_ids"].shape[-1] for inputs in texts]
     # They depend on a text's length and on nothing else of it.
     of_length = {
-        length: count_flops(reader, inputs) for length, inputs in dict(zip(lengths, texts, strict=True)).items()
+        length: count_flops(predictor, inputs) for length, inputs in dict(zip(lengths, texts, strict=True)).items()
     }
     total = sum(of_length[length] for length in lengths)
     return total / len(texts), total / sum(lengths)
@@ -95,7 +95,7 @@ class Cell:
         return self.milliseconds if self.written is None else self.milliseconds / self.written
 
 
-def measure_speed(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: int = 0) -> dict[str, Speed]:
+def measure_speed(predictors: Mapping[str, Predictor], dataset: Dataset, *, seed: int = 0) -> dict[str, Speed]:
     """Time several models in one run, in turns, so that their ratios are paired.
 
     Inputs are real rows at their real lengths, tokenised and on the device beforehand. Models take turns text block by
@@ -103,53 +103,53 @@ def measure_speed(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: i
     processor's caches. Batches hold 32 random rows, padded to their longest.
 
     Args:
-        readers: by name, each within its `ready`.
+        predictors: by name, each within its `ready`.
         dataset: tokenised.
         seed: of the choice of texts.
     """
-    chosen = with_tokens(readers, dataset, seed)[: BATCH * BATCHES]
-    singles = {name: reader.batches(dataset, chosen[:, None]) for name, reader in readers.items()}
-    for name, call in _calls(readers, singles).items():
+    chosen = with_tokens(predictors, dataset, seed)[: BATCH * BATCHES]
+    singles = {name: predictor.batches(dataset, chosen[:, None]) for name, predictor in predictors.items()}
+    for name, call in _calls(predictors, singles).items():
         for number in range(min(WARM_UP, len(singles[name]))):
             call(number)
-    calls = in_turns(_calls(readers, singles), Limits(BLOCK, CALLS, FEWEST_CALLS, SECONDS, warm=True))
+    calls = in_turns(_calls(predictors, singles), Limits(BLOCK, CALLS, FEWEST_CALLS, SECONDS, warm=True))
     rows = batches_of(chosen, BATCHES, BATCH)
-    batches = {name: reader.batches(dataset, rows) for name, reader in readers.items()}
+    batches = {name: predictor.batches(dataset, rows) for name, predictor in predictors.items()}
     limits = Limits(len(rows), len(rows) * ROUNDS, len(rows), SECONDS, warm=True)
-    many = in_turns(_calls(readers, batches), limits)
+    many = in_turns(_calls(predictors, batches), limits)
     return {
         name: Speed(
             latencies_ms=calls[name].milliseconds,
             batches_ms=many[name].milliseconds,
             tokens_per_text=float(np.mean([inputs["input_ids"].shape[1] for inputs in singles[name]])),
-            flops=mean_flops(reader, singles[name][:COUNTED]),
+            flops=mean_flops(predictor, singles[name][:COUNTED]),
             texts=len(chosen),
         )
-        for name, reader in readers.items()
+        for name, predictor in predictors.items()
     }
 
 
-def measure_cells(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: int = 0) -> list[Cell]:
+def measure_cells(predictors: Mapping[str, Predictor], dataset: Dataset, *, seed: int = 0) -> list[Cell]:
     """Time several models as `measure_speed` does, for each third of the texts by length, alone and in batches of 8 and
     32.
 
     Args:
-        readers: by name, each within its `ready`. The thirds go by the mean of their tokens.
+        predictors: by name, each within its `ready`. The thirds go by the mean of their tokens.
         dataset: tokenised.
         seed: of the choice of texts.
     """
-    rows = with_tokens(readers, dataset, seed)
-    lengths = {name: reader.lengths(dataset) for name, reader in readers.items()}
+    rows = with_tokens(predictors, dataset, seed)
+    lengths = {name: predictor.lengths(dataset) for name, predictor in predictors.items()}
     cells = []
     for length, third in thirds(rows, lengths, seed):
         chosen = third[: BATCH * BATCHES]
         for batch in CELL_CALLS:
             groups = batches_of(chosen, CELL_FEWEST[batch], batch)
-            inputs = {name: reader.batches(dataset, groups) for name, reader in readers.items()}
+            inputs = {name: predictor.batches(dataset, groups) for name, predictor in predictors.items()}
             limits = Limits(
                 min(BLOCK, CELL_FEWEST[batch]), CELL_CALLS[batch], CELL_FEWEST[batch], CELL_SECONDS, warm=True
             )
-            timed = in_turns(_calls(readers, inputs), limits)
+            timed = in_turns(_calls(predictors, inputs), limits)
             read = np.unique(groups)
             cells += [
                 Cell(
@@ -164,10 +164,10 @@ def measure_cells(readers: Mapping[str, Predictor], dataset: Dataset, *, seed: i
     return cells
 
 
-def with_tokens(readers: Mapping[str, Predictor], dataset: Dataset, seed: int) -> np.ndarray:
+def with_tokens(predictors: Mapping[str, Predictor], dataset: Dataset, seed: int) -> np.ndarray:
     """The rows that can be read, shuffled: an empty one is no text."""
     shuffled = np.random.default_rng(seed).permutation(len(dataset))
-    fewest = np.min([reader.lengths(dataset) for reader in readers.values()], axis=0)
+    fewest = np.min([predictor.lengths(dataset) for predictor in predictors.values()], axis=0)
     return shuffled[fewest[shuffled] > 0]
 
 
@@ -178,14 +178,14 @@ def batches_of(rows: np.ndarray, most: int, size: int) -> np.ndarray:
 
 
 def _calls(
-    readers: Mapping[str, Predictor], inputs: Mapping[str, Sequence[Mapping[str, Tensor]]]
+    predictors: Mapping[str, Predictor], inputs: Mapping[str, Sequence[Mapping[str, Tensor]]]
 ) -> dict[str, Callable[[int], None]]:
     """What `in_turns` times: call i of a model reads its inputs number i, from the first again after the last."""
 
-    def call_of(reader: Predictor, batches: Sequence[Mapping[str, Tensor]]) -> Callable[[int], None]:
-        return lambda number: wait_for(reader(batches[number % len(batches)]))
+    def call_of(predictor: Predictor, batches: Sequence[Mapping[str, Tensor]]) -> Callable[[int], None]:
+        return lambda number: wait_for(predictor(batches[number % len(batches)]))
 
-    return {name: call_of(reader, inputs[name]) for name, reader in readers.items()}
+    return {name: call_of(predictor, inputs[name]) for name, predictor in predictors.items()}
 
 
 def wait_for(logits: Tensor) -> None:

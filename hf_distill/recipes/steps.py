@@ -341,9 +341,8 @@ class Run:
         if self.recipe.export.onnx:
             from hf_distill.export.onnx import export_onnx
 
-            student, tokenizer = self.models.load(self.folder / "student")
-            options = self.task.export_options(tokenizer)
-            export_onnx(student, self.folder / "student", int8=self.recipe.export.int8, **options)
+            student, _ = self.models.load(self.folder / "student")
+            export_onnx(student, self.folder / "student", int8=self.recipe.export.int8)
 
     def _step_compare(self) -> None:
         """Measure the models, and write the report."""

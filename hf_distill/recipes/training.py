@@ -107,7 +107,7 @@ class Training:
             self.workspace.work / name,
             seed=self.recipe.seed,
             metric=self.task.selection_metric,
-            kind=self.task.arguments,
+            kind=self.task.arguments_class,
             greater_is_better=self.task.greater_is_better,
             **sizes,
         )
@@ -190,7 +190,7 @@ class Training:
             matching: of inner states; calls the teacher.
         """
         teacher, teacher_tokenizer = self.models.teacher() if matching else (None, None)
-        trainer = self.task.trainer(
+        trainer = self.task.trainer_class(
             model,
             arguments,
             teacher_model=teacher,

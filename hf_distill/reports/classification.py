@@ -139,7 +139,7 @@ class Measured:
         lengths: (examples,) tokens of the test set, in the student's tokens.
         speeds: by model and file.
         cells: times by batch size and length.
-        paid: times from text to label, by model and file; empty where the texts were not given.
+        end_to_end: times from text to label, by model and file; empty where the texts were not given.
         environment: the machine and its software.
     """
 
@@ -149,7 +149,7 @@ class Measured:
     lengths: np.ndarray
     speeds: dict[str, Speed]
     cells: list[Cell]
-    paid: dict[str, EndToEnd]
+    end_to_end: dict[str, EndToEnd]
     environment: dict[str, Any]
 
 
@@ -167,8 +167,9 @@ def measure(given: Comparison) -> Measured:
             given.tokenizer_of(name),
             as_teacher=name == "teacher",
             word_level=given.word_level,
+            problem=given.problem,
         )
-        for name, model in {**models, **given.seeds[0], **files}.items()
+        for name, model in {**models, **given.further_models, **files}.items()
     }
 
     readers = from_text(given, {name: predictors[name] for name in (*models, *files)})
@@ -177,7 +178,7 @@ def measure(given: Comparison) -> Measured:
         scored = {name: predictors[name] for name in names if not (given.other_classes and name == "teacher")}
         return Predictors(scored, given.problem, given.names, given.word_level, given.batch_size)
 
-    trained = (*models, *given.seeds[0])
+    trained = (*models, *given.further_models)
     with ExitStack() as stack:
         for name, predictor in predictors.items():
             stack.enter_context(predictor.ready(None if name in files else given.device))
@@ -188,7 +189,7 @@ def measure(given: Comparison) -> Measured:
         further = {name: asked(*trained).predict(rows) for name, rows in (given.test_sets or {}).items()}
         timed = {name: predictors[name] for name in (*models, *files)}
         speeds = measure_speed(timed, dataset, seed=given.seed)
-        paid = measure_end_to_end(readers, given.raw_texts or [], dataset, seed=given.seed) if readers else {}
+        end_to_end = measure_end_to_end(readers, given.raw_texts or [], dataset, seed=given.seed) if readers else {}
         timed.pop(BASELINE, None)  # it is as fast as the student
         cells = measure_cells(timed, dataset, seed=given.seed) if given.detailed_costs else []
         described = environment(predictors["student"].device)
@@ -198,7 +199,9 @@ def measure(given: Comparison) -> Measured:
                 f"None of the {len(found.labels)} {'words' if given.word_level else 'rows'} of {name} has a label: "
                 "there is no quality to measure."
             )
-    return Measured(predictions, pair, further, predictors["student"].lengths(dataset), speeds, cells, paid, described)
+    return Measured(
+        predictions, pair, further, predictors["student"].lengths(dataset), speeds, cells, end_to_end, described
+    )
 
 
 def from_text(given: Comparison, predictors: Mapping[str, Predictor]) -> dict[str, FromText]:
@@ -255,7 +258,7 @@ def score_all(given: Comparison, measured: Measured, metrics: list[evaluate.Eval
         labels = predictions.labels if given.known_labels is None else given.known_labels
         controls[MAJORITY] = majority_class(labels.tolist(), len(predictions.labels))
         predictions = replace(predictions, decisions=predictions.decisions | {MAJORITY: controls[MAJORITY]})
-    drawn = (given.seeds[1], given.resamples, given.seed)
+    drawn = (given.trainings, given.resamples, given.seed)
     return Scores(
         predictions,
         metrics,
@@ -274,7 +277,7 @@ def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
             "parameters": count_parameters(model),
             "bytes": weights_bytes(model),
             **summary(speeds[name]),
-            **(measured.paid[name].summary() if measured.paid else {}),
+            **(measured.end_to_end[name].summary() if measured.end_to_end else {}),
         }
         for name, model in given.models.items()
     }
@@ -284,7 +287,9 @@ def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
         differences["teacher_over_best_control"] = gain(value, without_teacher, "teacher")
     if BASELINE in without_teacher[:-1]:
         differences["baseline_over_best_other_control"] = gain(value, without_teacher[1:], BASELINE)
-    compared = with_intervals(ratios(models, value, speeds, given.seed) | paid_ratios(measured, "student", given.seed))
+    compared = with_intervals(
+        ratios(models, value, speeds, given.seed) | ratios_from_text(measured, "student", given.seed)
+    )
     controls = [*scores.controls, *(given.controls_with_teacher or {})]
     report = Report(
         task=given.task,
@@ -351,9 +356,13 @@ def timing(student: Speed) -> dict[str, Any]:
     }
 
 
-def paid_ratios(measured: Measured, name: str, seed: int) -> dict[str, dict[str, Any]]:
+def ratios_from_text(measured: Measured, name: str, seed: int) -> dict[str, dict[str, Any]]:
     """How many times as fast as the teacher a model or a file is from text to label; empty where that was not timed."""
-    return end_to_end_ratios(measured.paid["teacher"], measured.paid[name], seed) if measured.paid else {}
+    return (
+        end_to_end_ratios(measured.end_to_end["teacher"], measured.end_to_end[name], seed)
+        if measured.end_to_end
+        else {}
+    )
 
 
 def exported(
@@ -374,8 +383,8 @@ def exported(
     found: dict[str, Any] = {
         "bytes": size,
         **summary(speeds[name]),
-        **(measured.paid[name].summary() if measured.paid else {}),
-        **with_intervals(compared | paid_ratios(measured, name, seed)),
+        **(measured.end_to_end[name].summary() if measured.end_to_end else {}),
+        **with_intervals(compared | ratios_from_text(measured, name, seed)),
     }
     ours, theirs = predictions.decisions["student"], predictions.decisions[name]
     if ours.dtype.kind == "i":  # a quantity is never quite the same

@@ -131,9 +131,18 @@ class Comparison:
         return models if self.baseline_model is None else models | {BASELINE: self.baseline_model}
 
     @cached_property
-    def seeds(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
-        """The models from further seeds, and which trainings each mean is of, see `further_trainings`."""
+    def _further(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
         return further_trainings(self.more_students, self.baseline_model is not None)
+
+    @property
+    def further_models(self) -> dict[str, Any]:
+        """The models from further seeds, by name."""
+        return self._further[0]
+
+    @property
+    def trainings(self) -> dict[str, list[str]]:
+        """Which trainings each mean over seeds is of, see `further_trainings`."""
+        return self._further[1]
 
     @cached_property
     def files(self) -> dict[str, OnnxModel]:
@@ -206,7 +215,7 @@ class Comparison:
                 "training_texts are compared with the test texts: give those as texts, in the rows' order."
             )
         metrics = _checked(self.metrics, self.names, {TEST_SET: self.dataset, **(self.test_sets or {})})
-        taken = self.models.keys() | self.seeds[0].keys() | self.files.keys() | {BASELINE}
+        taken = self.models.keys() | self.further_models.keys() | self.files.keys() | {BASELINE}
         _check_names(self.controls or {}, self.controls_with_teacher or {}, taken)
         if self.problem == SINGLE_LABEL:
             _ = self.known_labels  # raises

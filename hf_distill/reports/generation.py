@@ -61,7 +61,7 @@ def compare_generation(
         more_students: the student from further seeds, see `compare`; they read the student's rows.
         quote: see `most_different`.
         detailed_costs: whether operations, and times by batch size and length, are measured.
-        teacher_floor: not used by a metric that falls, see `Report`; kept for a metric that grows.
+        teacher_floor: bits a byte that the teacher should not exceed, see `Report`.
         batch_size: of the forward passes.
         validation_rows: see `compare`.
         resamples: of the test rows.

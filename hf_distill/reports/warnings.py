@@ -5,6 +5,7 @@ from typing import Any
 
 from hf_distill.data.near_duplicates import near_duplicates
 from hf_distill.evaluation.seeds import BASELINE
+from hf_distill.metrics import lower_is_better
 from hf_distill.reports.report import Report
 
 FEW_TESTED = 100  # test rows below which intervals are too wide to rank models
@@ -86,10 +87,12 @@ def report_warnings(
             f"for the student, at the longest that each reads; all are scored on the {report.words['scored']} labelled "
             "ones that all read."
         )
-    if teacher_floor is not None and value.get("teacher", teacher_floor) < teacher_floor:
+    missed = 0 if teacher_floor is None else teacher_floor - value.get("teacher", teacher_floor)
+    side, missed = ("above", -missed) if lower_is_better(metric) else ("below", missed)
+    if missed > 0:
         warnings.append(
-            f"The teacher's {metric} of {value['teacher']:.4f} is below its floor of {teacher_floor:g}: it is too weak "
-            "to judge distillation by."
+            f"The teacher's {metric} of {value['teacher']:.4f} is {side} its floor of {teacher_floor:g}: it is too "
+            "weak to judge distillation by."
         )
     gain = report.differences.get("gain_over_best_control")
     if gain is None:

@@ -106,20 +106,17 @@ def cross_fit_shares(folds: Sequence[int], teachers: int, rows: int) -> list[Sha
 
 
 def ask_teachers(
-    rows: datasets.Dataset, teachers: Sequence[PreTrainedModel], folds: Sequence[int], folder: Path, **options: Any
+    rows: datasets.Dataset, teachers: Sequence[PreTrainedModel], shares: Sequence[Share], folder: Path, **options: Any
 ) -> datasets.Dataset:
-    """The rows with the logits of a teacher, or of teachers trained on all folds but their own.
+    """The rows with the logits of teachers that were trained on all folds but their own.
 
     Args:
-        rows: tokenised.
-        teachers: one, or one a fold.
-        folds: of the first rows or of all, see `cross_fit_shares`; not read with one teacher.
-        folder: of the cache.
+        rows: tokenized.
+        teachers: one a fold.
+        shares: which of them label which rows, see `cross_fit_shares`.
+        folder: of the caches.
         options: of `cache_teacher_outputs`.
     """
-    if len(teachers) == 1:
-        return cache_teacher_outputs(rows, teachers[0], output_dir=folder, **options)
-    shares = cross_fit_shares(folds, len(teachers), len(rows))
     parts = []
     for share in shares:
         asked = as_one_teacher([teachers[number] for number in share.teachers])

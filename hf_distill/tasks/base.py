@@ -58,15 +58,15 @@ class RecipeTask(ABC):
         ValueError: the data cannot be read as the task needs it.
     """
 
-    trainer: ClassVar[type[DistillationTrainer]] = DistillationTrainer
-    arguments: ClassVar[type[Any]] = DistillationArguments
+    trainer_class: ClassVar[type[DistillationTrainer]] = DistillationTrainer
+    arguments_class: ClassVar[type[Any]] = DistillationArguments
     stage_keys: ClassVar[tuple[str, ...]] = ("matching",)  # of a stage, beside training arguments
     greater_is_better: ClassVar[bool] = True  # of `selection_metric`
     teacher_training: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
 
     def __init__(self, settings: Settings, models: Models, keep: Keep) -> None:
         self.settings, self.models, self.keep = settings, models, keep
-        self.kind = TASKS[settings.task]
+        self.kind = TASKS[settings.task]  # what trainers and reports call their task
         self.notes: list[str] = []  # for the console
         self.splits: Any = self.load_splits()
         self.counts: dict[str, int] = dict(self.splits.counts)
@@ -230,10 +230,6 @@ class RecipeTask(ABC):
         return {}
 
     # The end
-
-    def export_options(self, tokenizer: Any) -> dict[str, Any]:
-        """More arguments of `export_onnx`."""
-        return {}
 
     @abstractmethod
     def compare(self, trained: Trained) -> Report:

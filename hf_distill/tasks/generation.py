@@ -15,11 +15,11 @@ from hf_distill.checked import nearest
 from hf_distill.columns import teacher_input_columns
 from hf_distill.data.generation import WritingSplits, load_writing
 from hf_distill.environment import optional
-from hf_distill.matching.base import Matching
 from hf_distill.soft_targets.cache import cache_teacher_outputs
 from hf_distill.students.tokenizer import student_tokenizer
-from hf_distill.tasks.base import Loaded, RecipeTask
-from hf_distill.tasks.settings import Settings
+from hf_distill.tasks.base import Keep, Loaded, RecipeTask
+from hf_distill.tasks.models import Models
+from hf_distill.tasks.settings import Settings, refuse_unused
 from hf_distill.teachers.identity import tokenizer_hash
 
 UNIVERSAL = "universal_logit_distance"
@@ -31,16 +31,19 @@ class GenerativeTask(RecipeTask):
     """What translation and text generation share."""
 
     splits: WritingSplits
-    teacher_training: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
     lora_task: ClassVar[str]  # as peft calls it
     cache_batch: ClassVar[int]  # rows that the teacher reads at a time
     fitting_metrics: ClassVar[tuple[str, ...]]
+
+    def __init__(self, settings: Settings, models: Models, keep: Keep) -> None:
+        super().__init__(settings, models, keep)
+        self._read: dict[tuple[str, ...], tuple[datasets.Dataset, dict[str, int]]] = {}
 
     @classmethod
     def check_settings(cls, settings: Settings) -> None:
         """Raise a ValueError for what can be known to be wrong without reading any data."""
         compare, teacher, data = settings.compare, settings.teacher, settings.data
-        refused = {
+        unused = {
             "compare.controls": compare.asked,
             "compare.test_sets": compare.test_sets,
             "compare.by": compare.by,
@@ -51,11 +54,7 @@ class GenerativeTask(RecipeTask):
             "data.fidelity": data.fidelity,
             "data.augment": data.augment,
         }
-        for name, value in refused.items():
-            if value:
-                raise ValueError(
-                    f"{name}: is for classification and tagging; leave it out of a {settings.task} recipe."
-                )
+        refuse_unused(unused, settings.task, "classification and tagging")
         strange = [name for name in settings.metrics if name not in cls.fitting_metrics]
         if strange:
             raise ValueError(
@@ -97,7 +96,7 @@ class GenerativeTask(RecipeTask):
 
     def check_student(self) -> None:
         """Raise a ValueError for a student that cannot be built."""
-        self.student_config(self.teacher_tokenizer)
+        self.student_config(self.student_tokenizer())
 
     def check_probabilities(self) -> None:
         """Raise a ValueError where the student could not learn from the teacher's probabilities as they are kept."""
@@ -242,10 +241,6 @@ class GenerativeTask(RecipeTask):
         self.count(what, counts)
         return found
 
-    @cached_property
-    def _read(self) -> dict[tuple[str, ...], tuple[datasets.Dataset, dict[str, int]]]:
-        return {}
-
     def count(self, what: str, counts: Mapping[str, int]) -> None:
         """Note what became of the rows of a split."""
         kept = {name: number for name, number in counts.items() if name not in ("rows", "replies") and number}
@@ -284,10 +279,6 @@ class GenerativeTask(RecipeTask):
             batch_size=self.cache_batch,
             bf16=bf16,
         )
-
-    def training_rows(self, rows: datasets.Dataset, matching: Sequence[Matching]) -> datasets.Dataset:
-        """The rows as they are: the teacher's targets say which of its outputs belong to which of the student's."""
-        return rows
 
 
 def check_names(options: Mapping[str, Any], known: Collection[str], key: str) -> None:

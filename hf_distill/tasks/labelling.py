@@ -19,16 +19,13 @@ from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
 from hf_distill.reports.classification import compare
 from hf_distill.reports.report import Report
-from hf_distill.soft_targets.cross_fit import (
-    folds_of,
-    inherited_folds,
-)
+from hf_distill.soft_targets.cross_fit import folds_of, inherited_folds
 from hf_distill.soft_targets.label_map import check_label_map
 from hf_distill.students.tokenizer import student_tokenizer
 from hf_distill.tasks.base import Keep, Loaded, RecipeTask, Trained
-from hf_distill.tasks.models import Models, with_new_head
+from hf_distill.tasks.models import Models, check_lengths, with_new_head
 from hf_distill.tasks.new_texts import made_texts
-from hf_distill.tasks.settings import Settings
+from hf_distill.tasks.settings import Settings, refuse_unused
 from hf_distill.tasks.teacher_logits import TeacherLogits
 
 SINGLE_LABEL = "single_label_classification"
@@ -56,6 +53,9 @@ class LabellingTask(RecipeTask):
     @classmethod
     def check_settings(cls, settings: Settings) -> None:
         """Raise a ValueError for what can be known to be wrong without reading any data."""
+        names = ("lora", "generation", "ledger")
+        unused = {f"teacher.{name}": getattr(settings.teacher, name) for name in names}
+        refuse_unused(unused, settings.task, "translation and text generation")
         if settings.teacher.cross_fit is not None and (
             settings.teacher.fine_tune is None or settings.teacher.cross_fit < 2
         ):
@@ -83,7 +83,7 @@ class LabellingTask(RecipeTask):
     @property
     def checks(self) -> Sequence[Callable[[], None]]:
         """What raises a ValueError for whatever would fail later."""
-        return self.check_metrics, self.check_controls, self.check_teacher
+        return self.check_metrics, self.check_controls, self.check_teacher, self.check_texts
 
     def check_metrics(self) -> None:
         """Raise a ValueError for metrics that cannot judge these labels."""
@@ -115,22 +115,33 @@ class LabellingTask(RecipeTask):
         if settings.fine_tune is not None:
             self.models.config()
         elif settings.label_map:
-            check_label_map(settings.label_map, self.teacher_classes, self.classes)
+            check_label_map(settings.label_map, self.models.teacher_classes, self.classes)
         elif not self.settings.uses_soft_targets:
             return
         elif self.teacher_is_anonymous and not (self.settings.data.labels or self.classes_are_numbered):
             raise ValueError(
-                f"The classes of the teacher have no names ({', '.join(self.teacher_classes[:3])}, ...), and those of "
-                f"the data are {self.classes}: which is which is not known. Set data.labels to the classes in the "
-                "teacher's order, or let it learn them with teacher.fine_tune."
+                f"The classes of the teacher have no names ({', '.join(self.models.teacher_classes[:3])}, ...), and "
+                f"those of the data are {self.classes}: which is which is not known. Set data.labels to the classes in "
+                "the teacher's order, or let it learn them with teacher.fine_tune."
             )
         elif not self.same_classes:
             raise ValueError(
-                f"The labels of the data are {self.classes}, the classes of the teacher are {self.teacher_classes}: a "
-                "teacher that is used as it is needs the same, in the same order. Set data.labels; or let it learn "
+                f"The labels of the data are {self.classes}, the classes of the teacher are "
+                f"{self.models.teacher_classes}: a teacher that is used as it is needs the same, in the same order. "
+                "Set data.labels; or let it learn "
                 "them with teacher.fine_tune; or say which is which with teacher.label_map; or learn from its inner "
                 "states alone, with a matching and soft_target_weight: 0."
             )
+
+    def check_texts(self) -> None:
+        """Raise a ValueError where a tokenizer cannot read the texts, or the teacher has no positions for them."""
+        self.read(self.splits.train.select(range(1)))
+        settings, tokenizer = self.settings, self.models.tokenizer(self.models.source)
+        limits = {"teacher": settings.teacher.max_length}
+        if settings.student.vocab_size is None or settings.student.kind == "transformer":
+            limits["student"] = settings.student.max_length
+        for model, limit in limits.items():
+            check_lengths(self.parts, tokenizer, limit, self.models.places, f"{model}.max_length")
 
     @property
     def classes_are_numbered(self) -> bool:
@@ -139,23 +150,17 @@ class LabellingTask(RecipeTask):
         return not self.splits.classes or self.classes in (own, [f"LABEL_{number}" for number in own])
 
     @cached_property
-    def teacher_classes(self) -> list[str]:
-        """The teacher's names of its classes, before any fine-tuning."""
-        config = self.models.config()
-        return [config.id2label[number] for number in sorted(config.id2label)]
-
-    @cached_property
     def same_classes(self) -> bool:
         """Whether the teacher's classes are those of the data."""
         if self.settings.teacher.fine_tune is not None:
             return True
-        names = self.teacher_classes
+        names = self.models.teacher_classes
         return len(names) == len(self.classes) and (self.teacher_is_anonymous or names == self.classes)
 
     @property
     def teacher_is_anonymous(self) -> bool:
         """Whether the teacher's classes have no names but LABEL_0 and so on."""
-        return all(name == f"LABEL_{number}" for number, name in enumerate(self.teacher_classes))
+        return all(name == f"LABEL_{number}" for number, name in enumerate(self.models.teacher_classes))
 
     def check_loaded_teacher(self) -> None:
         """Raise a ValueError where the teacher, used as it is, has its classes in another order than the data."""
@@ -240,7 +245,7 @@ class LabellingTask(RecipeTask):
             return student, carried
         if not self.same_classes:
             # By way of one class more: a head for equally many other classes would be taken for one of these.
-            sizes = {"num_labels": len(self.classes) + 1 + len(self.teacher_classes)}
+            sizes = {"num_labels": len(self.classes) + 1 + len(self.models.teacher_classes)}
             return with_new_head(student, carried, self.kind.auto_class, (sizes, self.data_head))
         for name, value in self.data_head.items():  # a teacher's may be anonymous
             setattr(student.config, name, value)
@@ -303,8 +308,7 @@ class LabellingTask(RecipeTask):
     @cached_property
     def teacher_logits(self) -> TeacherLogits:
         """What the teachers predict."""
-        classes = self.classes, lambda: self.teacher_classes
-        return TeacherLogits(self.settings, self.models, *classes, self.splits.validation, self.read, self.notes)
+        return TeacherLogits(self.settings, self.models, self.classes, self.splits.validation, self.read, self.notes)
 
     @cached_property
     def folds(self) -> np.ndarray:
@@ -319,10 +323,12 @@ class LabellingTask(RecipeTask):
 
     def with_soft_targets(self, rows: datasets.Dataset, folder: Path, bf16: bool) -> datasets.Dataset:
         """The rows with the logits of their teachers, in the data's classes."""
+        if self.settings.teacher.cross_fit is None:
+            return self.teacher_logits.cached(rows, folder, bf16)
         # A teacher knows a text that it was fine-tuned on in other words too.
         sources = self.new_texts["sources"] if self.settings.data.augment else []
-        folds = inherited_folds(self.folds.tolist(), len(rows) - len(sources), sources).tolist()
-        return self.teacher_logits.cached(rows, folds, folder, bf16)
+        folds = inherited_folds(self.folds.tolist(), len(rows) - len(sources), sources)
+        return self.teacher_logits.cross_fitted(rows, folds.tolist(), folder, bf16)
 
     # Training
 
@@ -425,12 +431,8 @@ class LabellingTask(RecipeTask):
             tokenized = self.distillation_rows()
             answers = self.decisions(self.models.load(baseline), tokenized)
         keep_known = name == SELF_TRAINING
-        labelled = tokenized.map(
-            lambda row, number: {"labels": self.relabelled(row, answers[number], keep_known)},
-            with_indices=True,
-            keep_in_memory=True,
-            desc="Label",
-        )
+        labels = [self.relabelled(row, answers[number], keep_known) for number, row in enumerate(tokenized)]
+        labelled = tokenized.remove_columns("labels").add_column("labels", labels, feature=tokenized.features["labels"])
         return self.test_decisions(train(name, labelled))
 
     def test_decisions(self, loaded: Loaded) -> Any:

@@ -2,13 +2,17 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from hf_distill.data.tokenization import tokenize
 from hf_distill.environment import optional
+from hf_distill.models import input_limits
 from hf_distill.paths import name_of, resolve
 from hf_distill.problems import TASKS
 from hf_distill.tasks.settings import Settings
@@ -58,6 +62,18 @@ class Models:
                 "model whose code is part of transformers; or read that code, load the model yourself with its "
                 "revision pinned, and pass it to DistillationTrainer."
             ) from error
+
+    @cached_property
+    def teacher_classes(self) -> list[str]:
+        """Names of the teacher's classes before its fine-tuning, in their order."""
+        names = self.config().id2label
+        return [names[number] for number in sorted(names)]
+
+    @cached_property
+    def places(self) -> float:
+        """How many tokens the teacher has positions for; infinite where they have no end. No weights are loaded."""
+        with torch.device("meta"):
+            return input_limits(self.kind.auto_class.from_config(self.config()))[0]
 
     def teacher(self) -> tuple[PreTrainedModel, Any]:
         """The teacher and its tokenizer, kept until `release`."""
@@ -116,6 +132,30 @@ def without_padding_rows(model: PreTrainedModel, tokenizer: Any) -> None:
     tokens = max(tokenizer.get_vocab().values()) + 1
     if model.config.get_text_config().vocab_size > tokens:
         model.resize_token_embeddings(tokens)
+
+
+def check_lengths(parts: Mapping[str, datasets.Dataset], tokenizer: Any, limit: int, places: float, key: str) -> None:
+    """Raise where a text has more tokens than a model has positions for.
+
+    Args:
+        parts: texts or words, by the name of their split.
+        tokenizer: of the model.
+        limit: tokens that are read, longer texts are cut.
+        places: see `Models.places`.
+        key: of the recipe, that sets the limit.
+    Raises:
+        ValueError: with the split, the number of tokens, and the number of positions.
+    """
+    if min(limit, tokenizer.model_max_length) <= places:
+        return  # no text needs to be read
+    for name, part in parts.items():
+        longest = max(map(len, tokenize(part, tokenizer, max_length=limit)["input_ids"]), default=0)
+        if longest > places:
+            raise ValueError(
+                f"{key}: {limit}, a text of {name} has {longest} tokens, and the teacher has positions for "
+                f"{places:g}. Set {key}: {places:g}, where longer texts are cut; or take a teacher that reads longer "
+                "texts."
+            )
 
 
 def with_new_head(

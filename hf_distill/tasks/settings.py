@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -283,3 +283,16 @@ class Settings:
             name: dataclasses.replace(self.data, minimum={}, together=None, **changes)
             for name, changes in self.compare.test_sets.items()
         }
+
+
+def refuse_unused(values: Mapping[str, Any], task: str, of: str) -> None:
+    """Raise a ValueError for the first setting that was given and that a task does not use.
+
+    Args:
+        values: by the key of the recipe.
+        task: of the recipe.
+        of: the tasks that use them, in words.
+    """
+    for name, value in values.items():
+        if value:
+            raise ValueError(f"{name}: is for {of}; leave it out of a {task} recipe.")

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from hf_distill.columns import LOGITS
 from hf_distill.evaluation.predictor import Predictor, predict_logits, predict_word_logits
 from hf_distill.problems import IGNORE_INDEX
+from hf_distill.soft_targets.cache import cache_teacher_outputs
 from hf_distill.soft_targets.calibration import adjusted, calibration_temperature
 from hf_distill.soft_targets.cross_fit import Share, as_one_teacher, ask_teachers, cross_fit_shares
 from hf_distill.tasks.models import Models
@@ -26,7 +27,6 @@ class TeacherLogits:
         settings: of the run.
         models: of the run.
         classes: of the data, in order.
-        teacher_classes: of the teacher, in order.
         validation: rows with labels that no teacher was fine-tuned on, for the calibration.
         read: gives rows in the tokens of student and teacher.
         notes: for the console, appended to.
@@ -37,12 +37,11 @@ class TeacherLogits:
         settings: Settings,
         models: Models,
         classes: Sequence[str],
-        teacher_classes: Callable[[], Sequence[str]],
         validation: datasets.Dataset,
         read: Callable[[datasets.Dataset], datasets.Dataset],
         notes: list[str],
     ) -> None:
-        self.settings, self.models, self.classes, self.teacher_classes = settings, models, classes, teacher_classes
+        self.settings, self.models, self.classes = settings, models, classes
         self.validation, self.read, self.notes = validation, read, notes
         self.temperatures: dict[tuple[int, ...], float] = {}  # see `temperature`
 
@@ -50,19 +49,36 @@ class TeacherLogits:
         """The teachers that were fine-tuned without the rows of these folds."""
         return [self.models.load(self.models.work / "folds" / str(number))[0] for number in numbers]
 
-    def cached(self, rows: datasets.Dataset, folds: Sequence[int], folder: Path, bf16: bool) -> datasets.Dataset:
-        """The rows with logits of the teacher, or of those that were not fine-tuned on them, in the data's classes.
+    def cached(self, rows: datasets.Dataset, folder: Path, bf16: bool) -> datasets.Dataset:
+        """The rows with the teacher's logits, in the data's classes.
+
+        Args:
+            rows: tokenized.
+            folder: of the cache.
+            bf16: whether the teacher computes in bfloat16.
+        """
+        teacher, _ = self.models.teacher()
+        return self.adjusted(cache_teacher_outputs(rows, teacher, output_dir=folder, **self.pass_options, bf16=bf16))
+
+    @property
+    def pass_options(self) -> dict[str, Any]:
+        """Arguments of `cache_teacher_outputs`."""
+        return {"task": self.settings.task, "dtype": "float32"}
+
+    def cross_fitted(self, rows: datasets.Dataset, folds: Sequence[int], folder: Path, bf16: bool) -> datasets.Dataset:
+        """The rows with logits of the teachers that were not fine-tuned on them, in the data's classes.
 
         Args:
             rows: tokenized.
             folds: of all rows, see `cross_fit_shares`.
-            folder: of the cache.
+            folder: of the caches.
             bf16: whether the teachers compute in bfloat16.
         """
-        fitted = self.settings.teacher.cross_fit
-        teachers = [self.models.teacher()[0]] if fitted is None else self.fold_teachers(range(fitted))
-        with_logits = ask_teachers(rows, teachers, folds, folder, task=self.settings.task, dtype="float32", bf16=bf16)
-        return self.adjusted(with_logits, [] if fitted is None else cross_fit_shares(folds, fitted, len(rows)))
+        number = self.settings.teacher.cross_fit or 0
+        shares = cross_fit_shares(folds, number, len(rows))
+        teachers = self.fold_teachers(range(number))
+        with_logits = ask_teachers(rows, teachers, shares, folder, **self.pass_options, bf16=bf16)
+        return self.adjusted(with_logits, shares)
 
     def adjusted(self, rows: datasets.Dataset, shares: Sequence[Share] = ()) -> datasets.Dataset:
         """The rows with the teacher's logits in the data's classes, divided by its calibration temperature.
@@ -81,7 +97,7 @@ class TeacherLogits:
                 temperature[share.rows] = self.temperature(share.teachers)
         elif settings.calibrate:
             temperature = self.temperature()
-        changed, lost = adjusted(rows, temperature, settings.label_map, self.teacher_classes(), self.classes)
+        changed, lost = adjusted(rows, temperature, settings.label_map, self.models.teacher_classes, self.classes)
         if lost:
             self.notes.append(f"teacher.label_map leaves out the teacher's choice for {lost:.1%} of the items.")
         return changed
@@ -118,7 +134,7 @@ class TeacherLogits:
         """Logits of a teacher in the data's classes and labels, of each validation row or each word of it."""
         rows = self.live(self.read(self.validation), teacher)
         if self.settings.teacher.label_map:
-            rows, _ = adjusted(rows, 1.0, self.settings.teacher.label_map, self.teacher_classes(), self.classes)
+            rows, _ = adjusted(rows, 1.0, self.settings.teacher.label_map, self.models.teacher_classes, self.classes)
         logits = [np.asarray(row, dtype=np.float32).reshape(-1, len(self.classes)) for row in rows[LOGITS]]
         true = [np.atleast_1d(row) for row in self.validation["label"]]
         # Of a sentence that was cut off, the words that were read.

@@ -28,8 +28,8 @@ TARGETS = ("word", "sequence", "both")
 class Translation(GenerativeTask):
     """A student that translates."""
 
-    trainer = Seq2SeqDistillationTrainer
-    arguments = Seq2SeqDistillationArguments
+    trainer_class = Seq2SeqDistillationTrainer
+    arguments_class = Seq2SeqDistillationArguments
     stage_keys = ("matching", "targets", "sequences")
     lora_task = "SEQ_2_SEQ_LM"
     cache_batch = 32
@@ -194,10 +194,6 @@ class Translation(GenerativeTask):
         return scored
 
     # The end
-
-    def export_options(self, tokenizer: Any) -> dict[str, Any]:
-        """The tokenizer, which tells where a translation starts and ends."""
-        return {"tokenizer": tokenizer}
 
     def compare(self, trained: Trained) -> Report:
         """Measure the translators on the test rows."""

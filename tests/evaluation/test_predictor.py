@@ -9,6 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from hf_distill.environment import environment
 from hf_distill.evaluation import predictor
 from hf_distill.evaluation.cost import count_parameters, weights_bytes
+from hf_distill.teachers.ensemble import TeacherEnsemble
 
 
 class Plain(BertForSequenceClassification):
@@ -54,6 +55,15 @@ def test_rows_are_padded_by_the_processing_class_or_the_config(dataset):
     padded = predictor.Predictor(plain(), dataset, tokenizer).inputs(dataset, [0, 1])
     assert padded["input_ids"].tolist() == [[1, 2, 3], [9, 9, 4]]
     assert padded["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_an_ensemble_mixes_by_the_problem_of_the_data(dataset):
+    """Its members' configs may not tell that several labels can hold at once."""
+    logits = torch.tensor([[[2.0, -1.0]], [[-2.0, 3.0]]])
+    ensemble = TeacherEnsemble([plain(), plain()])
+    several = predictor.Predictor(ensemble, dataset, problem="multi_label_classification")
+    ensemble.models = several.members = [lambda logits=each, **inputs: {"logits": logits} for each in logits]
+    assert several({}).sigmoid() == pytest.approx(logits.sigmoid().mean(dim=0))
 
 
 def test_several_groups_are_read_at_once(dataset):

@@ -75,6 +75,31 @@ def test_what_configs_tell_is_told_before_the_teacher_is_trained(folder, changes
     assert told in refusal
 
 
+def test_a_vocabulary_below_the_alphabet_is_told(folder):
+    (refusal,) = plan_recipe(recipe(folder, student={"vocab_size": 12})).refusals
+    assert "Expected vocab_size above" in refusal and "got 12" in refusal
+
+
+def test_a_slow_tokenizer_is_told(folder):
+    for file in folder.glob("teacher/tokenizer*"):
+        file.unlink()
+    (folder / "teacher" / "tokenizer_config.json").write_text('{"tokenizer_class": "CanineTokenizer"}')
+    (refusal,) = plan_recipe(recipe(folder)).refusals
+    assert "Expected a fast tokenizer" in refusal and "CanineTokenizer" in refusal
+
+
+@pytest.mark.parametrize("vocab_size", [120, None])
+def test_a_teacher_without_positions_for_the_longest_text_is_told(folder, vocab_size):
+    write_teacher(folder / "short", max_position_embeddings=8)
+    changes = {"teacher": {"model": str(folder / "short"), "max_length": 60}, "student": {"vocab_size": vocab_size}}
+    (refusal,) = plan_recipe(recipe(folder, **changes)).refusals
+    assert refusal.startswith("teacher.max_length: 60, a text of train has ")
+    assert "positions for 8. Set teacher.max_length: 8" in refusal
+    changes["teacher"]["max_length"] = 8
+    refusals = plan_recipe(recipe(folder, **changes)).refusals
+    assert [refusal.split(",")[0] for refusal in refusals] == ([] if vocab_size else ["student.max_length: 128"])
+
+
 def test_a_family_that_cannot_be_cut_is_told(folder):
     config = folder / "teacher" / "config.json"
     config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "convbert"'))

@@ -50,6 +50,9 @@ def test_overrides(tmp_path):
         (["--task", "translation", "--distill.targets", "letter"], "expected one of word, sequence, both"),
         (["--task", "translation", "--data.text", "[a, b]"], "a translation has one text to read"),
         (["--task", "text-generation", "--compare.by", "[a]"], "leave it out of a text-generation recipe"),
+        (["--teacher.lora.r", "4"], r"teacher\.lora: is for translation and text generation"),
+        (["--teacher.generation.num_beams", "2"], r"teacher\.generation: is for translation"),
+        (["--teacher.ledger", "told.jsonl"], "leave it out of a text-classification recipe"),
         (["--distill", "[]"], "got an empty list"),
         (
             ["--distill", "{matching: [{kind: hiden_state}]}"],

@@ -52,9 +52,8 @@ def write_teacher(folder: Path, **config) -> None:
             num_hidden_layers=2,
             num_attention_heads=4,
             intermediate_size=64,
-            max_position_embeddings=64,
             initializer_range=0.1,
-            **config,
+            **{"max_position_embeddings": 64, **config},
         )
     ).save_pretrained(folder)
 

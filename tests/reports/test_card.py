@@ -448,7 +448,7 @@ def test_a_report_that_was_kept_has_a_card(folder):
     report = Report.load(ROOT / "model_cards" / "tweet-sentiment-lstm")
     card = render(report, folder)
     assert_whole(card.content)
-    assert "accuracy 0.9273 against the teacher's 0.9363" in card.text
+    assert "accuracy 0.9207 against the teacher's 0.9307" in card.text
     # A saved report has its models by the alphabet.
     scored = [row for row in card.text.splitlines() if row.startswith("|") and "[0." in row]
     assert [row.split("|")[1].strip() for row in scored][:3] == [

@@ -3,7 +3,8 @@
 import pytest
 
 from hf_distill.data.near_duplicates import near_duplicates
-from hf_distill.reports.warnings import leak
+from hf_distill.reports.report import Report
+from hf_distill.reports.warnings import leak, report_warnings
 
 TRAINING = ["RT @ann: See http://t.co/x, 3 times!", "A quiet evening.", "12345", ("One", "sentence", ".")]
 
@@ -30,3 +31,21 @@ def test_a_leak_is_counted():
     assert leak(texts, TRAINING).startswith("Of 8 test texts 2 (25.0%) stand in the training texts too")
     assert leak(texts[2:], TRAINING) is None
     assert leak([], TRAINING) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "floor", "told"),
+    [
+        ("accuracy", 0.8, 0.9, "below its floor of 0.9"),
+        ("accuracy", 0.9, 0.9, None),
+        ("bits_per_byte", 1.2, 1.0, "above its floor of 1"),
+        ("bits_per_byte", 0.8, 1.0, None),
+        ("bits_per_byte", 1.2, None, None),
+    ],
+)
+def test_a_teacher_that_misses_its_floor_is_told_whichever_way_is_better(metric, value, floor, told):
+    models = {name: {"quality": {metric: {"value": value}}, "parameters": 1} for name in ("teacher", "student")}
+    ratios = {"smaller": 2.0, "faster": 2.0}
+    report = Report(task="text-generation", metrics=[metric], examples=500, models=models, ratios=ratios)
+    found = [text for text in report_warnings(report, floor) if "floor" in text]
+    assert len(found) == (told is not None) and all(told in text for text in found)

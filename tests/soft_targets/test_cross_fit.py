@@ -27,7 +27,8 @@ def test_each_row_is_labelled_by_a_teacher_that_did_not_learn_from_it(tmp_path):
         with torch.no_grad():
             return teacher(torch.tensor([row["input_ids"]])).logits[0].numpy()
 
-    made = ask_teachers(rows, teachers, folds, tmp_path, task="text-classification", dtype="float32")
+    shares = cross_fit_shares(folds, 2, len(rows))
+    made = ask_teachers(rows, teachers, shares, tmp_path, task="text-classification", dtype="float32")
     assert made["input_ids"][:] == rows["input_ids"][:]
     for number, row in enumerate(made):
         said = [direct(teacher, row) for teacher in teachers]
@@ -44,7 +45,8 @@ def test_a_new_text_is_labelled_by_who_did_not_learn_from_the_old_one(tmp_path):
     teachers = [tiny_bert(seed=seed, num_labels=3).eval() for seed in (1, 2)]
     folds = inherited_folds([0, 1, 0], 4, [1, 3, 0])
     assert folds.tolist() == [0, 1, 0, NO_FOLD, 1, NO_FOLD, 0]
-    made = ask_teachers(rows, teachers, folds, tmp_path, task="text-classification", dtype="float32")
+    shares = cross_fit_shares(folds, 2, len(rows))
+    made = ask_teachers(rows, teachers, shares, tmp_path, task="text-classification", dtype="float32")
     with torch.no_grad():
         said = [[teacher(torch.tensor([row["input_ids"]])).logits[0].numpy() for row in rows] for teacher in teachers]
     for number, fold in enumerate(folds):
