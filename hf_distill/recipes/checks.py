@@ -105,7 +105,7 @@ class Checks:
                 raise ValueError(
                     f"{key}.max_length: expected more than the {special} special tokens of a text, got {length}."
                 )
-        if recipe.student.vocab_size is not None and recipe.student.vocab_size < SMALL_VOCABULARY:
+        if recipe.writes and recipe.student.vocab_size is not None and recipe.student.vocab_size < SMALL_VOCABULARY:
             try:
                 self.task.student_tokenizer()
             except ValueError as error:

@@ -42,7 +42,6 @@ REVISIONS = {
     "card": 1,
 }
 STEPS = tuple(REVISIONS)
-SMALL_VOCABULARY = 1000  # tokens; from there on special tokens and an alphabet always leave room for words
 # The files of each step's result, by patterns relative to the run's folder.
 RESULTS = {
     "teacher": ("teacher/**/*", ".work/folds/**/*"),

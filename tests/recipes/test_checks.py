@@ -33,7 +33,7 @@ SHARED = {"student": {"vocab_size": None, "config": {"embedding_size": 8, "hidde
         ({"distill": {"optim": "adamx"}}, "distill: .*adamx"),
         ({"teacher__fine_tune": {"lr_scheduler_type": "nothing"}}, "teacher.fine_tune: .*nothing"),
         ({"teacher__max_length": 2}, "teacher.max_length: expected more than the 2 special tokens"),
-        ({"student__vocab_size": 20}, "student.vocab_size: Expected vocab_size above"),
+        ({"student__vocab_size": 20}, "Expected vocab_size above"),
         ({"teacher__cross_fit": 90}, "teacher.cross_fit: fold-.* got none of"),
     ],
 )
