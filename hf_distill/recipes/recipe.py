@@ -102,7 +102,8 @@ class Recipe(Settings):
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
         task.check_settings(self)
         self._check_report()
-        hints = argument_types(task.arguments_class)
+        kind: Any = task.arguments_class
+        hints = argument_types(kind)
         for key, stage in self.trainings:
             own = {name: STAGE_HINTS[name] for name in task.stage_keys} if key.startswith("distill") else {}
             self._check_training(key, stage, hints | own)

@@ -121,8 +121,7 @@ def cache_teacher_outputs(
     collate = data_collator or functools.partial(pad, pad_id=pad_id)
     teacher_pass = TeacherPass(teacher, task, layout, collate, batch_size, bf16)
     work = _CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
-    with processes.only_pass(output_dir):
-        return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
+    return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
 
 
 def _options(
@@ -165,10 +164,16 @@ class _CachePass:
         rows = rows_record(hashes)
         sizes = self._sizes(dataset)
         before = self._enter({**self.origin, "rows": rows})
+        with self.processes.only_pass(self.folder):
+            return self._over_rows(dataset, hashes, sizes, before.get("rows", rows)["order"] == rows["order"])
+
+    def _over_rows(
+        self, dataset: datasets.Dataset, hashes: np.ndarray, sizes: np.ndarray, in_order: bool
+    ) -> datasets.Dataset:
         starts = range(0, len(dataset), self.shard_size)
         ends = [min(start + self.shard_size, len(dataset)) for start in starts]
         paths = [self._path(number) for number in range(len(starts))]
-        if before.get("rows", rows)["order"] != rows["order"]:
+        if not in_order:
             return self._reordered(dataset, hashes, paths)
         lacking = [n for n, path in enumerate(paths) if not self._is_whole(path, hashes[starts[n] : ends[n]])]
         self._check_room(sum(int(sizes[starts[n] : ends[n]].sum()) for n in lacking))  # all processes share the disk
@@ -201,6 +206,10 @@ class _CachePass:
 
     def over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
         self._enter(self.origin)
+        with self.processes.only_pass(self.folder):
+            return self._over_stream(dataset)
+
+    def _over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
         window = min(self.teacher_pass.batch_size * WINDOW, self.shard_size)
         source = Windows(dataset, window)
         found: list[np.ndarray] = []

@@ -54,8 +54,6 @@ class Processes:
     @contextmanager
     def only_pass(self, folder: Path) -> Iterator[None]:
         """Other passes over a folder wait for this one: those of other runs that share a cache."""
-        if self.number == 0:
-            folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK) if self.number == 0 else nullcontext():
             self.wait()
             yield
