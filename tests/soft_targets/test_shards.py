@@ -19,9 +19,9 @@ PASS = """
     from tests.conftest import tiny_bert, tiny_rows
 
     class Slow(type(tiny_bert())):
-        def forward(self, *arguments, **named):
+        def forward(self, input_ids=None, attention_mask=None):
             time.sleep(0.02)
-            return super().forward(*arguments, **named)
+            return super().forward(input_ids, attention_mask)
 
     teacher = tiny_bert(num_labels=3)
     teacher.__class__ = Slow
