@@ -13,6 +13,7 @@ from hf_distill.data.config import Data
 from hf_distill.paths import read_yaml
 from hf_distill.plain_yaml import to_yaml
 from hf_distill.recipes.overrides import override
+from hf_distill.redaction import redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.tasks import RECIPE_TASKS
@@ -89,7 +90,10 @@ class Recipe(Settings):
             ValueError: an unknown key (with the nearest known one), or a value of another type or out of its range.
         """
         check_size(content)
-        recipe = section_from(cls, content)
+        try:
+            recipe = section_from(cls, content)
+        except ValueError as error:
+            raise ValueError(redacted(str(error), *secrets_in(content))) from None
         recipe.check()
         return recipe
 
@@ -160,8 +164,8 @@ class Recipe(Settings):
         check_values(self.student.config, known, "student.config", STUDENT_LIMITS)
 
     def save(self, path: str | Path) -> None:
-        """Write the recipe as YAML, every default spelled out."""
-        Path(path).write_text(to_yaml(dataclasses.asdict(self)), encoding="utf-8")
+        """Write the recipe as YAML, every default spelled out, without tokens and passwords."""
+        Path(path).write_text(to_yaml(without_secrets(dataclasses.asdict(self))), encoding="utf-8")
 
 
 @functools.cache

@@ -64,13 +64,6 @@ def stored_hashes(shard: datasets.Dataset) -> np.ndarray:
     return np.asarray(shard.data.column(ROW_HASH), dtype=np.int64)
 
 
-def is_complete(path: Path) -> bool:
-    """Whether the last bytes are the mark of the end: a stream cut between two batches reads well without it."""
-    with open(path, "rb") as file:
-        file.seek(-8, os.SEEK_END)
-        return file.read() == b"\xff\xff\xff\xff\x00\x00\x00\x00"
-
-
 def numbered(found: list[np.ndarray], part: datasets.Dataset, hashes: np.ndarray) -> tuple[int, datasets.Dataset]:
     """Some rows of a stream after the number of the first, with their hashes put to those of the rows before."""
     first = sum(map(len, found))

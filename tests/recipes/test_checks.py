@@ -83,7 +83,7 @@ def test_a_teacher_with_code_of_its_own_is_told_plainly(folder, tmp_path):
     own = '"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}'
     config.write_text(config.read_text().replace('"model_type": "bert"', own))
     (tmp_path / "teacher" / "mine.py").write_text("raise SystemExit('this code ran')")
-    told = r"teacher\.model: teacher brings code of its own, which a recipe does not run\. Take a model"
+    told = r"teacher\.trust_remote_code"
     with pytest.raises(ValueError, match=told):
         planned = plan_recipe(recipe(folder, teacher__model=str(tmp_path / "teacher")))
         raise ValueError(*planned.refusals)
