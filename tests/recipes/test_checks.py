@@ -38,9 +38,9 @@ SHARED = {"student": {"vocab_size": None, "config": {"embedding_size": 8, "hidde
     ],
 )
 def test_what_does_not_fit(folder, changes, told):
-    (refusal,) = plan_recipe(recipe(folder, **changes)).refusals
+    refusals = plan_recipe(recipe(folder, **changes)).refusals
     with pytest.raises(ValueError, match=told):
-        raise ValueError(refusal)
+        raise ValueError(refusals[0])
     assert not (folder / "out").exists()
 
 

@@ -48,7 +48,7 @@ ASKED = """
 """
 
 
-def several(script, path, number=3):
+def several(script, path, number=2):
     """Processes that do the same at the same time."""
     started = [
         subprocess.Popen(
