@@ -21,7 +21,9 @@ FAILURES = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 UNLIMITED = 2**62  # transformers writes 10**30 where a tokenizer has no limit, which is no integer to tokenizers
 # Tokenizers of transformers that number the texts of a pair; their configs do not say so.
-SEGMENTED = re.compile(r"(Bert|ConvBert|MobileBert|Deberta|DebertaV2|FNet)Tokenizer(Fast)?")
+SEGMENTED = re.compile(
+    r"((|Conv|Mobile|Squeeze)Bert|Deberta(V2)?|DPR.+Encoder|FNet|LayoutLMv2|MarkupLM)Tokenizer(Fast)?"
+)
 ALONE = ("convbert", "xlnet")  # their logits depend on padding
 TAG = re.compile(r"O|[BIESLUM](-.+)?")
 LETTERS = {"L": "E", "U": "S", "M": "I"}  # of BILOU and BMES → of IOBES
@@ -56,11 +58,11 @@ class Student:
         self.config = _read(folder / "config.json")
         self._load_tokenizer(folder)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads, options.log_severity_level = threads or 0, 4  # errors are raised, not logged
         try:
             self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except FAILURES as error:
-            raise ValueError(f"onnxruntime cannot load {file}: {error}. Export or download it again.") from error
+            raise ValueError(f"onnxruntime cannot load {file}. Export or download it again. {error}") from error
         self.inputs = [each.name for each in self.session.get_inputs()]
         shape, config = self.session.get_outputs()[0].shape, self.config
         known = {*self.inputs} <= {*INPUTS} and len(shape) in (2, 3)
@@ -156,7 +158,7 @@ class Student:
             logits = self.session.run(["logits"], given)[0]
         except FAILURES as error:
             remedy = "Set model_max_length in tokenizer_config.json to what it reads, or use its own tokenizer"
-            raise ValueError(f"The student cannot read {length} tokens: {error}. {remedy}.") from error
+            raise ValueError(f"{length} tokens cannot be read. {remedy}. {' '.join(str(error).split())}") from error
         _require(np.isfinite(logits).all(), "The logits are not finite: no answer means anything. Export it again.")
         if self.problem.startswith("multi"):
             return np.exp(-np.logaddexp(0, -logits))

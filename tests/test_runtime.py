@@ -1,6 +1,5 @@
 """Students without torch: what the runtime answers is what a pipeline of transformers does."""
 
-import ast
 import json
 import re
 import shutil
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -56,7 +56,6 @@ TEXTS = [
 ]
 PAIRS = [("The food", "was lovely"), ("awful " * 40, "short"), ("short", "lovely " * 40), ("one", ""), ("", "two")]
 NAMES = {0: "bad", 1: "good", 2: "neither"}
-NUMBER = 3
 HEADS = {
     "single": {"id2label": NAMES, "problem_type": "single_label_classification"},
     "single, untold": {"id2label": NAMES},
@@ -298,3 +297,196 @@ def test_entities_are_read_as_the_package_reads_them(scheme):
 )
 def test_tags_of_entities_are_known_by_their_names(names):
     assert bool(runtime._entity_letters(names)) == (tag_scheme(names) is not None)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """An exported classifier, in float32 and int8."""
+    folder = tmp_path_factory.mktemp("small")
+    exported(folder, lstm, wordpiece(), int8=True, id2label=NAMES)
+    return folder
+
+
+@pytest.fixture
+def copied(small, tmp_path):
+    return Path(shutil.copytree(small, tmp_path / "copy"))
+
+
+def changed(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_int8_answers_nearly_the_same(small):
+    exact, quantized = Student(small)(TEXTS), Student(small, int8=True)(TEXTS)
+    differences = [abs(one["score"] - other["score"]) for one, other in zip(exact, quantized, strict=True)]
+    assert 0 < max(differences) < 0.1
+
+
+@pytest.mark.parametrize("given", ["a text", ("one", "two"), {"text": "one", "text_pair": "two"}, {"text": "one"}])
+def test_one_text_or_pair_needs_no_list(given, small):
+    student = Student(small)
+    assert student(given) == student([given]) == student(iter([given]))
+    assert student([["one", "two"]]) == student(("one", "two")) == student({"text": "one", "text_pair": "two"})
+    assert student({"text": "one", "text_pair": None}) == student("one") == student(np.array(["one"]))
+
+
+WRONG = [
+    None,
+    3,
+    b"text",
+    {"a set"},
+    [None],
+    [3.5],
+    ["a", ["b"]],
+    [["a", "b", "c"]],
+    [("a", 1)],
+    [{"words": "a"}],
+    [{}],
+]
+
+
+@pytest.mark.parametrize("given", WRONG, ids=str)
+def test_what_is_no_text(given, small):
+    with pytest.raises(TypeError, match=r"Expected texts, or pairs as \(text, text_pair\) or dicts.*; text \d is "):
+        Student(small)(given)
+
+
+def test_no_text_and_arguments_that_do_not_fit(small):
+    student = Student(small)
+    for nothing in ([], (text for text in ())):
+        with pytest.raises(ValueError, match=r"There is no text in .*Expected texts, or pairs"):
+            student(nothing)
+    for wrong in ({"top_k": 0}, {"batch_size": 0}, {"words": True}):
+        with pytest.raises(ValueError, match=r"Got top_k=.* and batch_size=.* \(at least 1\), words="):
+            student("a text", **wrong)
+
+
+def test_files_that_are_missing(copied, tmp_path):
+    with pytest.raises(ValueError, match=r"There is no folder .*nowhere.*snapshot_download"):
+        Student(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"Expected .*model\.onnx, which does not exist.*student is in student/"):
+        Student(tmp_path)
+    (copied / "onnx" / "model_quantized.onnx").unlink()
+    with pytest.raises(ValueError, match=r"Expected .*model_quantized\.onnx, which does not exist\. Write it with"):
+        Student(copied, int8=True)
+    for name in ("tokenizer.json", "config.json"):
+        (copied / name).unlink()
+        with pytest.raises(ValueError, match=rf"has no {name}\. Save student and tokenizer there with save_pretrained"):
+            Student(copied)
+
+
+def test_a_translator_is_refused(copied):
+    (copied / "onnx" / "encoder_model.onnx").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is a translator\. Run it with hf_distill\.export\.GreedyTranslator"):
+        Student(copied)
+
+
+def test_files_that_are_damaged_or_do_not_fit(copied):
+    config = copied / "config.json"
+    whole = config.read_text()
+    changed(config, id2label={"0": "bad", "1": "good"})
+    with pytest.raises(ValueError, match=r"config\.json names 2 classes, .*model\.onnx has 3\. Export it again"):
+        Student(copied)
+    for damaged in (whole[:40], "[1, 2]", ""):
+        config.write_text(damaged)
+        with pytest.raises(ValueError, match=r"config\.json: expected a JSON object: .*Save it again"):
+            Student(copied)
+    config.write_text(whole)
+    (copied / "onnx" / "model.onnx").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"onnxruntime cannot load .*model\.onnx\. Export or download it again\."):
+        Student(copied)
+
+
+def test_a_text_beyond_the_positions_of_a_model(tmp_path):
+    exported(tmp_path, bert, wordpiece(model_max_length=None), id2label=NAMES)
+    student = Student(tmp_path)
+    assert len(student(["staff", "the " * 30])) == 2
+    with pytest.raises(ValueError, match=r"62 tokens cannot be read\. Set model_max_length in tokenizer_config\.json"):
+        student(["staff", "the " * 60])
+
+
+def test_answers_below_the_threshold_are_deferred(copied):
+    config = copied / "config.json"
+    plain = Student(copied)(TEXTS)
+    assert not any("deferred" in answer for answer in plain)
+    middle = float(np.median([answer["score"] for answer in plain]))
+    changed(config, cascade_threshold=middle)
+    answers = Student(copied)(TEXTS)
+    assert [answer.pop("deferred") for answer in answers] == [answer["score"] < middle for answer in plain]
+    assert answers == plain
+    assert len({answer["deferred"] for answer in Student(copied)(TEXTS[0], top_k=None)[0]}) == 1
+    changed(config, problem_type="multi_label_classification")
+    every = [[answer["score"] for answer in answers] for answers in Student(copied)(TEXTS, top_k=None)]
+    unsure = [min(max(score, 1 - score) for score in scores) < middle for scores in every]
+    assert [answer["deferred"] for answer in Student(copied)(TEXTS)] == unsure
+    for problem, wrong in (("regression", 0.5), ("single_label_classification", 7), ("regression", "high")):
+        changed(config, problem_type=problem, cascade_threshold=wrong)
+        with pytest.raises(
+            ValueError, match=rf"cascade_threshold: expected 0 to 1 for classes, got {wrong!r} for {problem}"
+        ):
+            Student(copied)
+
+
+def test_tags_below_the_threshold_are_deferred(tmp_path):
+    exported(tmp_path, lstm, wordpiece(), tags=True, id2label=dict(enumerate(BIO)))
+    changed(tmp_path / "config.json", cascade_threshold=0.3)
+    for words in (True, False):
+        answers = [answer for answers in Student(tmp_path)(SENTENCES, words=words) for answer in answers]
+        assert {answer["deferred"] for answer in answers} == {True, False}
+        assert all(answer["deferred"] == (answer["score"] is None or answer["score"] < 0.3) for answer in answers)
+    for wrong in ({"top_k": 2}, {"top_k": None}):
+        with pytest.raises(ValueError, match=r"Got top_k=.*words=False \(taggers alone, without top_k\)"):
+            Student(tmp_path)("Ada", **wrong)
+    for given in ([["Ada", 3]], [{"text": "Ada"}], [None]):
+        with pytest.raises(TypeError, match="Expected texts or lists of words; text 0 is "):
+            Student(tmp_path)(given)
+    student = Student(tmp_path)
+    student.tokenizer.pre_tokenizer = None
+    with pytest.raises(ValueError, match="cannot split texts into words: give the words"):
+        student("Ada lived")
+
+
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(("torch", "transformers", "hf_distill", "wrapt"), None))
+sys.argv = sys.argv[1:]
+import runpy
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def alone(*words):
+    """A run of a folder's own runtime.py, where neither torch, transformers nor this package can be imported."""
+    words = [sys.executable, "-I", "-c", ALONE, *map(str, words)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300)
+
+
+def test_the_folder_alone_suffices(copied):
+    assert (copied / "runtime.py").read_bytes() == Path(runtime.__file__).read_bytes()
+    for file in copied.glob("*_lstm.py"):  # the student's code, which is never run
+        file.write_text("raise SystemExit('code of the folder was run')")
+    texts = TEXTS[:2] + TEXTS[4:6]
+    done = alone(copied / "runtime.py", copied, *texts)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == Student(copied)(texts)
+    done = alone(copied / "runtime.py", copied, "one", "--pair", "two", "--int8")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == Student(copied, int8=True)([("one", "two")])
+    (copied / "tokenizer.json").unlink()
+    done = alone(copied / "runtime.py", copied, "a text")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(r"runtime\.py: .* has no tokenizer\.json\. Save .*", line)
+
+
+def test_a_missing_package_is_named_with_the_command():
+    code = "import sys; sys.modules['onnxruntime'] = None; import hf_distill.runtime"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "A student's runtime needs: pip install onnxruntime tokenizers numpy" in done.stderr.splitlines()[-1]
+
+
+def test_tokenizers_with_segments_are_those_of_transformers():
+    for name in dir(transformers):
+        kind = getattr(transformers, name) if name.endswith(("Tokenizer", "TokenizerFast")) else None
+        if isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerFast):
+            segments = "token_type_ids" in kind.model_input_names
+            assert bool(runtime.SEGMENTED.fullmatch(name)) == segments, name
