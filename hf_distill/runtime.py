@@ -21,9 +21,7 @@ FAILURES = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 UNLIMITED = 2**62  # transformers writes 10**30 where a tokenizer has no limit, which is no integer to tokenizers
 # Tokenizers of transformers that number the texts of a pair; their configs do not say so.
-SEGMENTED = re.compile(
-    r"((|Conv|Mobile|Squeeze)Bert|Deberta(V2)?|DPR.+Encoder|FNet|LayoutLMv2|MarkupLM)Tokenizer(Fast)?"
-)
+SEGMENTED = re.compile(r"((|Conv|Mobile|Squeeze)Bert|Deberta(V2)?|DPR.+Encoder|FNet)Tokenizer(Fast)?")
 ALONE = ("convbert", "xlnet")  # their logits depend on padding
 TAG = re.compile(r"O|[BIESLUM](-.+)?")
 LETTERS = {"L": "E", "U": "S", "M": "I"}  # of BILOU and BMES → of IOBES
