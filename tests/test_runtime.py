@@ -160,6 +160,13 @@ STUDENTS = {
 }
 
 
+def test_a_student_classifies_as_a_pipeline_does(small):
+    model = LSTMStudentForSequenceClassification.from_pretrained(small)
+    texts = [*TEXTS, *PAIRS]
+    same(Student(small)(texts), expected(model, small, texts))
+
+
+@pytest.mark.cheapest
 @pytest.mark.parametrize("name", STUDENTS)
 def test_texts_and_pairs_are_classified_as_by_a_pipeline(name, tmp_path):
     make, tokenizer = STUDENTS[name]
@@ -172,6 +179,7 @@ def test_texts_and_pairs_are_classified_as_by_a_pipeline(name, tmp_path):
     same([student(text)[0] for text in texts], wanted)
 
 
+@pytest.mark.cheapest
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head(head, tmp_path):
     model = exported(tmp_path, lstm, wordpiece(), **HEADS[head])
@@ -192,6 +200,7 @@ def test_a_text_without_tokens(tmp_path):
         assert answer["score"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-6)
 
 
+@pytest.mark.cheapest
 def test_models_whose_logits_depend_on_padding_read_texts_alone(tmp_path):
     shape = {"embedding_size": 16, "head_ratio": 1, "conv_kernel_size": 3}
     make = lambda tokenizer, **config: ConvBertForSequenceClassification(  # noqa: E731
@@ -225,6 +234,7 @@ def tags_of_words(model, folder, sentences):
         yield [by_index[first.start] if first else None for first in firsts]
 
 
+@pytest.mark.cheapest
 @pytest.mark.parametrize("name", TAGGERS)
 def test_words_are_tagged_as_by_a_pipeline(name, tmp_path):
     make, tokenizer, names = TAGGERS[name]
@@ -246,6 +256,7 @@ def test_words_are_tagged_as_by_a_pipeline(name, tmp_path):
         assert beyond or len(words) < 100
 
 
+@pytest.mark.cheapest
 @pytest.mark.parametrize("name", ["lstm", "bert, padded on the left"])
 def test_entities_of_texts_are_those_of_a_pipeline(name, tmp_path):
     make, tokenizer, names = TAGGERS[name]
@@ -262,6 +273,7 @@ def test_entities_of_texts_are_those_of_a_pipeline(name, tmp_path):
         assert all(text[each["start"] : each["end"]] == each["word"] for each in got)
 
 
+@pytest.mark.cheapest
 def test_a_word_of_no_token_is_read_as_the_unknown_one(tmp_path):
     exported(tmp_path, lstm, wordpiece(), tags=True, id2label=dict(enumerate(BIO)))
     student = Student(tmp_path)
@@ -427,6 +439,7 @@ def test_answers_below_the_threshold_are_deferred(copied):
             Student(copied)
 
 
+@pytest.mark.cheapest
 def test_tags_below_the_threshold_are_deferred(tmp_path):
     exported(tmp_path, lstm, wordpiece(), tags=True, id2label=dict(enumerate(BIO)))
     changed(tmp_path / "config.json", cascade_threshold=0.3)
@@ -461,6 +474,7 @@ def alone(*words):
     return subprocess.run(words, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.cheapest
 def test_the_folder_alone_suffices(copied):
     assert (copied / "runtime.py").read_bytes() == Path(runtime.__file__).read_bytes()
     for file in copied.glob("*_lstm.py"):  # the student's code, which is never run
