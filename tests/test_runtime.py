@@ -39,6 +39,7 @@ from hf_distill import (
     runtime,
 )
 from hf_distill.export import export_onnx
+from hf_distill.hub.push import additions
 from hf_distill.runtime import Student
 from hf_distill.tag_schemes import spans_of, tag_scheme
 
@@ -490,6 +491,10 @@ def test_the_folder_alone_suffices(copied):
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert re.fullmatch(r"runtime\.py: .* has no tokenizer\.json\. Save .*", line)
+
+
+def test_it_is_pushed_with_the_student(small):
+    assert "runtime.py" in {each.path_in_repo for each in additions(small)}
 
 
 def test_a_missing_package_is_named_with_the_command():
