@@ -20,7 +20,7 @@ FOLDERS = (
     *("reports", "tasks", "recipes", "space", "cli"),
 )
 # Three lines each: names that the cards of published caches import.
-ALIASES = ("provenance",)
+ALIASES = ("provenance", "hub.redaction")
 # Modules without a test file of their name, and the file that tests them by way of what is built on them.
 TESTED_BY = {
     "data.assistant_tokens": "data/test_language_modeling.py",
@@ -35,6 +35,7 @@ TESTED_BY = {
     "evaluation.quality": "reports/test_classification.py",
     "evaluation.seeds": "reports/test_classification.py",
     "hub.cache": "hub/test_server.py",
+    "loss_checks": "test_losses_properties.py",
     "matching.tensors": "matching/test_base.py",
     "recipes.inputs": "recipes/test_run.py",
     "recipes.overrides": "recipes/test_recipe.py",
@@ -52,11 +53,13 @@ TESTED_BY = {
     "soft_targets.layout": "soft_targets/test_cache.py",
     "soft_targets.provenance": "soft_targets/test_cache.py",
     "soft_targets.shards": "soft_targets/test_cache.py",
+    "teachers.class_requests": "teachers/test_prompted.py",
     "teachers.padding": "teachers/test_ensemble.py",
     "teachers.without_adapter": "teachers/test_live.py",
     "training.arguments": "training/test_trainer.py",
     "training.objective": "training/test_trainer.py",
     "training.seq2seq": "training/test_evaluating.py",
+    "training.totals": "training/test_resuming.py",
     # A file a task: each is run whole, from its recipe to its card.
     **{
         f"tasks.{name}": "recipes/test_run.py"

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from hf_distill.data.config import Data
 from hf_distill.paths import read_yaml
 from hf_distill.recipes.overrides import check_keys, override
+from hf_distill.redaction import presentable, redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.tasks import RECIPE_TASKS
@@ -76,7 +77,10 @@ class Recipe(Settings):
         try:
             recipe = parser.instantiate_classes(parser.parse_object(content))
         except ArgumentError as error:
-            raise ValueError(f"The recipe does not fit: {error}") from error
+            secrets = secrets_in(content)
+            raise ValueError(f"The recipe does not fit: {redacted(str(error), *secrets)}") from presentable(
+                error, *secrets
+            )
         recipe = cls(**vars(recipe))
         recipe.check()
         return recipe
@@ -138,5 +142,6 @@ class Recipe(Settings):
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write the recipe as YAML, every default spelled out."""
-        Path(path).write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False), encoding="utf-8")
+        """Write the recipe as YAML, every default spelled out, without tokens and passwords."""
+        content = without_secrets(dataclasses.asdict(self))
+        Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

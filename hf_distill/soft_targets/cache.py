@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_distill import columns
+from hf_distill import checksums, columns
 from hf_distill.data.augmentation import FreshTexts
 from hf_distill.problems import TASKS, marks
 from hf_distill.soft_targets.checks import (
@@ -28,11 +28,20 @@ from hf_distill.soft_targets.checks import (
     check_teacher,
     input_columns,
     names_read,
+    output_folder,
 )
 from hf_distill.soft_targets.inference import TeacherPass, pad
 from hf_distill.soft_targets.layout import Layout, Values, table
-from hf_distill.soft_targets.provenance import check, provenance, row_hashes, rows_record, write
-from hf_distill.soft_targets.shards import Processes, Windows, is_complete, numbered, stored_hashes
+from hf_distill.soft_targets.provenance import (
+    check,
+    provenance,
+    row_hashes,
+    rows_record,
+    unchecked,
+    with_checksums,
+    write,
+)
+from hf_distill.soft_targets.shards import Processes, Windows, numbered, stored_hashes
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher, load_teacher
 
@@ -63,8 +72,9 @@ def cache_teacher_outputs(
 
     Rows are sorted by length, up to 64 batches at a time and 128 MB of outputs, so that little padding is computed. A
     shard is written under another name and renamed when it is whole: a killed pass loses at most the shard it was
-    writing, and the next call goes on from there. Under `accelerate launch` the processes share the shards; each gets
-    the whole result.
+    writing, and the next call goes on from there. A shard ends with a checksum, which is compared whenever a cache is
+    opened: one that changed on the disk since is told by its name and computed again. Under `accelerate launch` the
+    processes share the shards; each gets the whole result.
 
     `teacher_logits` (or the top-k columns) hold one row an example for classification; one a word for tagging (where
     `teacher_word_starts` is 1, else `word_starts`, else at the labelled positions); one a target position for
@@ -111,16 +121,14 @@ def cache_teacher_outputs(
         loaded = load_teacher(teacher_model, TASKS[task].auto_class)
     teacher = LiveTeacher(loaded, processes.device)
     classes = check_teacher(teacher, task, layout, teacher_processing_class)
-    output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"output_dir: expected a folder, and {output_dir} is a file. Choose another name.")
+    output_dir = output_folder(output_dir)
     read = names_read(names, task)
     options = _options(task, layout, shard_size, bf16, isinstance(dataset, datasets.IterableDataset), teacher)
     origin = provenance(teacher, teacher_processing_class, options, read)
     pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
     collate = data_collator or functools.partial(pad, pad_id=pad_id)
     teacher_pass = TeacherPass(teacher, task, layout, collate, batch_size, bf16)
-    work = _CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
+    work = CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
     return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
 
 
@@ -145,12 +153,23 @@ def _options(
 
 
 @dataclass
-class _CachePass:
-    """One pass over the rows: which shards are there, and the others written."""
+class CachePass:
+    """One pass over the rows: which shards are there, and the others written.
+
+    Attributes:
+        folder: of the shards.
+        processes: that share them.
+        teacher_pass: gives the columns of some rows; a `TeacherPass`, or another with its `teacher.limits`, `task`,
+            `layout` and `batch_size`.
+        read: the columns that row hashes are of.
+        shard_size: rows a file.
+        origin: all that the cache depends on but its rows; see `provenance`.
+        classes: that are kept of an item.
+    """
 
     folder: Path
     processes: Processes
-    teacher_pass: TeacherPass
+    teacher_pass: Any
     read: list[str]
     shard_size: int
     origin: dict[str, Any]
@@ -158,6 +177,7 @@ class _CachePass:
 
     def __post_init__(self) -> None:
         self.places, self.words = self.teacher_pass.teacher.limits
+        self.unchecked: list[str] = []  # shards of older versions, which have no checksum
 
     def over_rows(self, dataset: datasets.Dataset) -> datasets.Dataset:
         hashes = row_hashes(dataset, self.read)
@@ -167,7 +187,7 @@ class _CachePass:
         starts = range(0, len(dataset), self.shard_size)
         ends = [min(start + self.shard_size, len(dataset)) for start in starts]
         paths = [self._path(number) for number in range(len(starts))]
-        if before.get("rows", rows)["order"] != rows["order"]:
+        if before.get("rows", rows).get("order") != rows["order"]:
             return self._reordered(dataset, hashes, paths)
         lacking = [n for n, path in enumerate(paths) if not self._is_whole(path, hashes[starts[n] : ends[n]])]
         self._check_room(sum(int(sizes[starts[n] : ends[n]].sum()) for n in lacking))  # all processes share the disk
@@ -242,8 +262,9 @@ class _CachePass:
                 items[start : start + len(part)] = of
             positions[start : start + len(part)] = written
             start += len(part)
-        layout, config = self.teacher_pass.layout, self.teacher_pass.teacher.model.config.get_text_config()
-        width = config.hidden_size if layout.hidden_layers else 0
+        layout = self.teacher_pass.layout
+        config = self.teacher_pass.teacher.model.config.get_text_config() if layout.hidden_layers else None
+        width = 0 if config is None else config.hidden_size
         return items * layout.bytes_per_item(self.classes) + positions * layout.bytes_per_position(width)
 
     def _check_readable(self, first: int, lengths: np.ndarray, longest: np.ndarray, ids: pa.ChunkedArray) -> None:
@@ -268,30 +289,40 @@ class _CachePass:
         """The record of the folder, which is written where there is none."""
         with self.processes.first_alone() as first:
             before = check(self.folder, now)
-            if first and (before is None or (finished and "rows" not in before)):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write(self.folder, now)
-        return before or now
+            is_new = before is None or (finished and "rows" not in before)
+            record = with_checksums({**(before or {}), **now} if is_new else before or now, self.folder)
+            if first and record != before:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    write(self.folder, record)
+                except OSError as error:
+                    if is_new:
+                        raise
+                    logger.warning(f"{self.folder} is of an older version and cannot be written to: {error}.")
+        self.unchecked = unchecked(record)
+        return record
 
     def _path(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.arrow"
 
     def _is_whole(self, path: Path, hashes: np.ndarray | None) -> bool:
-        """Whether a shard is there with all its rows; a shard that was cut short is logged."""
+        """Whether a shard is there with all its rows, as they were written; one that was cut or changed is logged."""
         if not path.exists():
             return False
-        try:
-            shard = datasets.Dataset.from_file(str(path))
-            whole = ROW_HASH in shard.column_names and is_complete(path)
-        except (pa.ArrowInvalid, OSError):
-            whole = False
-        if whole and hashes is not None and not np.array_equal(stored_hashes(shard), hashes):
+        fault = checksums.damage(path, unsealed=path.name in self.unchecked)
+        if fault is None:
+            try:
+                shard = datasets.Dataset.from_file(str(path))
+                fault = None if ROW_HASH in shard.column_names else "was cut short"
+            except (pa.ArrowException, OSError):
+                fault = "was cut short"
+        if fault is None and hashes is not None and not np.array_equal(stored_hashes(shard), hashes):
             if len(shard) == len(hashes):
                 raise ValueError(f"{path} holds outputs for other rows, though its folder says otherwise. Delete it.")
-            whole = False
-        if not whole:
-            logger.warning(f"{path} was cut short and has to be written again. Other shards are kept.")
-        return whole
+            fault = "was cut short"
+        if fault is not None:
+            logger.warning(f"{path} {fault} and has to be written again. Other shards are kept.")
+        return fault is None
 
     def _reordered(self, dataset: datasets.Dataset, hashes: np.ndarray, paths: list[Path]) -> datasets.Dataset:
         """The rows with their outputs, from a finished cache that holds them in another order."""
@@ -375,8 +406,8 @@ class _CachePass:
                     del each  # before the next one is made
                 with self._saying_what_is_kept(path):
                     writer.close()
-            with self._saying_what_is_kept(path), open(temporary, "ab") as whole:
-                os.fsync(whole.fileno())
+            with self._saying_what_is_kept(path):
+                checksums.seal(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
