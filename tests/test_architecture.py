@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -127,6 +128,18 @@ def test_uploaded_files_import_only_each_other():
     for name in UPLOADED:
         module = f"students.lstm.{name}"
         assert IMPORTS[module] <= {f"students.lstm.{other}" for other in UPLOADED}, module
+
+
+def test_the_runtime_is_one_file_that_needs_three_packages():
+    """It is copied beside a student, where there is no torch, no transformers and no hf_distill."""
+    text = MODULES["runtime"].read_text()
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {name.name for node in nodes for name in node.names if isinstance(node, ast.Import)}
+    modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert not any(node.level for node in nodes if isinstance(node, ast.ImportFrom))
+    others = {module.split(".")[0] for module in modules} - sys.stdlib_module_names
+    assert others == {"numpy", "onnxruntime", "tokenizers"}
+    assert len(text.splitlines()) <= 250 and "import_module" not in text and "__import__" not in text
 
 
 def test_the_trainer_distils_any_model():

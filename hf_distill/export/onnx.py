@@ -1,6 +1,7 @@
 """Export a student or its teacher to ONNX files in float32 and int8; each file is compared with the model."""
 
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ OPSET = 17  # the first with LayerNormalization as one operator
 TOLERANCE = 1e-5  # of logits around 1, and relative for larger ones
 TRACED = (2, 8)  # batch and length of the example that the graph is traced with
 CHECKED = ((1, 1), (3, 5), (4, 33))  # batches and lengths of the checks, all different from the example's
+RUNTIME = Path(__file__).parents[1] / "runtime.py"
 QUANTIZED_OPERATORS = ["LSTM", "MatMul", "Gemm", "Gather"]  # Gather: the table of token embeddings
 
 
@@ -35,7 +37,8 @@ def export_onnx(
     A classifier or tagger becomes `onnx/model.onnx`. Its inputs are `input_ids`, `attention_mask` and, for models with
     segment embeddings, `token_type_ids`; its output is `logits`; batch and length are dynamic. An LSTM translator
     becomes `onnx/encoder_model.onnx` and `onnx/decoder_model.onnx`, which `GreedyTranslator` runs. With int8, each file
-    has a `_quantized` variant of a quarter of the size.
+    has a `_quantized` variant of a quarter of the size. A classifier or tagger also gets `runtime.py`, a copy of
+    `hf_distill.runtime`, which runs the files without torch and without this package.
 
     The float32 files are compared with the model on random batches of other sizes, with padding on either side. Files
     are moved into the folder only when all are complete, and replace those of an earlier export.
@@ -49,7 +52,7 @@ def export_onnx(
         tokenizer: saved in the same folder, so that it has everything that is needed to run the files.
         opset: version of the ONNX operator set.
     Returns:
-        The written files, by name without extension, for example `model` and `model_quantized`.
+        The written files, by name without extension, for example `model`, `model_quantized` and `runtime`.
     Raises:
         ImportError: onnx or onnxruntime is not installed.
         ValueError: the model cannot be exported, the exported file gives other logits, or the tokenizer does not fit.
@@ -70,6 +73,8 @@ def export_onnx(
             if int8:
                 _quantize(exact, quantized)
                 _compare(graph, quantized, exactly=False)
+        if "model" in graphs:
+            shutil.copyfile(RUNTIME, staged / RUNTIME.name)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
         return _move(staged, folder, stale=[] if int8 else [f"{FOLDER}/{name}{QUANTIZED}.onnx" for name in graphs])

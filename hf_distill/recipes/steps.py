@@ -50,7 +50,7 @@ RESULTS = {
     "distill": ("student/*",),
     "controls": ("baseline/**/*", ".work/controls.json"),
     "seeds": (".work/seeds/**/*",),
-    "export": ("student/onnx/*",),
+    "export": ("student/onnx/*", "student/runtime.py"),
     "compare": ("report.json", "report.png", "student/report.json", "student/report.png"),
     "card": (CARD, "recipe.yaml"),
 }

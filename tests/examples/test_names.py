@@ -15,6 +15,7 @@ FILES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "hf_distill/reports/model_card_template.md")),
     *(path for folder in FOLDERS for ending in ("md", "py", "ipynb") for path in (ROOT / folder).rglob(f"*.{ending}")),
 ]
+FILES = [path for path in FILES if "node_modules" not in path.parts]
 # Within Markdown, an import ends with its line or its parenthesis.
 IMPORT = re.compile(r"^[ >]*((?:from hf_distill\S* import|import hf_distill).*?(?:\([^)]*\))?)\s*$", re.MULTILINE)
 

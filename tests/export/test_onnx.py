@@ -21,7 +21,7 @@ def contents(folder) -> list[str]:
 def test_logits_are_the_models_for_any_batch_and_padding(name, tmp_path):
     model = MODELS[name]().eval()
     file = export_onnx(model, tmp_path, int8=False)["model"]
-    assert contents(tmp_path) == ["onnx/model.onnx"]
+    assert contents(tmp_path) == ["onnx/model.onnx", "runtime.py"]
     for batch, length, side in ((1, 1, "right"), (1, 38, "right"), (2, 8, "left"), (7, 12, "right"), (5, 20, "left")):
         inputs = texts(batch, length, side, model.config.pad_token_id)
         if name in SEGMENTS:
@@ -83,8 +83,8 @@ def test_int8_stays_close(name, tmp_path):
 def test_int8_takes_a_quarter_of_the_space_embeddings_included(tmp_path):
     model = LSTMStudentForSequenceClassification(LSTMStudentConfig(vocab_size=8000, num_labels=2))
     files = export_onnx(model, tmp_path)
-    assert list(files) == ["model", "model_quantized"]
-    assert contents(tmp_path) == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
+    assert list(files) == ["model", "model_quantized", "runtime"]
+    assert contents(tmp_path) == ["onnx/model.onnx", "onnx/model_quantized.onnx", "runtime.py"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert parameters < files["model_quantized"].stat().st_size < 1.05 * parameters
     assert str(tmp_path).encode() not in files["model"].read_bytes() + files["model_quantized"].read_bytes()
@@ -131,7 +131,7 @@ def test_the_tokenizer_comes_along(tmp_path):
 def test_an_earlier_int8_file_does_not_outlive_its_model(tmp_path):
     export_onnx(MODELS["lstm"](), tmp_path)
     export_onnx(MODELS["lstm"](), tmp_path, int8=False)
-    assert contents(tmp_path) == ["onnx/model.onnx"]
+    assert contents(tmp_path) == ["onnx/model.onnx", "runtime.py"]
 
 
 class LengthAsNumber(LSTMStudentForSequenceClassification):

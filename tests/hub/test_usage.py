@@ -72,3 +72,13 @@ def test_a_block_that_somebody_changed_stays_and_is_told(changed, caplog):
     with caplog.at_level(logging.WARNING):
         assert addressed(card, "me/x") == card
     assert "not what this version writes" in caplog.text and "me/x" in caplog.text
+
+
+def test_the_runtime_is_named_where_there_are_onnx_files():
+    files = (("model.onnx", 1234),)
+    assert 'python "student/runtime.py" "student" "a text"\n' in usage(onnx=files).text
+    pair = usage(onnx=files, example=["a", "b"], load_from="me/x", on_hub=True).text
+    assert "hf download me/x --local-dir student" in pair
+    assert 'python "student/runtime.py" "student" "a text" --pair "another"\n' in pair
+    for other in (usage(), usage(task="translation", onnx=(("encoder_model.onnx", 1),))):
+        assert "runtime.py" not in other.text

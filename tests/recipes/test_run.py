@@ -119,6 +119,7 @@ def test_the_layout_and_the_report(finished):
         "student/tokenizer.json",
         "student/modeling_lstm.py",
         "student/onnx/model.onnx",
+        "student/runtime.py",
         "student/onnx/model_quantized.onnx",
         "student/README.md",
         "baseline/model.safetensors",
