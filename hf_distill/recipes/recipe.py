@@ -11,15 +11,21 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from hf_distill.data.config import Data
 from hf_distill.paths import read_yaml
+from hf_distill.problems import TASKS
 from hf_distill.recipes.overrides import check_keys, override
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.tasks import RECIPE_TASKS
 from hf_distill.tasks.settings import Compare, Export, Push, Settings, Student, Teacher, nearest
 
 __all__ = ["Compare", "Data", "Export", "Push", "Recipe", "Student", "Teacher"]
 
-STUDENTS: dict[str, Any] = {"lstm": LSTMStudentConfig, "transformer": TransformerStudentConfig}
+STUDENTS: dict[str, Any] = {
+    "lstm": LSTMStudentConfig,
+    "static": StaticStudentConfig,
+    "transformer": TransformerStudentConfig,
+}
 # Fields of a student's config that follow from the data, the tokenizer and the teacher.
 DERIVED = ("vocab_size", "num_labels", "id2label", "label2id", "problem_type")
 
@@ -126,6 +132,11 @@ class Recipe(Settings):
         if self.student.kind == "transformer" and not self.student.from_teacher:
             raise ValueError(
                 "student.from_teacher: a transformer student is cut from its teacher, false makes no sense."
+            )
+        if self.student.kind == "static" and TASKS[self.task].writes:
+            raise ValueError(
+                f"student.kind: static students classify texts or tag words, and the task is {self.task}. Set "
+                "student.kind: lstm or transformer."
             )
         names = {argument.name for argument in dataclasses.fields(STUDENTS[self.student.kind]) if argument.init}
         for name in self.student.config:
