@@ -31,8 +31,9 @@ def test_logits_are_the_models_for_any_batch_and_padding(name, tmp_path):
         np.testing.assert_allclose(run(file, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_holes_in_the_mask_and_rows_without_tokens(tmp_path):
-    model = MODELS["lstm"]().eval()
+@pytest.mark.parametrize("name", ["lstm", "static", "static tagger"])
+def test_holes_in_the_mask_and_rows_without_tokens(name, tmp_path):
+    model = MODELS[name]().eval()
     inputs = texts(6, 9, "right")
     inputs["attention_mask"] = torch.randint(0, 2, (6, 9))
     inputs["attention_mask"][3] = 0

@@ -360,6 +360,7 @@ class TestSaveAndLoad:
         assert torch.equal(classifier.static.embeddings.token_weights, encoder.embeddings.token_weights)
         assert classifier.classifier.out_features == 5
 
+    @pytest.mark.cheapest
     def test_loads_where_the_package_is_missing(self, tmp_path):
         ids, mask = padded(sentences([3, 7, 5]), "left")
         folders, expected, text = {}, {}, ["good film"]
