@@ -20,6 +20,7 @@ FOUND = """
 import sys
 {imports}
 import torch
+from hf_distill import LSTMStudentForSequenceClassification, StaticStudentForSequenceClassification
 ids, logits = torch.load(sys.argv[1] + "/ids.pt"), dict()
 kinds = {{"lstm": LSTMStudentForSequenceClassification, "static": StaticStudentForSequenceClassification}}
 for kind, student in kinds.items():
@@ -30,14 +31,13 @@ for kind, student in kinds.items():
 torch.save(logits, sys.argv[1] + "/logits.pt")
 """
 ORDERS = {
-    "hf_distill first": "import hf_distill, transformers\nfrom hf_distill import *",
+    "hf_distill first": "import hf_distill, transformers",
     "transformers first": """
 import transformers
 transformers.AutoModelForSequenceClassification
-import hf_distill
-from hf_distill import *""",
+import hf_distill""",
     "names of hf_distill first": """
-from hf_distill import *
+from hf_distill import LSTMStudentForSequenceClassification
 import transformers""",
 }
 
