@@ -12,7 +12,7 @@ LONG = notebooks or long or faults or processes or served or cheapest
 # What a version can break: tests of examples, apps and speed have dependencies or subjects of their own.
 LOWEST = $(addprefix tests/,test_losses.py test_problems.py data matching recipes soft_targets students teachers training)
 
-.PHONY: demo test test-long test-lowest lint format bench docs wheel address clean
+.PHONY: demo test test-long test-lowest lint format audit bench docs wheel address clean
 
 demo: .venv/demo
 	$(BIN)/hf-distill run examples/recipes/tweet-sentiment.yaml
@@ -38,6 +38,12 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Known vulnerabilities of the versions in constraints.txt; asks the network.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 # After `make demo`, whose models it times.
 bench: .venv/demo
 	$(BIN)/python benchmarks/lstm_step.py --output benchmarks/results/lstm_step.json
@@ -57,7 +63,7 @@ address:
 	$(PYTHON) docs/address.py $(URL)
 
 clean:
-	rm -rf .venv .venv-lowest outputs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-audit .venv-lowest outputs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 .venv/base: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

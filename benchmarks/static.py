@@ -219,7 +219,7 @@ def main() -> None:
     tokenizer = student_tokenizer(teacher_tokenizer, texts, VOCABULARY)
 
     def builder(name: str) -> Callable[[], PreTrainedModel]:
-        kind, shape, _ = STUDENTS[name]
+        kind, shape = STUDENTS[name]
         config = kind(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **shape)
         return lambda: student_from_teacher(teacher, config, tokenizer, teacher_tokenizer, texts)[0]
 

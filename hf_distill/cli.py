@@ -18,13 +18,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments, overrides = parser.parse_known_args(words)
     if arguments.command != "run" and overrides:
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+        from hf_distill.redaction import redacted
+
+        parser.error(redacted(f"unrecognized arguments: {' '.join(overrides)}"))
     try:
         if arguments.command == "run":
             return _run(arguments, overrides)
         return _push(arguments) if arguments.command == "push" else _space(arguments)
     except (ValueError, OSError, ImportError) as error:  # OSError: no such file, model or data set, or no network
-        sys.stderr.write(f"hf-distill: {error}\n")
+        from hf_distill.redaction import redacted
+
+        sys.stderr.write(f"hf-distill: {redacted(str(error))}\n")
         return 1
 
 
@@ -69,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     space_words.add_argument(
         "--example", action="append", default=[], metavar="TEXT", help="an example text to click on; may be repeated"
     )
+    space_words.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="allow code in the models' folders that hf_distill did not write",
+    )
     space_words.add_argument("--push", metavar="USER/NAME", help="publish it as a Space")
     space_words.add_argument("--public", action="store_true", help="make it public (default: private)")
     return parser
@@ -111,7 +120,13 @@ def _push(arguments: argparse.Namespace) -> int:
 def _space(arguments: argparse.Namespace) -> int:
     from hf_distill.space.build import push_space, write_space
 
-    written = write_space(arguments.folder, arguments.output, teacher=arguments.teacher, examples=arguments.example)
+    written = write_space(
+        arguments.folder,
+        arguments.output,
+        teacher=arguments.teacher,
+        examples=arguments.example,
+        trust_remote_code=arguments.trust_remote_code,
+    )
     sys.stdout.write(f"{written}: python {written / 'app.py'}\n")
     if arguments.push is not None:
         sys.stdout.write(f"{push_space(written, arguments.push, private=not arguments.public)}\n")

@@ -23,14 +23,16 @@ TEACHER_LABELS = PREFIX + "labels"  # the teacher's own tokens that are targets,
 IGNORED = -100  # in labels and word starts: special tokens, padding and whatever else does not count
 
 
-def is_output(name: str) -> bool:
-    """Whether a column holds outputs of a teacher."""
-    return name.removesuffix(SCALE) in SOFT_TARGETS or name == TEMPERATURE or name.startswith(HIDDEN)
+def is_output(name: object) -> bool:
+    """Whether a column holds outputs of a teacher. Names that are no strings are of no teacher's."""
+    return isinstance(name, str) and (
+        name.removesuffix(SCALE) in SOFT_TARGETS or name == TEMPERATURE or name.startswith(HIDDEN)
+    )
 
 
-def is_teacher_column(name: str) -> bool:
+def is_teacher_column(name: object) -> bool:
     """Whether a column is not the student's own."""
-    return name.startswith(PREFIX) or name == WORD_STARTS
+    return isinstance(name, str) and (name.startswith(PREFIX) or name == WORD_STARTS)
 
 
 def teacher_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +44,8 @@ def teacher_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name.removeprefix(PREFIX): value
         for name, value in batch.items()
-        if name.startswith(PREFIX) and not is_output(name) and name not in (TEACHER_WORD_STARTS, TEACHER_LABELS)
+        if is_teacher_column(name) and not is_output(name)
+        if name not in (WORD_STARTS, TEACHER_WORD_STARTS, TEACHER_LABELS)
     }
 
 
@@ -53,7 +56,7 @@ def read_in_training(names: Iterable[str], of_tokens: bool) -> set[str]:
         names: of the data sets; a streamed one may not know its columns beforehand.
         of_tokens: whether the targets are tokens.
     """
-    names = set(names)
+    names = {name for name in names if isinstance(name, str)}
     read = {*SOFT_TARGETS, TEMPERATURE, WORD_STARTS, TEACHER_WORD_STARTS, *(name for name in names if is_output(name))}
     read |= {name + SCALE for name in SOFT_TARGETS}
     if of_tokens:
@@ -68,20 +71,20 @@ def words_read(row: Mapping[str, Any]) -> int:
     the labelled positions.
 
     Raises:
-        ValueError: a row with none of the three.
+        ValueError: a row with none of the three, or with something else than numbers there.
 
     >>> words_read({"word_starts": [-100, 1, 0, 1, -100]})
     2
     """
     for name in (TEACHER_WORD_STARTS, WORD_STARTS):
         if name in row:
-            return sum(int(mark) == 1 for mark in row[name])
+            return int((as_tensor(row[name], name) == 1).sum())
     if "labels" not in row:
         raise ValueError(
             f"No column marks where words start: expected {TEACHER_WORD_STARTS}, {WORD_STARTS} (1 a word's first "
             f"piece, 0 further pieces, -100 special tokens) or labels, got {sorted(row)}."
         )
-    return sum(int(label) != IGNORED for label in row["labels"])
+    return int((as_tensor(row["labels"], "labels") != IGNORED).sum())
 
 
 def teacher_input_columns(names: Iterable[str]) -> list[str]:
@@ -98,11 +101,29 @@ def numbers(row: Mapping[str, Any], name: str) -> Tensor:
 
     Bytes are bfloat16, and a column `<name>_scale` is what int8 numbers are multiplied by.
 
+    Args:
+        row: of a data set.
+        name: of the column.
+    Raises:
+        ValueError: there is no such column, it holds no numbers, or as many scales as it has items are not there.
+
     >>> numbers({"teacher_logits": [-127, 127], "teacher_logits_scale": 0.5}, "teacher_logits")
     tensor([-63.5000,  63.5000])
     """
-    tensor = as_tensor(row[name])
-    return tensor * as_tensor(row[name + SCALE]).unsqueeze(-1) if name + SCALE in row else tensor
+    if name not in row:
+        raise ValueError(f"Expected a column {name}, got {sorted(map(str, row))}. Every row needs the same columns.")
+    tensor = as_tensor(row[name], name)
+    if name + SCALE not in row:
+        return tensor
+    scale = as_tensor(row[name + SCALE], name + SCALE)
+    if not scale.numel() + tensor.numel():
+        return tensor  # no items, so that a list does not tell the rest of the shape
+    if scale.shape != tensor.shape[:-1]:
+        raise ValueError(
+            f"{name}{SCALE} must have one number an item of {name}, got the shapes {tuple(scale.shape)} and "
+            f"{tuple(tensor.shape)}. Take both columns from one cache, or remove the scales if the numbers have none."
+        )
+    return tensor * scale.unsqueeze(-1)
 
 
 def all_numbers(dataset: Any, name: str) -> list[np.ndarray]:
@@ -111,25 +132,60 @@ def all_numbers(dataset: Any, name: str) -> list[np.ndarray]:
     Args:
         dataset: a `datasets.Dataset`.
         name: of the column.
+    Raises:
+        ValueError: see `numbers`.
     """
     names = [each for each in (name, name + SCALE) if each in dataset.column_names]
     return [numbers(row, name).numpy() for row in dataset.with_format(None).select_columns(names)]
 
 
-def as_tensor(value: Any) -> Tensor:
-    """A value of a column as a tensor: numbers, arrays, lists of them, or the bytes of bfloat16 numbers."""
+def as_tensor(value: Any, name: str = "a column", *, packed: bool = True) -> Tensor:
+    """A value of a column as a tensor: numbers, arrays, lists of them, or the bytes of bfloat16 numbers.
+
+    Args:
+        value: of one row.
+        name: of the column, for errors.
+        packed: whether bytes are numbers.
+    Raises:
+        ValueError: something else than numbers, lists of uneven lengths, or numbers that no tensor holds.
+    """
     if isinstance(value, Tensor):
         return value
+    if not packed and isinstance(value, bytes):
+        raise ValueError(_no_numbers(name, value, "bytes"))
+    several = isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    if several and len(value) and isinstance(value[0], bytes):
+        if any(not isinstance(each, bytes) or len(each) != len(value[0]) or len(each) % 2 for each in value):
+            raise ValueError(_no_numbers(name, value, "bytes of odd or uneven lengths"))
+        if not value[0]:
+            return torch.empty(len(value), 0)
+        return as_tensor(b"".join(value), name).view(len(value), -1)
     if isinstance(value, bytes):
-        return torch.frombuffer(bytearray(value), dtype=torch.bfloat16).float()
-    if isinstance(value, list | np.ndarray) and len(value) and isinstance(value[0], bytes):
-        return as_tensor(b"".join(value)).view(len(value), -1)
+        if len(value) % 2:
+            raise ValueError(_no_numbers(name, value, "an odd number of bytes, where two are a bfloat16 number"))
+        return torch.frombuffer(bytearray(value), dtype=torch.bfloat16).float() if value else torch.empty(0)
     # By way of numpy, which reads lists of lists many times faster, and with the types that torch can compute with.
-    array = np.asarray(value)
-    if array.dtype == object:  # as the numpy format of datasets gives lists of lists
-        array = np.stack(list(array))
-    narrow = {"f": np.float32, "u": np.int32, "i": np.int64}.get(array.dtype.kind)
-    return torch.from_numpy(array.astype(narrow) if narrow else array)
+    try:
+        array = np.asarray(value)
+        if array.dtype == object and array.ndim:  # as the numpy format of datasets gives lists of lists
+            array = np.stack(list(array))
+    except ValueError as error:  # which numpy raises for lists of uneven lengths
+        raise ValueError(_no_numbers(name, value, "lists of uneven lengths")) from error
+    wide = array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max
+    if array.dtype.kind not in "fuib" or wide:
+        raise ValueError(_no_numbers(name, value, type(value).__name__))
+    unsigned = np.int32 if array.itemsize <= 2 else np.int64
+    narrow = {"f": np.float32, "u": unsigned, "i": np.int64, "b": np.bool_}[array.dtype.kind]
+    with np.errstate(over="ignore"):  # what is beyond float32 becomes infinity, as in any other column
+        return torch.from_numpy(array.astype(narrow))
+
+
+def _no_numbers(name: str, value: Any, found: str) -> str:
+    return (
+        f"{name}: expected a number, or lists of numbers of even lengths, in each row; got {found}: {value!s:.80}. "
+        "Fill in or remove rows without it; a column of another kind needs another name, since those of the teacher "
+        "are read as numbers."
+    )
 
 
 def column_names(datasets: Iterable[Any]) -> set[str]:

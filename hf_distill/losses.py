@@ -8,7 +8,9 @@ Below, p is the teacher's distribution and q the student's, both softened by the
 - treats a logit of -inf (or the least number of float32 or bfloat16) as a class that is ruled out: its probability is
   exactly 0. A class that both sides rule out adds 0. A class ruled out only by the second argument of a divergence
   makes that row +inf, never NaN; gradients stay finite. A row in which every class is ruled out counts as uniform.
-  NaN logits stay NaN: they are not masks, and hiding them would hide a diverged model.
+  NaN logits stay NaN: they are not masks, and hiding them would hide a diverged model;
+- is finite for logits / temperature up to 5e11 in magnitude (float16 always). Further apart, a divergence without a
+  bound is +inf, as of a class ruled out; never NaN, whatever finite numbers the logits are.
 
 Gradients of divergences fall with 1 / temperature², those of distances between probabilities with 1 / temperature;
 each function multiplies this back, so that a weight means the same at every temperature.
@@ -21,6 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_distill.loss_checks import (
+    as_finite,
+    check_class_numbers,
+    check_same_batch,
+    check_same_shape,
+    check_tensors,
+    checked_number,
+    checked_temperature,
+)
+
 # -inf becomes this finite number before any logarithm: exp of it is exactly 0, so 0 · log 0 comes out as 0 by plain
 # arithmetic, in values and in gradients, without a mask over the classes. It leaves float32 room for a factor of 1e10
 # (temperature², loss weights, loss scaling), and is below any logit but -inf and `torch.finfo(torch.float32).min`,
@@ -30,6 +42,8 @@ _RULED_OUT = -1e28
 # No finite logits come this far apart (masks of -1e9 included), so a larger divergence is due to a class ruled out on
 # one side, with a probability above 1e-16 on the other. It is reported as +inf.
 _UNBOUNDED = 1e12
+
+_WEIGHTS = "must not be negative, nor infinite: the student would be pushed away from the teacher. Got {value}."
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -52,7 +66,7 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     >>> forward_kl(torch.zeros(2, 3), torch.zeros(2, 3)).shape
     torch.Size([2])
     """
-    student, teacher = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
     return _kl(teacher.log_softmax(-1), student.log_softmax(-1)) * temperature**2
 
 
@@ -76,7 +90,7 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     >>> reverse_kl(torch.tensor([0.0, float("-inf")]), torch.zeros(2))  # log 2
     tensor(0.6931)
     """
-    student, teacher = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
     kl = _kl(student.log_softmax(-1), teacher.log_softmax(-1))
     # The derivative contains log(q / p), which would be infinite in these rows; masked_fill stops it.
     return kl.masked_fill(kl.isinf(), math.inf) * temperature**2
@@ -106,13 +120,12 @@ def jensen_shannon(
     >>> jensen_shannon(torch.tensor([0.0, float("-inf")]), torch.tensor([float("-inf"), 0.0]))  # disjoint: log 2
     tensor(0.6931)
     """
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta must lie in [0, 1], from forward KL (0) to reverse KL (1); got {beta}")
+    beta = checked_number("beta", beta, "must lie in [0, 1], from forward KL (0) to reverse KL (1); got {value}", 0, 1)
     if beta == 0:
         return forward_kl(student_logits, teacher_logits, temperature)
     if beta == 1:
         return reverse_kl(student_logits, teacher_logits, temperature)
-    student, teacher = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
     student_log_probs, teacher_log_probs = student.log_softmax(-1), teacher.log_softmax(-1)
     mixture = _log_mixture(student_log_probs, teacher_log_probs, beta)
     value = beta * _kl(teacher_log_probs, mixture) + (1 - beta) * _kl(student_log_probs, mixture)
@@ -139,14 +152,14 @@ def skewed_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     >>> skewed_kl(torch.tensor([0.0, float("-inf")]), torch.tensor([float("-inf"), 0.0]))  # disjoint: log 10
     tensor(2.3026)
     """
-    if not 0 <= beta < 1:
-        raise ValueError(
-            f"beta must lie in [0, 1), from forward KL (0) towards 1, where the mixture would be the teacher itself "
-            f"and the loss identically zero; got {beta}"
-        )
+    expected = (
+        "must lie in [0, 1), from forward KL (0) towards 1, where the mixture would be the teacher itself and the loss "
+        "identically zero; got {value}"
+    )
+    beta = checked_number("beta", beta, expected, 0, math.nextafter(1, 0))
     if beta == 0:
         return forward_kl(student_logits, teacher_logits, temperature)
-    student, teacher = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
     teacher_log_probs = teacher.log_softmax(-1)
     mixture = _log_mixture(student.log_softmax(-1), teacher_log_probs, beta)
     return _kl(teacher_log_probs, mixture) * temperature**2
@@ -171,7 +184,7 @@ def total_variation(student_logits: Tensor, teacher_logits: Tensor, temperature:
     >>> total_variation(torch.tensor([0.0, float("-inf")]), torch.zeros(2))
     tensor(0.5000)
     """
-    student, teacher = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
     return (student.softmax(-1) - teacher.softmax(-1)).abs().sum(-1) * (0.5 * temperature)
 
 
@@ -195,9 +208,12 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     >>> logit_mse(torch.zeros(2, 3), torch.full((2, 3), 2.0))
     tensor([4., 4.])
     """
-    _check_temperature(temperature)
-    student, teacher = _soften(student_logits, teacher_logits, 1.0)
-    mse = (student - teacher).square().mean(-1)
+    checked_temperature(temperature)
+    student, teacher, _ = _soften(student_logits, teacher_logits, 1.0)
+    difference = student - teacher
+    # Outside autograd, and in reach of a square: at the ends of float32 the gradient of a row at +inf would be 0 · inf.
+    difference.detach().clamp_(_RULED_OUT, -_RULED_OUT)
+    mse = difference.square().mean(-1)
     return mse.masked_fill(mse > _UNBOUNDED**2, math.inf)
 
 
@@ -232,30 +248,31 @@ def decoupled_kd(
     >>> decoupled_kd(torch.zeros(2, 3), torch.zeros(2, 3), labels=torch.tensor([0, -100]))
     tensor([0., 0.])
     """
-    student, teacher = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
     if student.shape[-1] < 3:
         raise ValueError(
             f"decoupled_kd needs at least three classes, got {student.shape[-1]}: with two, only one class is not the "
             "target and the non-target part would be identically zero. Use forward_kl."
         )
-    if not (target_weight >= 0 and non_target_weight >= 0):
-        raise ValueError(
-            "target_weight and non_target_weight must not be negative: the student would be pushed away from the "
-            f"teacher. Got {target_weight} and {non_target_weight}."
-        )
+    weights = [
+        checked_number("target_weight and non_target_weight", weight, _WEIGHTS, 0)
+        for weight in (target_weight, non_target_weight)
+    ]
     target = teacher.argmax(-1)
     if labels is not None:
+        check_class_numbers("labels", labels, student.shape[-1], student.device, ignored=-100)
         if labels.shape != target.shape:
             shapes = f"{tuple(target.shape)}, one target a row; got {tuple(labels.shape)}"
             raise ValueError(f"labels must have shape {shapes}")
-        target = torch.where(labels == -100, target, labels.long())
+        labels = labels.long()
+        target = torch.where(labels == -100, target, labels)
     student_log_odds, student_rest = _split_target(student, target)
     teacher_log_odds, teacher_rest = _split_target(teacher, target)
     target_part = _bernoulli_kl(teacher_log_odds, student_log_odds)
     non_target_part = _kl(teacher_rest.log_softmax(-1), student_rest.log_softmax(-1))
     non_target_part = non_target_part.masked_fill(teacher_log_odds > _UNBOUNDED, 0.0)
     # A weight of 0 leaves its part out altogether: 0 · inf would be NaN.
-    parts = [(target_weight, target_part), (non_target_weight, non_target_part)]
+    parts = zip(weights, (target_part, non_target_part), strict=True)
     value = sum((weight * part for weight, part in parts if weight > 0), start=torch.zeros_like(target_part))
     return value * temperature**2
 
@@ -277,7 +294,7 @@ def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: fl
     >>> bernoulli_kl(torch.tensor([[1e4, 0.0]]), torch.zeros(1, 2))  # (5000 - log 2) / 2
     tensor([2499.6533])
     """
-    student, teacher = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
     return _bernoulli_kl(teacher, student).mean(-1) * temperature**2
 
 
@@ -302,16 +319,9 @@ def universal_logit_distance(student_logits: Tensor, teacher_logits: Tensor, tem
     >>> universal_logit_distance(torch.zeros(2, 5, 3), torch.zeros(2, 4, 6)).shape
     torch.Size([2, 4])
     """
-    _check_temperature(temperature)
-    # Two dimensions are (batch, classes): a shorter batch is a mistake, not a shorter sequence.
-    batch = slice(None, -2 if student_logits.ndim > 2 else -1)
-    same_batch = student_logits.shape[batch] == teacher_logits.shape[batch]
-    if student_logits.ndim != teacher_logits.ndim or student_logits.ndim == 0 or not same_batch:
-        raise ValueError(
-            "student_logits and teacher_logits must agree in all but the last two dimensions (length, vocabulary), or "
-            f"all but the last one for (batch, classes); got {tuple(student_logits.shape)} and "
-            f"{tuple(teacher_logits.shape)}. Give both the same examples; give a single pair of sequences a batch of 1."
-        )
+    temperature = checked_temperature(temperature)
+    check_tensors(student_logits=student_logits, teacher_logits=teacher_logits)
+    check_same_batch(student_logits, teacher_logits)
     if student_logits.ndim > 2:
         length = min(student_logits.shape[-2], teacher_logits.shape[-2])
         student_logits, teacher_logits = student_logits[..., :length, :], teacher_logits[..., :length, :]
@@ -353,7 +363,11 @@ def top_k_forward_kl(
     >>> top_k_forward_kl(torch.zeros(4), torch.zeros(1), torch.tensor([2]), torch.tensor(3.0).log()).abs() < 1e-6
     tensor(True)
     """
-    _check_temperature(temperature)
+    temperature = checked_temperature(temperature)
+    check_tensors(student_logits=student_logits, teacher_top_k_logits=teacher_top_k_logits, teacher_tail=teacher_tail)
+    check_class_numbers(
+        "teacher_top_k_ids", teacher_top_k_ids, student_logits.shape[-1:].numel(), student_logits.device
+    )
     shapes_fit = (
         student_logits.ndim == teacher_top_k_ids.ndim > 0
         and teacher_top_k_ids.shape == teacher_top_k_logits.shape
@@ -366,11 +380,6 @@ def top_k_forward_kl(
             f"k <= vocabulary, and teacher_tail (...); got {tuple(student_logits.shape)}, "
             f"{tuple(teacher_top_k_logits.shape)}, {tuple(teacher_top_k_ids.shape)} and {tuple(teacher_tail.shape)}. "
             "Pad or cut the teacher's columns to the student's positions."
-        )
-    if teacher_top_k_ids.dtype.is_floating_point or teacher_top_k_ids.dtype == torch.bool:
-        raise ValueError(
-            f"teacher_top_k_ids must be integers, got {teacher_top_k_ids.dtype}: a rounded id would silently teach "
-            "another token. Check that ids and logits were not swapped."
         )
     dtype = _compute_dtype(student_logits)
     ids = teacher_top_k_ids.long()  # gather takes no unsigned type
@@ -406,7 +415,8 @@ def top_k_universal_logit_distance(
     >>> top_k_universal_logit_distance(torch.zeros(4), torch.zeros(1), torch.tensor(3.0).log()) < 1e-6
     tensor(True)
     """
-    _check_temperature(temperature)
+    temperature = checked_temperature(temperature)
+    check_tensors(student_logits=student_logits, teacher_top_k_logits=teacher_top_k_logits, teacher_tail=teacher_tail)
     shapes_fit = (
         student_logits.ndim == teacher_top_k_logits.ndim > 0
         and student_logits.shape[:-1] == teacher_top_k_logits.shape[:-1] == teacher_tail.shape
@@ -440,16 +450,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 """The values of `soft_target_loss`; each is called as (student_logits, teacher_logits, temperature)."""
 
 
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise ValueError(
-            f"temperature must be positive and finite, got {temperature}: logits are divided by it. Use 1.0 for the "
-            "models' own probabilities, a higher value to soften them."
-        )
-
-
 def _compute_dtype(student_logits: Tensor) -> torch.dtype:
-    return torch.promote_types(student_logits.dtype, torch.float32)
+    return torch.float64 if student_logits.dtype == torch.float64 else torch.float32
 
 
 def _scale(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
@@ -458,20 +460,16 @@ def _scale(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
     # In place on the new tensor, and outside autograd: a clamp recorded by autograd would keep one more (..., classes)
     # tensor, and the gradient at a class that is ruled out is finite without it.
     scaled.detach().clamp_(min=_RULED_OUT)
-    return scaled
+    return as_finite(scaled, logits) if temperature < 1 or logits.dtype == torch.float64 != dtype else scaled
 
 
-def _soften(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Both logits, checked and divided by the temperature; the teacher's are detached."""
-    _check_temperature(temperature)
-    if student_logits.shape != teacher_logits.shape or student_logits.ndim == 0:
-        raise ValueError(
-            "student_logits and teacher_logits must have one shape (..., classes), since broadcasting would compare "
-            f"unrelated rows; got {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}. Cut padding rows "
-            "off the larger vocabulary; if the vocabularies really differ, use universal_logit_distance."
-        )
+def _soften(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor, float]:
+    """Both logits, checked and divided by the temperature, and that; the teacher's are detached."""
+    temperature = checked_temperature(temperature)
+    check_tensors(student_logits=student_logits, teacher_logits=teacher_logits)
+    check_same_shape(student_logits, teacher_logits)
     dtype = _compute_dtype(student_logits)
-    return _scale(student_logits, temperature, dtype), _scale(teacher_logits.detach(), temperature, dtype)
+    return _scale(student_logits, temperature, dtype), _scale(teacher_logits.detach(), temperature, dtype), temperature
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

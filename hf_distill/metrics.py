@@ -16,6 +16,8 @@ import sklearn.metrics
 from datasets import Features, Sequence, Value
 
 from hf_distill.environment import optional
+from hf_distill.redaction import presentable, redacted
+from hf_distill.remote_code import how_to_allow, suggest_revision
 from hf_distill.tag_schemes import BILOU, IOBES, in_letters, tag_scheme
 
 IGNORE_INDEX = -100
@@ -381,25 +383,35 @@ def three_digits(value: float) -> str:
     return f"{float(f'{value:.3g}'):,g}"
 
 
-def load(name: str) -> evaluate.EvaluationModule:
-    """A metric by its name: one of `METRICS`, else a local folder or script, else the Hub through `evaluate.load`.
+def load(name: str, trust_remote_code: bool = False, revision: str | None = None) -> evaluate.EvaluationModule:
+    """A metric by its name: one of `METRICS`; where code from elsewhere may run, also a script or one of the Hub.
 
     Args:
         name: what recipes call it.
+        trust_remote_code: whether a local script, or one of the Hub, may run here.
+        revision: the commit of a metric of the Hub. None: the newest, and a warning.
     Raises:
-        ValueError: it is not known, or the Hub cannot be reached.
+        ValueError: it is not known, its code may not run, or the Hub cannot be reached.
 
     >>> load("accuracy").compute(predictions=[1, 0, 1], references=[1, 1, -100])
     {'accuracy': 0.5}
     """
     if name in METRICS:
         return METRICS[name]()
-    try:
-        return evaluate.load(name)
-    except (OSError, ImportError) as error:
-        near = difflib.get_close_matches(name, METRICS, n=1)
+    near = difflib.get_close_matches(name, METRICS, n=1)
+    unknown = f"No metric {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Offline there are "
+    unknown += f"{', '.join(METRICS)}."
+    if not trust_remote_code:
         raise ValueError(
-            f"No metric {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Offline there are "
-            f"{', '.join(METRICS)}; a folder with a metric script, or a metric on the Hub, works too. "
-            f"evaluate said: {error}"
-        ) from error
+            f"{unknown} Any other metric is a script, local or on the Hub, and it is not run unless you ask for it. "
+            f"{how_to_allow('compare.trust_remote_code', name)} In Python, pass trust_remote_code=True."
+        )
+    if revision is None:
+        suggest_revision("compare.revision", name)
+    try:
+        return evaluate.load(name, revision=revision)
+    except (OSError, ImportError) as error:
+        raise ValueError(
+            f"{unknown} A folder with a metric script, or a metric on the Hub, works too. evaluate said: "
+            f"{redacted(str(error))}"
+        ) from presentable(error)

@@ -15,13 +15,25 @@ def is_hub_id(name: str) -> bool:
     >>> is_hub_id("google-bert/bert-base-uncased"), is_hub_id("/data/teacher"), is_hub_id("./teacher")
     (True, False, False)
     """
-    if Path(name).exists() or name.startswith((".", "~", "/")):
+    if exists(name) or name.startswith((".", "~", "/")):
         return False
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
     return True
+
+
+def exists(name: str | Path) -> bool:
+    """Whether a file or folder has this name; False too for what cannot be a name, too long for one for instance.
+
+    >>> exists("/"), exists("x" * 5000), exists("a\\0b")
+    (True, False, False)
+    """
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 PACKAGE = "package:"
@@ -38,11 +50,11 @@ def resolve(path: str) -> str:
     if not path.startswith(PACKAGE):
         return path
     package, _, inside = path.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{path}: the package {package!r} is not installed. Install it with pip.")
     found = Path(next(iter(spec.submodule_search_locations))) / inside
-    if not found.exists():
+    if Path(inside).is_absolute() or ".." in Path(inside).parts or not exists(found):
         raise ValueError(f"{path}: the package {package!r} has no file {inside!r}.")
     return str(found)
 
@@ -58,16 +70,23 @@ def read_yaml(path: str | Path) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: expected YAML. {' '.join(str(error).split())}. Mend it, or move it away.") from error
+        raise ValueError(f"{path}: expected YAML. {yaml_fault(error)}. Mend it, or move it away.") from None
+
+
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """What is wrong with a text that is no YAML, and where; without the line itself, which may hold a token."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it cannot be read"
+    place = "" if mark is None else f"Line {mark.line + 1}, column {mark.column + 1}: "
+    return f"{place}{' '.join(problem.split())}"
 
 
 def name_of(path: str) -> str:
     """A name that is safe to publish: a Hub id unchanged, the name of a package, or the last part of a local path."""
     if path.startswith(PACKAGE):
         return path.removeprefix(PACKAGE).partition("/")[0]
-    return Path(path).name if Path(path).exists() else path
+    return Path(path).name if exists(path) else path
 
 
 def local(path: str) -> str:
     """A Hub id unchanged; a local path as `./name`, so that it cannot be mistaken for a Hub id."""
-    return f"./{name_of(path)}" if path.startswith(PACKAGE) or Path(path).exists() else path
+    return f"./{name_of(path)}" if path.startswith(PACKAGE) or exists(path) else path

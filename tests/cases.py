@@ -3,6 +3,7 @@
 `accelerate launch --multi_gpu --num_processes 2 -m tests.cases FOLDER` runs them all and writes what came out.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -242,6 +243,7 @@ def outcome(trainer: DistillationTrainer) -> dict[str, Any]:
 def main() -> None:
     """Run every case in this process, one of several, and write the outcomes."""
     folder = Path(sys.argv[1])
+    gc.freeze()  # as tests/conftest.py does
     for accumulation in (1, 2):
         outcomes = {
             name: outcome(build(name, folder, batch=4 // accumulation, accumulation=accumulation)) for name in CASES

@@ -1,7 +1,11 @@
 """What the tests share: no network, and models small enough to train in a second."""
 
+import gc
 import os
+import shutil
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -11,6 +15,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 datasets.disable_progress_bars()
@@ -84,6 +89,33 @@ def collate(rows: list[dict], extra: int = 0) -> dict[str, torch.Tensor]:
     return batch
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen_imports() -> None:
+    """Each training begins with a garbage collection, which need not look at the half million objects of imports."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """The folder that `make` filled in the first of the workers that asked for this name; the others wait for it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return of
+
+
 @pytest.fixture(autouse=True)
 def one_seed() -> None:
     set_seed(0)
@@ -92,7 +124,7 @@ def one_seed() -> None:
 # Settings of modules of hf_distill.evaluation with which models are timed as briefly as may be.
 BRIEFLY = {
     "speed": {"FEWEST_CALLS": 8, "SECONDS": 0.0, "CELL_SECONDS": 0.0},
-    "generation_speed": {"SECONDS": 0.0, "CELL_SECONDS": 0.0, "COUNTED": 1},
+    "generation_speed": {"SECONDS": 0.0, "CELL_SECONDS": 0.0, "COUNTED": 1, "CALLS": {1: 4, 32: 4}},
 }
 
 

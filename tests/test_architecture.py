@@ -19,7 +19,7 @@ FOLDERS = (
     *("reports", "tasks", "recipes", "space", "cli"),
 )
 # Three lines each: names that the cards of published caches import.
-ALIASES = ("provenance",)
+ALIASES = ("provenance", "hub.redaction")
 # Modules without a test file of their name, and the file that tests them by way of what is built on them.
 TESTED_BY = {
     "data.assistant_tokens": "data/test_language_modeling.py",
@@ -34,6 +34,7 @@ TESTED_BY = {
     "evaluation.quality": "reports/test_classification.py",
     "evaluation.seeds": "reports/test_classification.py",
     "hub.cache": "hub/test_server.py",
+    "loss_checks": "test_losses_properties.py",
     "matching.tensors": "matching/test_base.py",
     "recipes.inputs": "recipes/test_run.py",
     "recipes.overrides": "recipes/test_recipe.py",
@@ -56,6 +57,7 @@ TESTED_BY = {
     "training.arguments": "training/test_trainer.py",
     "training.objective": "training/test_trainer.py",
     "training.seq2seq": "training/test_evaluating.py",
+    "training.totals": "training/test_resuming.py",
     # A file a task: each is run whole, from its recipe to its card.
     **{
         f"tasks.{name}": "recipes/test_run.py"

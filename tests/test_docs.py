@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+import hf_distill
 from hf_distill import DistillationArguments, LSTMStudentForSequenceClassification
 from hf_distill.data.config import Augment, Data
 from hf_distill.recipes.recipe import Compare, Export, Push, Recipe, Student, Teacher
@@ -69,6 +70,23 @@ def test_every_recipe_key_is_on_the_page_with_type_default_and_meaning(hook, pre
             assert default == f"`{field.default!r}`"
         elif field.default_factory is dataclasses.MISSING:
             assert default == "required"
+
+
+def test_what_agents_are_told_is_there(tmp_path):
+    """The skill's recipe loads, its code compiles, and what it imports or calls exists."""
+    text = (ROOT / "hf_distill" / ".agents" / "skills" / "hf-distill" / "SKILL.md").read_text(encoding="utf-8")
+    assert text.startswith("---\nname: hf-distill\ndescription: ")
+    recipe, script = re.search(r"```yaml\n(.*?)```", text, re.S)[1], re.search(r"```python\n(.*?)```", text, re.S)[1]
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    assert Recipe.load(tmp_path / "recipe.yaml").export.onnx
+    compile(script, "SKILL.md", "exec")
+    for name in {
+        *re.search(r"from hf_distill import (.*)", script)[1].split(", "),
+        *re.findall(r"hf_distill\.(\w+)", text),
+    }:
+        assert hasattr(hf_distill, name) or importlib.util.find_spec(f"hf_distill.{name}"), name
+    for name in re.findall(r"`(\w+(?:\.\w+)*\.md|\w+(?:/[\w.]+)+)`", (ROOT / "AGENTS.md").read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize("config", [LSTMStudentConfig, StaticStudentConfig])

@@ -1,6 +1,7 @@
 """Metrics against numbers worked out by hand, scikit-learn and scipy."""
 
 import math
+import traceback
 
 import evaluate
 import numpy as np
@@ -165,11 +166,11 @@ def test_metrics_work_with_evaluate_in_batches_and_combined():
     )
 
 
-def test_a_local_folder_is_a_metric(tmp_path):
-    script = tmp_path / "always_one" / "always_one.py"
+def test_a_local_folder_is_a_metric_where_it_may_run(tmp_path):
+    script, ran = tmp_path / "always_one" / "always_one.py", tmp_path / "ran"
     script.parent.mkdir()
     script.write_text(
-        "import datasets\nimport evaluate\n"
+        f"import datasets\nimport evaluate\nfrom pathlib import Path\nPath({str(ran)!r}).touch()\n"
         "class AlwaysOne(evaluate.Metric):\n"
         "    def _info(self):\n"
         "        number = datasets.Value('int64')\n"
@@ -178,13 +179,38 @@ def test_a_local_folder_is_a_metric(tmp_path):
         "    def _compute(self, predictions, references):\n"
         "        return {'always_one': 1.0}\n"
     )
-    assert metrics.load(str(script.parent)).compute(predictions=[0], references=[1]) == {"always_one": 1.0}
+    for name in (str(script), str(script.parent)):
+        with pytest.raises(
+            ValueError, match=r"not run unless you ask for it\. .* set compare\.trust_remote_code: true"
+        ):
+            metrics.load(name)
+    assert not ran.exists()
+    metric = metrics.load(str(script.parent), trust_remote_code=True)
+    assert ran.exists()
+    assert metric.compute(predictions=[0], references=[1]) == {"always_one": 1.0}
+
+
+def test_a_metric_of_the_hub_runs_only_where_it_may_and_better_at_a_commit(monkeypatch, caplog):
+    asked = []
+    monkeypatch.setattr(evaluate, "load", lambda name, **options: asked.append((name, options)))
+    with pytest.raises(ValueError, match=r"https://huggingface\.co/user/x; .*compare\.revision to the commit"):
+        metrics.load("user/x")
+    assert not asked
+    metrics.load("user/x", trust_remote_code=True)
+    assert "compare.revision says which commit is run" in caplog.text
+    caplog.clear()
+    metrics.load("user/x", trust_remote_code=True, revision="abc")
+    assert not caplog.records
+    assert asked == [("user/x", {"revision": None}), ("user/x", {"revision": "abc"})]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(monkeypatch):
-    def unreachable(name):
-        raise FileNotFoundError("no network")
+    def unreachable(name, revision):
+        raise FileNotFoundError("no network at http://me:pw@host")
 
     monkeypatch.setattr(evaluate, "load", unreachable)
-    with pytest.raises(ValueError, match=r"did you mean 'accuracy'.*no network"):
+    with pytest.raises(ValueError, match=r"did you mean 'accuracy'.*no network at http://host$") as caught:
+        metrics.load("acuracy", trust_remote_code=True)
+    assert "pw" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(ValueError, match=r"did you mean 'accuracy'"):
         metrics.load("acuracy")

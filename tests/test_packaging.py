@@ -13,7 +13,12 @@ import pytest
 from tests.space.conftest import finished_run
 
 ROOT = Path(__file__).parents[1]
-DATA = {"hf_distill/py.typed", "hf_distill/reports/model_card_template.md", "hf_distill/space/app.py"}
+DATA = {
+    "hf_distill/py.typed",
+    "hf_distill/reports/model_card_template.md",
+    "hf_distill/space/app.py",
+    "hf_distill/.agents/skills/hf-distill/SKILL.md",
+}
 BUILT = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "hf_distill")
 CARD = """
 import sys

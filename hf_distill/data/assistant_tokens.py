@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import datasets
 import jinja2
 
+from hf_distill.data.tokenization import MOST, check_strings, token_limit
 from hf_distill.problems import IGNORE_INDEX
 
 MESSAGES, TEXT = "messages", "text"
@@ -132,8 +133,7 @@ class MessageTokenizer:
             )
         self.tokenizer = tokenizer
         self.unit = "replies" if self.column == MESSAGES else "texts"
-        known = tokenizer.model_max_length  # astronomic where a tokenizer has none
-        self.limit = known if max_length is None else min(max_length, known)
+        self.limit = token_limit(tokenizer, MOST if max_length is None else max_length) or MOST
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         self.special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
         if self.column == MESSAGES:
@@ -153,6 +153,7 @@ class MessageTokenizer:
     def read(self, row: dict[str, Any]) -> TokenizedMessages:
         """One row, or _LeftOutError."""
         if self.column == TEXT:
+            check_strings([row[TEXT] or ""], TEXT)
             return self._read_text(row[TEXT] or "")
         messages = _checked(row[MESSAGES])
         if any(self.special.search(message["content"]) for message in messages):
@@ -233,10 +234,11 @@ def _checked(messages: list[dict[str, Any]] | None) -> Messages:
     """The messages as roles and stripped texts."""
     if not messages:
         raise LeftOutError("without messages")
-    for message in messages:
-        if not isinstance(message.get("content"), str | None):
+    for message in messages if isinstance(messages, list) else [messages]:
+        content = message.get("content") if isinstance(message, dict) else message
+        if not isinstance(message, dict) or not isinstance(content, str | None):
             raise ValueError(
-                f"Expected messages whose content is text, got {type(message['content']).__name__}. Write each as "
+                f"Expected messages whose content is text, got {type(content).__name__}. Write each as "
                 '{"role": ..., "content": text}.'
             )
         if message.get("role") not in ROLES:

@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 
 from hf_distill.data.config import TAGS, WORDS
-from hf_distill.data.delimited import opened, wrong_encoding
+from hf_distill.data.delimited import opened, parsing
 
 BLANK = " \t\r\n"  # a no-break space is part of a word
 INDEX = re.compile(r"\d+([-.]\d+)?")  # 7, of several words together 7-8, of a word that is not in the text 7.1
@@ -52,11 +52,8 @@ def read_conll(
             `words` is None; no such column; another encoding, or no word at all.
     """
     file = _ConllFile(Path(path), words, tags, Counter() if counts is None else counts)
-    try:
-        with opened(path, encoding) as lines:
-            sentences = list(_sentences(lines.readlines()))
-    except UnicodeError as error:
-        raise ValueError(wrong_encoding(path, error)) from error
+    with parsing(path, "conll"), opened(path, encoding) as lines:
+        sentences = list(_sentences(lines.readlines()))
     rows = list(file.rows(sentences))
     if not rows:
         raise ValueError(f"data.path: {path} has no word. Expected a line a word, and an empty line after a sentence.")

@@ -1,19 +1,37 @@
 """Looks through csv and tsv files before they are read: quotation marks, cells a row, number of rows."""
 
 import csv
+import errno
+import io
+import lzma
 import re
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import fsspec
 import pandas
+import pyarrow as pa
+from datasets.exceptions import DatasetGenerationError
 
 # With other options only pandas can tell what a row is.
 PLAIN = {"sep", "delimiter", "encoding", "quoting", "quotechar"}
 TO_PANDAS = {*PLAIN, "header", "names", "index_col", "usecols", "skiprows", "skipinitialspace", "escapechar", "comment"}
+# What the libraries that decompress and parse files raise for content that is broken, beside errors of an encoding.
+BROKEN = (
+    *(EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error),
+    RuntimeError,  # of zipfile, for a password or a method that it does not have; RecursionError, of deep JSON, is one
+    *(pa.ArrowException, pandas.errors.ParserError, pandas.errors.EmptyDataError, DatasetGenerationError),
+)
+_EOF = (
+    '. A quotation mark (") opens a text and none closes it. Close it; or, where quotation marks are characters like '
+    "others, set data.options: {quoting: 3}."
+)
 KNOWN_VALUES = 1000  # of a column; one with more is a column of texts
 
 
@@ -47,10 +65,58 @@ def opened(path: str | Path, encoding: str | None = None) -> TextIO:
     Args:
         path: of the file.
         encoding: None: UTF-8, of which a byte-order mark is no part of the text.
+    Raises:
+        ValueError: there is no such encoding.
     """
+    check_encoding(encoding)
     known = (encoding or "utf-8").lower().replace("_", "-")
     reading = "utf-8-sig" if known in ("utf-8", "utf8") else known
     return fsspec.open(str(path), mode="rt", encoding=reading, newline="", compression="infer").open()
+
+
+def check_encoding(encoding: Any) -> None:
+    """Raise a ValueError unless Python reads texts in an encoding; None is the one of `opened`."""
+    try:
+        fits = isinstance(encoding, str | None) and encoding != ""
+        if fits:
+            io.TextIOWrapper(io.BytesIO(), encoding)
+    except (LookupError, ValueError):  # which it raises for what is no encoding, or none of texts
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"data.options: there is no encoding {encoding!r}. Expected utf-8, cp1252, utf-16 or another one that "
+            "Python knows, or leave it out."
+        )
+
+
+@contextmanager
+def parsing(path: str | Path, kind: str, *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Around everything that parses a file: what its library raises becomes a ValueError that names the file.
+
+    Args:
+        path: of the file, or of several.
+        kind: of the file, as `read` calls it.
+        also: more that the library raises, where nothing else is called.
+    """
+    try:
+        yield
+    except UnicodeError as error:
+        raise ValueError(wrong_encoding(path, error)) from error
+    except (*BROKEN, *also, OSError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UnicodeError):
+            raise ValueError(wrong_encoding(path, cause)) from error
+        # A broken archive points to a place that is not in the file; another number is of the disk, not of the content.
+        if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
+            raise
+        raise ValueError(broken(path, kind, cause)) from error
+
+
+def broken(path: str | Path, kind: str, error: BaseException) -> str:
+    """What to say of a file that its library cannot read."""
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    advice = _EOF if "EOF inside string" in reason else ". Is the file whole, and what its suffix says? Write it again."
+    return f"data.path: {path} cannot be read as {kind}: {reason.rstrip('.')}{advice}"
 
 
 def wrong_encoding(path: str | Path, error: UnicodeError) -> str:
@@ -73,17 +139,13 @@ def inspect(path: str, separator: str, options: dict[str, Any]) -> Inspection:
             make one row of several.
     """
     separator = options.get("sep") or options.get("delimiter") or separator
-    try:
+    with parsing(path, "csv"):
         if options.keys() <= PLAIN and len(separator) == 1:
             return _Inspector(path, separator, options).inspection()
         asked = {name: value for name, value in options.items() if name in TO_PANDAS}
         if "column_names" in options:
             asked["names"] = options["column_names"]
         return Inspection(_header(path, **{"sep": separator, **asked}))
-    except UnicodeError as error:
-        raise ValueError(wrong_encoding(path, error)) from error
-    except pandas.errors.EmptyDataError as error:
-        raise ValueError(f"data.path: {path} cannot be read as csv: the file is empty.") from error
 
 
 def _header(path: str, **options: Any) -> list[str]:

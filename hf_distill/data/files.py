@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from datasets.packaged_modules.csv.csv import CsvConfig
 
 from hf_distill.data.config import TAGS, WORDS
 from hf_distill.data.conll import read_conll
-from hf_distill.data.delimited import inspect, opened, wrong_encoding
+from hf_distill.data.delimited import check_encoding, inspect, opened, parsing
 from hf_distill.paths import resolve
 
 CONLL = "conll"
@@ -56,6 +57,7 @@ def read(
         ValueError: no such file, an unknown format, a file that is empty or broken, or columns by number in a file that
             names its columns.
     """
+    check_encoding(options.get("encoding"))
     path = resolve(path)
     counts = Counter() if counts is None else counts
     suffix = suffix_of(Path(path))
@@ -88,11 +90,12 @@ def read(
         return datasets.DatasetDict(parts)
     if kind is not None:
         return _loaded(kind, files, options)
-    if not OF_LOADING & options.keys():
-        builder = datasets.load_dataset_builder(path, name, **options)
-        if isinstance(builder.config, CsvConfig) and builder.info.features is None:
-            return _read_shards(builder.config, options, counts)
-    loaded = datasets.load_dataset(path, name, **options)
+    with parsing(path, "a data set") if Path(path).exists() else nullcontext():
+        if not OF_LOADING & options.keys():
+            builder = datasets.load_dataset_builder(path, name, **options)
+            if isinstance(builder.config, CsvConfig) and builder.info.features is None:
+                return _read_shards(builder.config, options, counts)
+        loaded = datasets.load_dataset(path, name, **options)
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({split: loaded})
 
 
@@ -153,14 +156,8 @@ def _loaded(kind: str, files: dict[str, str], options: dict[str, Any]) -> datase
     if kind == "json":
         for file in files.values():
             _check_json(file, options.get("encoding"))
-    try:
+    with parsing(names, kind, also=(ValueError,)):
         loaded = datasets.load_dataset(kind, data_files=files, **options)
-    except datasets.exceptions.DatasetGenerationError as error:
-        cause = error.__cause__
-        if isinstance(cause, UnicodeError):
-            raise ValueError(wrong_encoding(names, cause)) from error
-        advice = _EOF if "EOF inside string" in str(cause) else ""
-        raise ValueError(f"data.path: {names} cannot be read as {kind}: {cause or error}{advice}") from error
     for part, file in files.items():
         if part not in loaded or not len(loaded[part]):
             raise ValueError(f"data.path: {file} has no row.")
@@ -170,19 +167,10 @@ def _loaded(kind: str, files: dict[str, str], options: dict[str, Any]) -> datase
 def _check_json(file: str, encoding: str | None) -> None:
     """Raise where a file has no row, or is in another encoding: the library would tell only of the row it reads."""
     content = ""
-    try:
-        with opened(file, encoding) as lines:
-            for line in lines:
-                content = content if len(content) > len("[]") else content + line.strip()
-    except UnicodeError as error:
-        raise ValueError(wrong_encoding(file, error)) from error
+    with parsing(file, "json"), opened(file, encoding) as lines:
+        for line in lines:
+            content = content if len(content) > len("[]") else content + line.strip()
     if content in ("", "[]"):
         raise ValueError(
             f"data.path: {file} cannot be read as json: the file is empty. Expected an object for each row."
         )
-
-
-_EOF = (
-    '. A quotation mark (") opens a text and none closes it. Close it; or, where quotation marks are characters like '
-    "others, set data.options: {quoting: 3}."
-)

@@ -10,6 +10,8 @@ from hf_distill.columns import IGNORED, PREFIX, WORD_STARTS
 from hf_distill.problems import IGNORE_INDEX
 from hf_distill.tag_schemes import spans_of, tag_scheme
 
+MOST = 2**31 - 1  # tokens of a row
+
 
 def tokenize(
     dataset: datasets.Dataset,
@@ -35,20 +37,30 @@ def tokenize(
     Returns:
         `input_ids`, `attention_mask`, ..., `labels`, of words also `word_starts`, and the teacher's columns.
     Raises:
-        ValueError: a tokenizer that cannot read words.
+        ValueError: a tokenizer that cannot read words, or a limit with no room for a token; no column of texts or
+            words, or something else in it; a sentence with more or fewer labels than words.
     """
     word_level = "words" in dataset.column_names
-    max_length = _limit(tokenizer, max_length)
-    teacher_max_length = None if teacher_tokenizer is None else _limit(teacher_tokenizer, teacher_max_length)
     texts = [name for name in ("text", "text_pair") if name in dataset.column_names]
+    if not word_level and "text" not in texts:
+        raise ValueError(
+            f"Expected a column 'text' or 'words', got {', '.join(dataset.column_names) or 'no columns'}. Rename yours "
+            "with dataset.rename_column."
+        )
+    max_length = token_limit(tokenizer, max_length, len(texts) > 1)
+    if teacher_tokenizer is not None:
+        teacher_max_length = token_limit(teacher_tokenizer, teacher_max_length, len(texts) > 1)
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
         if word_level:
+            _check_words(rows["words"], rows.get("label"))
             encoded = _read_words(rows["words"], tokenizer, max_length)
             if "label" in rows:
                 marks = zip(encoded[WORD_STARTS], rows["label"], strict=True)
                 encoded["labels"] = [_at_starts(starts, labels) for starts, labels in marks]
         else:
+            for name in texts:
+                check_strings(rows[name], name)
             encoded = dict(tokenizer(*(rows[name] for name in texts), truncation=True, max_length=max_length))
             if "label" in rows:
                 encoded["labels"] = rows["label"]
@@ -86,16 +98,31 @@ def tokenize_pairs(
     Returns:
         `input_ids`, `attention_mask`, `labels` and the teacher's columns; and how many pairs were left out, by reason.
     Raises:
-        ValueError: no pair is left.
+        ValueError: no pair is left, something else than texts in the two columns, a limit with no room for a token, or
+            a tokenizer that makes no attention mask.
     """
-    readers = {"": (tokenizer, _limit(tokenizer, max_length))}
+    missing = [name for name in ("source", "target") if name not in dataset.column_names]
+    if missing or not len(dataset):
+        raise ValueError(
+            f"Expected pairs of texts in the columns 'source' and 'target', got {len(dataset)} rows with the columns "
+            f"{', '.join(dataset.column_names) or 'none'}. Rename yours with dataset.rename_column."
+        )
+    readers = {"": (tokenizer, token_limit(tokenizer, max_length))}
     if teacher_tokenizer is not None:
-        readers[PREFIX] = (teacher_tokenizer, _limit(teacher_tokenizer, teacher_max_length))
+        readers[PREFIX] = (teacher_tokenizer, token_limit(teacher_tokenizer, teacher_max_length))
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
         encoded: dict[str, Any] = {}
+        for name in ("source", "target"):
+            check_strings(rows[name], name)
         for prefix, (reader, _) in readers.items():
             read = reader(rows["source"], text_target=rows["target"], verbose=False)
+            lacking = [name for name in ("input_ids", "attention_mask", "labels") if name not in read]
+            if lacking:
+                raise ValueError(
+                    f"{type(reader).__name__} makes no {' and no '.join(lacking)}, and {', '.join(read)} alone. Set "
+                    'tokenizer.model_input_names = ["input_ids", "attention_mask"].'
+                )
             encoded |= {prefix + name: read[name] for name in ("input_ids", "attention_mask", "labels")}
         return encoded
 
@@ -176,9 +203,51 @@ def words_cut_off(dataset: datasets.Dataset, starts: Iterable[list[int]]) -> int
     )
 
 
-def _limit(tokenizer: Any, asked: int | None) -> int | None:
+def token_limit(tokenizer: Any, asked: int | None, pair: bool = False) -> int | None:
+    """The number of tokens of a row that is asked for, and never more than the tokenizer's own limit.
+
+    Args:
+        tokenizer: whose tokens.
+        asked: None: none is.
+        pair: whether a row is two texts.
+    Raises:
+        ValueError: no whole number, or no room for a token beside the special ones.
+    """
     known = tokenizer.model_max_length  # astronomic where a tokenizer has none
-    return asked if asked is None else min(asked, known)
+    needed = tokenizer.num_special_tokens_to_add(pair) + 1 + pair
+    for name, limit in (("max_length", asked), ("tokenizer.model_max_length", known)):
+        whole = isinstance(limit, int | float) and not isinstance(limit, bool) and limit % 1 == 0
+        if limit is not None and not (whole and limit >= needed):
+            raise ValueError(
+                f"{name} must be a whole number of at least {needed} tokens, so that one of a text has room beside the "
+                f"special ones of {type(tokenizer).__name__}; got {limit!r}. Raise it, or leave it out."
+            )
+    return asked if asked is None else int(min(asked, known or MOST, MOST))
+
+
+def check_strings(values: Sequence[Any], column: str) -> None:
+    """Raise a ValueError for the first value of a column that is no text."""
+    for number, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(
+                f"Expected texts in the column {column!r}, got {value!r:.80} ({number} rows into a batch). Leave such "
+                "rows out, or write an empty text."
+            )
+
+
+def _check_words(sentences: Sequence[Any], labels: Sequence[Any] | None) -> None:
+    for number, words in enumerate(sentences):
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(
+                f"Expected a list of words in each row of the column 'words', got {words!s:.80} ({number} rows into a "
+                "batch). Leave such rows out, or write an empty word."
+            )
+        given = words if labels is None else labels[number]
+        if not isinstance(given, list) or len(given) != len(words):
+            raise ValueError(
+                f"A sentence of {len(words)} words has the labels {given!s:.80}: {' '.join(words)!r:.80}. Every word "
+                f"needs one; {IGNORED} stands for none."
+            )
 
 
 def _read_words(sentences: list[list[str]], tokenizer: Any, max_length: int | None) -> dict[str, Any]:
@@ -211,7 +280,7 @@ def _read_words(sentences: list[list[str]], tokenizer: Any, max_length: int | No
 
 def _starts(word_ids: list[int | None]) -> list[int]:
     """1 a word's first piece, 0 its further ones, -100 what belongs to no word."""
-    before = [None, *word_ids[:-1]]
+    before = [None, *word_ids][: len(word_ids)]
     return [IGNORED if word is None else int(word != previous) for word, previous in zip(word_ids, before, strict=True)]
 
 

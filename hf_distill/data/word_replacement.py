@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.remote_code import refused_with
+
 # A link, a mention, a hashtag, or letters and digits with apostrophes inside. Whatever stands between is kept as it is.
 WORD = re.compile(r"https?:\S+|[@#]?\w+(?:['’]\w+)*")
 EDGE = ""  # the neighbour of a first or last word
@@ -96,13 +98,15 @@ class MaskedLanguageModel:
         Raises:
             ValueError: it lacks the head, so that its words would be random ones.
         """
-        model, found = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True)
+        with refused_with("Choose one of an architecture that transformers has.", path):
+            model, found = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if found["missing_keys"]:
             raise ValueError(
                 f"{path} has no weights for {', '.join(sorted(found['missing_keys']))}, so it would fill masks at "
                 "random. Choose a model that was saved with its masked language head."
             )
-        return cls(model, AutoTokenizer.from_pretrained(path))
+        return cls(model, tokenizer)
 
     @torch.no_grad()
     def propose(self, texts: Sequence[Text], places: Sequence[Sequence[int]]) -> list[list[Proposals]]:

@@ -6,7 +6,11 @@ from pathlib import Path
 import datasets
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 
+from hf_distill.checksums import damage
+from hf_distill.hub.markdown import code
+from hf_distill.hub.outgoing import check_whole, files_in, left_by_run
 from hf_distill.hub.push import short_errors, with_owner
+from hf_distill.redaction import redacted
 
 # The card of a pushed cache.
 OUTPUTS = """# Outputs of a teacher
@@ -42,15 +46,19 @@ def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token
     Returns:
         The address of the data set.
     Raises:
-        ValueError: there is no cache.
+        ValueError: there is no cache, a file of it was cut, or a link leads out of it.
         OSError: the Hub refused or broke off; one line that says what to do.
     """
     cache = check_cache(folder)
     shards = sorted(cache.rglob("shard-*.arrow"))
+    for shard in shards:
+        fault = damage(shard, unsealed=True)
+        if fault is not None:
+            raise ValueError(f"{shard} {fault}. Run the recipe again, which computes its rows anew; then push.")
     answers = datasets.concatenate_datasets([datasets.Dataset.from_file(str(shard)) for shard in shards])
     repo_id = with_owner(repo_id, token)
     to = f"{repo_id}-teacher-outputs"
-    with short_errors(to):
+    with short_errors(to, token):
         api = HfApi(token=token)
         answers.push_to_hub(to, private=private, token=token, commit_message="Add the teacher's outputs")
         card = DatasetCard.load(to, token=token)
@@ -59,13 +67,13 @@ def push_cache(folder: str | Path, repo_id: str, *, private: bool = False, token
         card.text = OUTPUTS.format(
             student=repo_id,
             dataset=json.dumps(to),
-            columns=", ".join(answers.column_names),
+            columns=", ".join(map(code, answers.column_names)),
             read=json.dumps(record.get("columns", ["attention_mask", "input_ids"])),
         )
         additions = [CommitOperationAdd("README.md", str(card).encode())]
         additions += [CommitOperationAdd(name, file) for name, file in records.items()]
         api.create_commit(to, additions, commit_message="Say where they come from", repo_type="dataset")
-    return f"{api.endpoint}/datasets/{to}"
+    return redacted(f"{api.endpoint}/datasets/{to}", token)
 
 
 def check_cache(folder: str | Path) -> Path:
@@ -74,12 +82,13 @@ def check_cache(folder: str | Path) -> Path:
     Args:
         folder: of the student.
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, a file of it was cut, or a link leads out of it.
     """
     cache = Path(folder).resolve().parent / "cache"
-    if not any(cache.rglob("shard-*.arrow")):
+    if cache.is_symlink() or not any(cache.rglob("shard-*.arrow")):
         raise ValueError(
             f"Expected the teacher's cache in {cache}, where a recipe's run leaves it; there is none. Push without it, "
             "or from the folder of the run."
         )
+    check_whole(files_in(cache, ["*.part", "inputs.json", "*.damaged*"]), left_by_run(cache))
     return cache

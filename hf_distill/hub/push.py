@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
-from hf_distill.hub.redaction import shareable
+from hf_distill.hub.outgoing import check_link, check_whole, files_in, left_by_run
 from hf_distill.hub.usage import BEGIN, addressed
-from hf_distill.paths import read_yaml
+from hf_distill.paths import read_yaml, yaml_fault
+from hf_distill.redaction import presentable, redacted, shareable, shareable_config
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ WEIGHTS = tuple(
     )
 )
 OWN_WEIGHTS = ("model.safetensors", "onnx/*.onnx")
+OF_RECIPE = ("task", "data", "teacher", "output_dir", "seed")  # the last key that a run writes is seed
 # What only a run writes, and tells of other weights where a later push lacks it.
 REPLACED = ("onnx/*.onnx", "report.json", "report.png")
 
@@ -58,7 +60,8 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
     Files that are there already are not sent again: pushing what is published makes no commit. ONNX files and a report
     that an earlier push left, and this one has not, are deleted with it; nothing else is. The usage in the card
     that is sent loads the student from `repo_id`, and the `recipe.yaml` that a run left beside the folder goes along,
-    see `recipe_of` and `privacy.shareable`; the files on disk stay as they are.
+    see `recipe_of` and `redaction.shareable`; the files on disk stay as they are. Before anything is sent, every file
+    is checked, see `outgoing.check_whole`, and links that lead out of the folder are refused.
 
     Args:
         folder: with `config.json`, `model.safetensors` and `README.md`.
@@ -68,7 +71,8 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
     Returns:
         The address of the commit, or of the last one where nothing is new.
     Raises:
-        ValueError: a needed file is missing, or the card or the recipe is no YAML.
+        ValueError: a needed file is missing, a file was cut, a link leads out of the folder, the card or the recipe is
+            no YAML, or `repo_id` is none.
         OSError: the Hub refused or broke off; one line that says what to do.
     """
     folder = Path(folder)
@@ -83,6 +87,8 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
             "save_pretrained, and write its card with hf_distill.reports.card.model_card."
         )
     repo_id = with_owner(repo_id, token)
+    files = files_in(folder, NOT_PUSHED)
+    check_whole(files, left_by_run(folder))
     further = second_formats(folder)
     if further:
         logger.warning(
@@ -91,7 +97,8 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
             folder,
             ", ".join(further),
         )
-    made = {"README.md": _checked_card((folder / "README.md").read_text(encoding="utf-8"), repo_id)}
+    made = _shareable_configs(files)
+    made["README.md"] = _checked_card((folder / "README.md").read_text(encoding="utf-8"), repo_id)
     recipe = recipe_of(folder)
     if recipe is not None:
         made["recipe.yaml"] = shareable_recipe(recipe)
@@ -106,6 +113,17 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str 
     )
 
 
+def _shareable_configs(files: Mapping[str, Path]) -> dict[str, str]:
+    """Configs with a folder of this machine or a token in them, as they are sent."""
+    made = {}
+    for name, path in files.items():
+        if name.endswith("config.json"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if shareable_config(content) != content:
+                made[name] = json.dumps(shareable_config(content), indent=2, ensure_ascii=False) + "\n"
+    return made
+
+
 def with_owner(repo_id: str, token: str | None = None) -> str:
     """A repository's id with its owner: a name alone belongs to the user whose token it is, as in `hf upload`.
 
@@ -113,11 +131,16 @@ def with_owner(repo_id: str, token: str | None = None) -> str:
         repo_id: "user/name", or "name".
         token: None: the one that `hf auth login` stored.
     Raises:
+        ValueError: it is no id of a repository.
         OSError: no owner is named and there is no valid token.
     """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"repo_id: expected user/name as the Hub allows it, got {repo_id!r}. {error}") from error
     if "/" in repo_id:
         return repo_id
-    with short_errors(repo_id):
+    with short_errors(repo_id, token):
         try:
             return f"{HfApi(token=token).whoami()['name']}/{repo_id}"
         except LocalTokenNotFoundError as error:
@@ -144,13 +167,19 @@ def recipe_of(folder: str | Path) -> Path | None:
     Args:
         folder: of the student.
     Raises:
-        ValueError: what stands there is no YAML.
+        ValueError: what stands there is no YAML, a link that leads elsewhere, or was cut.
     """
     student = Path(folder).resolve()
     path = student.parent / "recipe.yaml"
     if student.name != "student" or not path.is_file():
         return None
+    check_link(path, student.parent)
     content = read_yaml(path)
+    if left_by_run(student) and not (isinstance(content, dict) and set(OF_RECIPE) <= content.keys()):
+        raise ValueError(
+            f"{path} was cut, or is not the recipe of this run: expected {', '.join(OF_RECIPE)} in it. Delete it, and "
+            "hf-distill run writes it again."
+        )
     if not isinstance(content, dict) or not {"task", "output_dir", "teacher"} <= content.keys():
         return None
     report = student / "report.json"
@@ -175,7 +204,7 @@ def repo_id_of(folder: str | Path) -> str:
 
 
 def shareable_recipe(path: str | Path) -> str:
-    """A recipe as it is published: what `privacy.shareable` leaves of it, in YAML.
+    """A recipe as it is published: what `redaction.shareable` leaves of it, in YAML.
 
     Args:
         path: of the recipe.
@@ -208,10 +237,10 @@ def read_card(text: str) -> ModelCard:
     try:
         return ModelCard(text, ignore_metadata_errors=True)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"README.md: expected YAML between the two lines of ---. {reason}. Mend it, or write the card again."
-        ) from error
+            f"README.md: expected YAML between the two lines of ---. {yaml_fault(error)}. Mend it, or write the card "
+            "again."
+        ) from None
 
 
 def publish(
@@ -244,13 +273,13 @@ def publish(
     repo_id = with_owner(repo_id, token)
     added = additions(folder, made)
     api = HfApi(token=token)
-    with short_errors(repo_id):
+    with short_errors(repo_id, token):
         api.create_repo(repo_id, private=private, exist_ok=True, **kind)
         there = api.list_repo_files(repo_id, repo_type=kind.get("repo_type")) if replaced else []
         stale = set(filter_repo_objects(there, allow_patterns=list(replaced))) - {each.path_in_repo for each in added}
         gone = [CommitOperationDelete(name) for name in sorted(stale)]
         commit = api.create_commit(repo_id, [*added, *gone], commit_message=message, repo_type=kind.get("repo_type"))
-    return commit.commit_url
+    return redacted(commit.commit_url, token)
 
 
 def additions(
@@ -266,10 +295,10 @@ def additions(
         made: texts that are sent under these names, in place of such files or beside the others.
         to: the folder of the repository. Empty: its root.
         left: patterns of names that stay here.
+    Raises:
+        ValueError: a link leads out of the folder.
     """
-    folder = Path(folder)
-    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    contents: dict[str, Any] = {name: folder / name for name in filter_repo_objects(files, ignore_patterns=list(left))}
+    contents: dict[str, Any] = {**files_in(folder, left)}
     contents |= {name: text.encode() for name, text in (made or {}).items()}
     return [
         CommitOperationAdd(path_in_repo=f"{to}/{name}" if to else name, path_or_fileobj=content)
@@ -278,12 +307,12 @@ def additions(
 
 
 @contextmanager
-def short_errors(repo_id: str) -> Iterator[None]:
-    """What the Hub refuses, in one line."""
+def short_errors(repo_id: str, token: str | None = None) -> Iterator[None]:
+    """What the Hub refuses, in one line without secrets: addresses of uploads are signed, and may name a user."""
     try:
         yield
     except (HTTPError, RuntimeError) as error:  # RuntimeError: what huggingface_hub wraps a failed file's error in
-        raise OSError(f"{repo_id}: {_why_refused(error)}") from error
+        raise OSError(f"{repo_id}: {redacted(_why_refused(error), token)}") from presentable(error, token)
 
 
 def _why_refused(error: BaseException) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 
 from jinja2 import Template
 
+from hf_distill.hub.markdown import code, literal, visible
 from hf_distill.problems import TASKS
 
 BEGIN, SETTINGS_END, END = "<!-- hf_distill usage ", " -->\n", "\n<!-- end of hf_distill usage -->"
+CARD_END = "<!-- end of hf_distill card -->"  # the last line of a card, so that a push knows one that was cut
 TEMPLATE = Path(__file__).with_name("usage_template.md")
 
 logger = logging.getLogger(__name__)
@@ -51,20 +53,20 @@ class Usage:
             task=self.task,
             word_level=task.word_level,
             writes=task.writes,
-            load_from=json.dumps(self.load_from),
+            load_from=literal(self.load_from),
             on_hub=self.on_hub,
             trust=", trust_remote_code=True" if self.trust else "",
             example=written(self.example, task.word_level),
             several=self.several,
-            onnx=" or ".join(f"`onnx/{name}` ({size:,} bytes)" for name, size in self.onnx),
-            onnx_file=json.dumps(file if self.on_hub else f"{self.load_from}/{file}"),
+            onnx=" or ".join(f"{code(f'onnx/{name}')} ({size:,} bytes)" for name, size in self.onnx),
+            onnx_file=literal(file if self.on_hub else f"{self.load_from}/{file}"),
         )
 
     @property
     def block(self) -> str:
         """The block with its markers."""
         given = {name: value for name, value in asdict(self).items() if value or name == "on_hub"}
-        settings = json.dumps(given, ensure_ascii=False)
+        settings = visible(json.dumps(given, ensure_ascii=False))
         for sign in "<>-":  # so that no example can end the comment that the settings are in
             settings = settings.replace(sign, f"\\u{ord(sign):04x}")
         return f"{BEGIN}{settings}{SETTINGS_END}{self.text}{END}"
@@ -76,9 +78,8 @@ def written(example: Sequence[str], word_level: bool) -> list[str]:
     >>> written(["So say\\nwe all"], word_level=False), written(["So", "say"], word_level=True)
     (['"So say we all"'], ['["So", "say"]'])
     """
-    texts = [" ".join(text.split()) for text in example]
-    shown = [texts] if word_level else texts
-    return [json.dumps(each, ensure_ascii=False) for each in shown]
+    texts = [literal(" ".join(text.split())) for text in example]
+    return [f"[{', '.join(texts)}]"] if word_level else texts
 
 
 def addressed(card: str, repo_id: str) -> str:

@@ -10,11 +10,15 @@ from hf_distill.environment import has_fast_bf16
 from hf_distill.paths import local, name_of, resolve
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.workspace import digest, named, rows_digest
+from hf_distill.redaction import without_secrets
 from hf_distill.tasks.base import RecipeTask
 from hf_distill.tasks.models import Models
 
 # Of a recipe's section `teacher`, what its fine-tuning does not depend on.
-AFTER_FINE_TUNING = ("label_map", "calibrate", "floor", "generation", "ledger", "top_k", "cross_fit", "model", "bf16")
+AFTER_FINE_TUNING = (
+    *("label_map", "calibrate", "floor", "generation", "ledger", "top_k", "cross_fit", "bf16"),
+    *("model", "revision", "trust_remote_code"),  # the commit stands for them
+)
 
 
 class Inputs:
@@ -35,7 +39,8 @@ class Inputs:
 
     def __getitem__(self, step: str) -> dict[str, Any]:
         if step not in self._found:
-            self._found[step] = getattr(self, f"_{step.replace(' ', '_').replace('-', '_')}")()
+            found = getattr(self, f"_{step.replace(' ', '_').replace('-', '_')}")()
+            self._found[step] = without_secrets(found)  # they are kept, and shown where they change
         return self._found[step]
 
     def _after(self, *steps: str) -> dict[str, Any]:
@@ -159,5 +164,5 @@ class Inputs:
             **named("push", dataclasses.asdict(recipe.push)),
             "teacher.name": local(recipe.teacher.model),
             "data.name": name_of(recipe.data.path),
-            "recipe": digest(dataclasses.asdict(recipe)),
+            "recipe": digest(without_secrets(dataclasses.asdict(recipe))),
         }

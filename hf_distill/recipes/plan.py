@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.steps import STEPS, Run
@@ -69,12 +70,12 @@ class Plan:
         steps = Table("step", "", "seconds before", title=self.summary(), title_justify="left", box=SIMPLE_HEAD)
         for step in self.steps:
             state = "; ".join(step.reasons) or ("runs" if step.runs else "done")
-            steps.add_row(step.name, state, "" if step.seconds is None else f"{step.seconds:,.0f}")
+            steps.add_row(step.name, Text(state), "" if step.seconds is None else f"{step.seconds:,.0f}")
         lines = [f"classes: {', '.join(self.classes)}"] if self.classes else []
         lines += [f"{name}: {number:,}" for name, number in self.counts.items()]
         lines.append(f"space: about {self.needed_bytes / 1e6:,.0f} MB needed, {self.free_bytes / 1e6:,.0f} MB free")
         lines += [f"refused: {refusal}" for refusal in self.refusals]
-        return Group(steps, *lines)
+        return Group(steps, *map(Text, lines))
 
 
 def plan(run: Run) -> Plan:

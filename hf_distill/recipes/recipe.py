@@ -13,6 +13,7 @@ from hf_distill.data.config import Data
 from hf_distill.paths import read_yaml
 from hf_distill.problems import TASKS
 from hf_distill.recipes.overrides import check_keys, override
+from hf_distill.redaction import presentable, redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
@@ -82,7 +83,10 @@ class Recipe(Settings):
         try:
             recipe = parser.instantiate_classes(parser.parse_object(content))
         except ArgumentError as error:
-            raise ValueError(f"The recipe does not fit: {error}") from error
+            secrets = secrets_in(content)
+            raise ValueError(f"The recipe does not fit: {redacted(str(error), *secrets)}") from presentable(
+                error, *secrets
+            )
         recipe = cls(**vars(recipe))
         recipe.check()
         return recipe
@@ -149,5 +153,6 @@ class Recipe(Settings):
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write the recipe as YAML, every default spelled out."""
-        Path(path).write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False), encoding="utf-8")
+        """Write the recipe as YAML, every default spelled out, without tokens and passwords."""
+        content = without_secrets(dataclasses.asdict(self))
+        Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

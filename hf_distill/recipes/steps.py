@@ -197,7 +197,7 @@ class Run:
             return
         before = self.workspace.steps.get(name)
         if before is not None and state:
-            self.console.print(f"{name}: runs again, {'; '.join(state)}", style="yellow", highlight=False)
+            self.console.print(f"{name}: runs again, {'; '.join(state)}", style="yellow", highlight=False, markup=False)
             for path in self.workspace.damaged(name, self.verify):
                 self.workspace.move_aside(path, DAMAGED)
         self.keep_edited(name)
@@ -228,13 +228,13 @@ class Run:
     def tell_notes(self) -> None:
         """Print what the task noted."""
         while self.task.notes:
-            self.console.print(f"  {self.task.notes.pop(0)}", highlight=False)
+            self.console.print(f"  {self.task.notes.pop(0)}", highlight=False, markup=False)
 
     def keep_edited(self, step: str) -> None:
         """Move a card that a person edited out of the way of a new student."""
         if step == "distill" and CARD in self.workspace.edited():
             kept = self.workspace.move_aside(self.folder / CARD, EDITED)
-            self.console.print(f"{CARD} was edited by hand: it is kept as {kept}", style="yellow")
+            self.console.print(f"{CARD} was edited by hand: it is kept as {kept}", style="yellow", markup=False)
 
     def once(self, folder: str, inputs: Mapping[str, Any], make: Callable[[], Loaded]) -> None:
         """Make and keep a model, unless the same inputs have made it before.
@@ -322,7 +322,7 @@ class Run:
         tokenizer = self.task.student_tokenizer()
         student, carried = self.untrained(tokenizer, self.recipe.seed)
         for name, source in carried.items():
-            self.console.print(f"  {name} ← {source}", highlight=False)
+            self.console.print(f"  {name} ← {source}", highlight=False, markup=False)
         with self.workspace.replacing(".work/initial") as folder:
             student.save_pretrained(folder)
             tokenizer.save_pretrained(folder)

@@ -55,7 +55,14 @@ def training_arguments(
         evaluate_every: steps between validations; None: an epoch.
         kind: of arguments.
         greater_is_better: whether the metric grows with quality.
+    Raises:
+        ValueError: a run that is killed would end with another student than one that is not.
     """
+    if settings.get("ignore_data_skip"):
+        raise ValueError(
+            "ignore_data_skip: a run that is killed in the middle of an epoch would begin it anew, and end with "
+            "another student than an undisturbed run. Leave it out."
+        )
     # Both decide on the order of the rows.
     order = {"train_sampling_strategy": "random"} if settings.get("labelled_fraction") else {}
     settings = TRAINING_DEFAULTS | {"seed": seed} | order | dict(settings)

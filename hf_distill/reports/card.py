@@ -9,11 +9,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hf_distill.hub.redaction import without_folders
-from hf_distill.hub.usage import Usage
+from hf_distill.hub.markdown import code, command, text
+from hf_distill.hub.usage import CARD_END, Usage
 from hf_distill.metrics import display_name, lower_is_better
 from hf_distill.paths import is_hub_id
 from hf_distill.problems import TASKS
+from hf_distill.redaction import redacted, without_folders
 from hf_distill.reports import card_tables as tables
 from hf_distill.reports.card_tables import interval, words
 from hf_distill.reports.report import Report
@@ -60,26 +61,33 @@ def model_card(
         splits: how many rows each split had, and what else there is to count.
         reproduce: the command that makes the student again.
         example: what the usage reads: a text, the two of a pair, or for tagging the words of a sentence.
+    Raises:
+        ValueError: a licence or a language that is no identifier, or a README.md that is a link.
     """
     folder = Path(folder)
+    check_identifiers("license", license)
+    check_identifiers("language", language)
+    if (folder / "README.md").is_symlink():
+        raise ValueError(f"{folder / 'README.md'} is a link, and the card would be written where it leads. Remove it.")
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     on_hub = is_hub_id(teacher)
-    shown_teacher = f"[{teacher}](https://huggingface.co/{teacher})" if on_hub else f"`{Path(teacher).name}`"
+    shown_teacher = f"[{teacher}](https://huggingface.co/{teacher})" if on_hub else code(Path(teacher).name)
     revision = teacher_revision if on_hub else None
     card = ModelCard.from_template(
         _metadata(report, student_name, teacher if on_hub else None, license, language, datasets),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
-        student_name=student_name,
+        student_name=text(student_name),
         summary=_summary(report, shown_teacher),
         origin=_origin(shown_teacher, revision, datasets, fine_tuning is not None),
         method=tables.method(_trainings(fine_tuning, stages)),
         several_stages=len(stages) > 1,
         carried=tables.carried(carried or {}),
         folded=len(carried or {}) > tables.MOST_ROWS,
-        splits="; ".join(f"{rows:,} {name}" for name, rows in (splits or {}).items()),
-        reproduce=without_folders(reproduce) if reproduce else None,
-        license=license,
+        splits="; ".join(f"{rows:,} {text(name)}" for name, rows in (splits or {}).items()),
+        reproduce=command(reproduce) if reproduce else None,
+        license=text(license) if license else None,
+        end=CARD_END,
         **_usage(report, folder, config, repo_id, example),
         **_findings(report, folder),
     )
@@ -109,7 +117,7 @@ def _usage(
         "usage": usage.block,
         "word_level": task.word_level,
         "trust": usage.trust,
-        "labels": [tables.code(labels[number]) for number in sorted(labels, key=int)],
+        "labels": [code(labels[number]) for number in sorted(labels, key=int)],
     }
 
 
@@ -132,7 +140,7 @@ def _findings(report: Report, folder: Path) -> dict[str, Any]:
         "exported": tables.exported(report),
         "conditions": _conditions(report),
         "ratios": tables.ratios(report),
-        "warnings": report.warnings,
+        "warnings": [text(warning) for warning in report.warnings],
         "limits": _limits(report),
     }
 
@@ -145,7 +153,7 @@ def _metadata(
     language: str | Sequence[str] | None,
     datasets: Sequence[str],
 ) -> ModelCardData:
-    named = [without_folders(name) for name in datasets]
+    named = [without_folders(redacted(name)) for name in datasets]
     dataset = named[0] if named else "the test set of the recipe"
     on_hub = [name for name in datasets if "/" in name and is_hub_id(name)]
     kind = dataset if dataset in on_hub else _slug(dataset)
@@ -188,6 +196,23 @@ def _metric_name(metric: str, quality: Mapping[str, Any], measured: Mapping[str,
     return f"{metric} (95 % interval {quality['low']} to {quality['high']}{mean}{beside})"
 
 
+def check_identifiers(key: str, value: str | Sequence[str] | None) -> None:
+    """Raise a ValueError where a licence or a language is no word of the Hub's metadata.
+
+    Args:
+        key: which of them it is, for the error.
+        value: one, several or none.
+
+    >>> check_identifiers("license", "apache-2.0")
+    """
+    for each in [value] if isinstance(value, str) else value or ():
+        if not isinstance(each, str) or not each.isprintable() or not each.strip():
+            raise ValueError(
+                f"{key}: expected an identifier as the Hub spells it, on one line (apache-2.0, en), got {each!r}. For "
+                "a licence of your own set other, and put its text into a file LICENSE."
+            )
+
+
 def _slug(name: str) -> str:
     return re.sub(r"\W+", "-", name.lower()).strip("-")
 
@@ -196,12 +221,12 @@ def _summary(report: Report, teacher: str) -> str:
     metric, student = report.metrics[0], report.models["student"]
     quality, above = student["quality"][metric], report.models["teacher"]["quality"].get(metric)
     unit = "token" if report.task == "text-generation" else "text"
-    reached = f"{display_name(metric)} {quality['value']:.4f}"
+    reached = f"{text(display_name(metric))} {quality['value']:.4f}"
     reached += f" (mean of {report.seeds} seeds)" if report.seeds > 1 else ""
     # A teacher of other classes has no quality here.
     reached += "" if above is None else f" against the teacher's {above['value']:.4f}"
     return (
-        f"A student of {student['parameters']:,} parameters for {report.task}, distilled from {teacher} "
+        f"A student of {student['parameters']:,} parameters for {text(report.task)}, distilled from {teacher} "
         f"({report.models['teacher']['parameters']:,} parameters): {reached}, with "
         f"{_compared(report.ratios['smaller'], 'fewer', 'more')} parameters and "
         f"{_compared(report.ratios['faster'], 'less', 'more')} time a {unit}."
@@ -295,18 +320,19 @@ def _calibration(report: Report) -> str | None:
 def _conditions(report: Report) -> str:
     env = report.environment
     writes = TASKS[report.task].writes
-    where = env["processor"] if env["device"] == "cpu" else env.get("accelerator", env["device"])
+    where = text(env["processor"] if env["device"] == "cpu" else env.get("accelerator", env["device"]))
     threads = "1 thread" if env["threads"] == 1 else f"{env['threads']} threads"
     return (
-        f"On {where}, {threads}, torch {env['torch']}, transformers {env['transformers']}; {env['calls_timed']} calls "
-        f"on {env['texts_timed']} test texts{'' if writes else ', tokenisation excluded'}: {env['timing']}."
+        f"On {where}, {threads}, torch {text(env['torch'])}, transformers {text(env['transformers'])}; "
+        f"{env['calls_timed']} calls on {env['texts_timed']} test texts"
+        f"{'' if writes else ', tokenisation excluded'}: {text(env['timing'])}."
         + (f" {OPERATIONS}{WRITTEN * writes}." if "flops_per_text" in report.models["student"] else "")
     )
 
 
 def _origin(teacher: str, revision: str | None, datasets: Sequence[str], fine_tuned: bool) -> str:
-    at = f" (revision `{revision}`)" if revision else ""
-    data = f" on {', '.join(without_folders(name) for name in datasets)}" if datasets else ""
+    at = f" (revision {code(revision)})" if revision else ""
+    data = f" on {', '.join(map(text, datasets))}" if datasets else ""
     return f"Distilled from {teacher}{at}{data}{', once the teacher had been fine-tuned there' if fine_tuned else ''}."
 
 

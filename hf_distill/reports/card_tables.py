@@ -1,11 +1,10 @@
 """The tables of a model card: a report's figures and a training's settings in Markdown."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from hf_distill.hub.redaction import without_folders
+from hf_distill.hub.markdown import code, table, text
 from hf_distill.problems import TASKS
 from hf_distill.reports.report import Report
 from hf_distill.training.arguments import Objective
@@ -115,7 +114,7 @@ def per_class(report: Report) -> str | None:
 def speed(report: Report) -> str:
     """Size, latency and throughput of the models, and of the student's ONNX files; what they compute, where counted."""
     rows = [(words(name), report.models[name]) for name in by_rank(report.models)]
-    rows += [(f"student, onnx {kind}", measured) for kind, measured in report.onnx.items()]
+    rows += [(f"student, onnx {text(kind)}", measured) for kind, measured in report.onnx.items()]
     counted = any("flops_per_text" in model for _, model in rows)
     read, handled = (", read", ", read or written") if TASKS[report.task].writes else ("", "")
     header = [
@@ -148,7 +147,7 @@ def speed(report: Report) -> str:
 def end_to_end(report: Report) -> str | None:
     """The times from a text to its label, tokenization included; None where they were not measured."""
     rows = [(words(name), report.models[name]) for name in by_rank(report.models)]
-    rows += [(f"student, onnx {kind}", measured) for kind, measured in report.onnx.items()]
+    rows += [(f"student, onnx {text(kind)}", measured) for kind, measured in report.onnx.items()]
     shown = [
         [
             name,
@@ -181,9 +180,9 @@ def by_length(report: Report) -> str | None:
         header,
         [
             [
-                row["length"],
+                text(row["length"]),
                 str(row["batch"]),
-                words(row["model"]) + ("" if row["runtime"] == "torch" else f", {row['runtime']}"),
+                words(row["model"]) + ("" if row["runtime"] == "torch" else f", {text(row['runtime'])}"),
                 "{}-{}".format(*row["tokens"]),
                 _digits(row["p50_ms"]),
                 _digits(row["p95_ms"]),
@@ -217,7 +216,7 @@ def exported(report: Report) -> str | None:
         ["the student in", "same answers as in torch", *map(words, report.metrics), *map(words, names)],
         [
             [
-                name,
+                text(name),
                 f"{of['agreement']:.4f}" if "agreement" in of else "",
                 *(interval(of["quality"][metric]) if metric in of["quality"] else "" for metric in report.metrics),
                 *(_ratio(each, *compared[name]) for each in names),
@@ -245,9 +244,9 @@ def method(trainings: Mapping[str, Mapping[str, Any]]) -> str | None:
     if not shown:
         return None
     return table(
-        ["setting", *trainings],
+        ["setting", *map(text, trainings)],
         [
-            [f"`{name}`", *(setting(settings[name]) if name in settings else "" for settings in trainings.values())]
+            [code(name), *(setting(settings[name]) if name in settings else "" for settings in trainings.values())]
             for name in shown
         ],
     )
@@ -263,29 +262,15 @@ def setting(value: Any) -> str:
         return "; ".join(setting(each) for each in value)
     if isinstance(value, Mapping) and "kind" in value:
         rest = (f"{name} {each}" for name, each in value.items() if name != "kind")
-        return without_folders(", ".join([str(value["kind"]), *rest]))
-    return without_folders(str(value))
+        return text(", ".join([str(value["kind"]), *rest]))
+    return text(value)
 
 
 def carried(sources: Mapping[str, str]) -> str | None:
     """Which weights came from where; None without any."""
     if not sources:
         return None
-    return table(
-        ["student", "from the teacher"], [[f"`{name}`", without_folders(source)] for name, source in sources.items()]
-    )
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    r"""A table in Markdown, a row a line.
-
-    >>> print(table(["tag", "word"], [["NN", "a|b"]]))
-    | tag | word |
-    | --- | --- |
-    | NN | a\|b |
-    """
-    lines = [header, ["---"] * len(header), *(map(_cell, row) for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table(["student", "from the teacher"], [[code(name), text(source)] for name, source in sources.items()])
 
 
 def interval(quality: Mapping[str, float], form: str = ".4f") -> str:
@@ -299,19 +284,8 @@ def interval(quality: Mapping[str, float], form: str = ".4f") -> str:
 
 
 def words(name: str) -> str:
-    """A name with spaces for underscores."""
-    return name.replace("_", " ")
-
-
-def code(name: str) -> str:
-    """A name out of the data as it is, whatever Markdown would make of it.
-
-    >>> print(code("*"), code("``"))
-    `*` ``` `` ```
-    """
-    text = " ".join(without_folders(name).split()) or "(empty)"
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+    """A name with spaces for underscores, in Markdown."""
+    return text(name.replace("_", " "))
 
 
 def by_rank(names: Iterable[str]) -> list[str]:
@@ -349,7 +323,3 @@ def _scored(parts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _count(part: Mapping[str, Any]) -> int:
     return int(part.get("words", part.get("examples", 0)))
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

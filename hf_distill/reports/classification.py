@@ -66,6 +66,8 @@ def compare(
     teacher_processing_class: Any = None,
     student_processing_class: Any = None,
     metrics: Sequence[str] = ("accuracy", "macro_f1"),
+    trust_remote_code: bool = False,
+    revision: str | None = None,
     controls: Mapping[str, Any] | None = None,
     controls_with_teacher: Mapping[str, Any] | None = None,
     fidelity_dataset: Dataset | None = None,
@@ -100,6 +102,8 @@ def compare(
         teacher_processing_class: the teacher's tokenizer.
         student_processing_class: the student's tokenizer.
         metrics: names for `hf_distill.metrics.load`; the first one decides and grows with quality.
+        trust_remote_code: whether metrics that are scripts may run.
+        revision: the commit of a metric of the Hub.
         controls: predictions of other ways without a teacher, by name.
         controls_with_teacher: predictions of other ways that used the teacher, by name.
         fidelity_dataset: held-out tokenised texts without labels. None: `dataset`.

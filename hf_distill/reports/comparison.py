@@ -46,8 +46,10 @@ class Comparison:
             are then means over the seeds, and intervals cover examples and seeds; all else describes `student_model`.
         teacher_processing_class: the teacher's tokenizer, which pads. None: the config's pad token, on the right.
         student_processing_class: likewise the student's.
-        metrics: names of `hf_distill.metrics`, or whatever `metrics.load` finds; the first one decides and grows with
-            quality.
+        metrics: names of `hf_distill.metrics`, or what `metrics.load` finds where scripts may run; the first one
+            decides and grows with quality.
+        trust_remote_code: whether metrics that are scripts may run here.
+        revision: the commit of a metric of the Hub. None: the newest.
         controls: what other ways without a teacher predict on `dataset`: name to (examples,) class numbers or
             (examples, classes) logits; for tagging to a list for each sentence with the class numbers of its words.
             Where "majority_class" is missing, the commonest class of `training_labels` is added.
@@ -84,6 +86,8 @@ class Comparison:
     teacher_processing_class: Any
     student_processing_class: Any
     metrics: Sequence[str]
+    trust_remote_code: bool
+    revision: str | None
     controls: Mapping[str, Any] | None
     controls_with_teacher: Mapping[str, Any] | None
     fidelity_dataset: Dataset | None
@@ -214,7 +218,8 @@ class Comparison:
             raise ValueError(
                 "training_texts are compared with the test texts: give those as texts, in the rows' order."
             )
-        metrics = _checked(self.metrics, self.names, {TEST_SET: self.dataset, **(self.test_sets or {})})
+        metrics = [load_metric(name, self.trust_remote_code, self.revision) for name in self.metrics]
+        _check_metrics(metrics, self.metrics, self.names, {TEST_SET: self.dataset, **(self.test_sets or {})})
         taken = self.models.keys() | self.further_models.keys() | self.files.keys() | {BASELINE}
         _check_names(self.controls or {}, self.controls_with_teacher or {}, taken)
         if self.problem == SINGLE_LABEL:
@@ -242,16 +247,18 @@ def _other_classes(student: Any, teacher: Any, task: str, sets: Mapping[str, Dat
     return ""
 
 
-def _checked(
-    metrics: Sequence[str], names: Sequence[str], test_sets: Mapping[str, Dataset]
-) -> list[evaluate.EvaluationModule]:
-    """The metrics, if they and the test sets will do."""
+def _check_metrics(
+    scores: Sequence[evaluate.EvaluationModule],
+    metrics: Sequence[str],
+    names: Sequence[str],
+    test_sets: Mapping[str, Dataset],
+) -> None:
+    """Raise a ValueError unless the metrics and the test sets will do."""
     for name, rows in test_sets.items():
         if "labels" not in rows.column_names:
             raise ValueError(
                 f"compare needs the column `labels` of {name} for quality, got {rows.column_names}. Rename or add it."
             )
-    scores = [load_metric(name) for name in metrics]
     for metric in scores:
         if isinstance(metric, TeacherAgreement | TeacherKL):
             raise ValueError(
@@ -273,7 +280,6 @@ def _checked(
             "seqeval reads entities off the names of the tags (B-PER, I-PER, O), but the student's config names its "
             f"{len(names)} classes {names[0]}, ... Set its id2label."
         )
-    return scores
 
 
 def _check_names(controls: Mapping[str, Any], with_teacher: Mapping[str, Any], models: Set[str]) -> None:

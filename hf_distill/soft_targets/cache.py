@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_distill import columns
+from hf_distill import checksums, columns
 from hf_distill.data.augmentation import FreshTexts
 from hf_distill.problems import TASKS, marks
 from hf_distill.soft_targets.checks import (
@@ -31,8 +31,16 @@ from hf_distill.soft_targets.checks import (
 )
 from hf_distill.soft_targets.inference import TeacherPass, pad
 from hf_distill.soft_targets.layout import Layout, Values, table
-from hf_distill.soft_targets.provenance import check, provenance, row_hashes, rows_record, write
-from hf_distill.soft_targets.shards import Processes, Windows, is_complete, numbered, stored_hashes
+from hf_distill.soft_targets.provenance import (
+    check,
+    provenance,
+    row_hashes,
+    rows_record,
+    unchecked,
+    with_checksums,
+    write,
+)
+from hf_distill.soft_targets.shards import Processes, Windows, numbered, stored_hashes
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher, load_teacher
 
@@ -63,8 +71,9 @@ def cache_teacher_outputs(
 
     Rows are sorted by length, up to 64 batches at a time and 128 MB of outputs, so that little padding is computed. A
     shard is written under another name and renamed when it is whole: a killed pass loses at most the shard it was
-    writing, and the next call goes on from there. Under `accelerate launch` the processes share the shards; each gets
-    the whole result.
+    writing, and the next call goes on from there. A shard ends with a checksum, which is compared whenever a cache is
+    opened: one that changed on the disk since is told by its name and computed again. Under `accelerate launch` the
+    processes share the shards; each gets the whole result.
 
     `teacher_logits` (or the top-k columns) hold one row an example for classification; one a word for tagging (where
     `teacher_word_starts` is 1, else `word_starts`, else at the labelled positions); one a target position for
@@ -158,6 +167,7 @@ class _CachePass:
 
     def __post_init__(self) -> None:
         self.places, self.words = self.teacher_pass.teacher.limits
+        self.unchecked: list[str] = []  # shards of older versions, which have no checksum
 
     def over_rows(self, dataset: datasets.Dataset) -> datasets.Dataset:
         hashes = row_hashes(dataset, self.read)
@@ -167,7 +177,7 @@ class _CachePass:
         starts = range(0, len(dataset), self.shard_size)
         ends = [min(start + self.shard_size, len(dataset)) for start in starts]
         paths = [self._path(number) for number in range(len(starts))]
-        if before.get("rows", rows)["order"] != rows["order"]:
+        if before.get("rows", rows).get("order") != rows["order"]:
             return self._reordered(dataset, hashes, paths)
         lacking = [n for n, path in enumerate(paths) if not self._is_whole(path, hashes[starts[n] : ends[n]])]
         self._check_room(sum(int(sizes[starts[n] : ends[n]].sum()) for n in lacking))  # all processes share the disk
@@ -268,30 +278,40 @@ class _CachePass:
         """The record of the folder, which is written where there is none."""
         with self.processes.first_alone() as first:
             before = check(self.folder, now)
-            if first and (before is None or (finished and "rows" not in before)):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write(self.folder, now)
-        return before or now
+            is_new = before is None or (finished and "rows" not in before)
+            record = with_checksums({**(before or {}), **now} if is_new else before or now, self.folder)
+            if first and record != before:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    write(self.folder, record)
+                except OSError as error:
+                    if is_new:
+                        raise
+                    logger.warning(f"{self.folder} is of an older version and cannot be written to: {error}.")
+        self.unchecked = unchecked(record)
+        return record
 
     def _path(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.arrow"
 
     def _is_whole(self, path: Path, hashes: np.ndarray | None) -> bool:
-        """Whether a shard is there with all its rows; a shard that was cut short is logged."""
+        """Whether a shard is there with all its rows, as they were written; one that was cut or changed is logged."""
         if not path.exists():
             return False
-        try:
-            shard = datasets.Dataset.from_file(str(path))
-            whole = ROW_HASH in shard.column_names and is_complete(path)
-        except (pa.ArrowInvalid, OSError):
-            whole = False
-        if whole and hashes is not None and not np.array_equal(stored_hashes(shard), hashes):
+        fault = checksums.damage(path, unsealed=path.name in self.unchecked)
+        if fault is None:
+            try:
+                shard = datasets.Dataset.from_file(str(path))
+                fault = None if ROW_HASH in shard.column_names else "was cut short"
+            except (pa.ArrowException, OSError):
+                fault = "was cut short"
+        if fault is None and hashes is not None and not np.array_equal(stored_hashes(shard), hashes):
             if len(shard) == len(hashes):
                 raise ValueError(f"{path} holds outputs for other rows, though its folder says otherwise. Delete it.")
-            whole = False
-        if not whole:
-            logger.warning(f"{path} was cut short and has to be written again. Other shards are kept.")
-        return whole
+            fault = "was cut short"
+        if fault is not None:
+            logger.warning(f"{path} {fault} and has to be written again. Other shards are kept.")
+        return fault is None
 
     def _reordered(self, dataset: datasets.Dataset, hashes: np.ndarray, paths: list[Path]) -> datasets.Dataset:
         """The rows with their outputs, from a finished cache that holds them in another order."""
@@ -375,8 +395,8 @@ class _CachePass:
                     del each  # before the next one is made
                 with self._saying_what_is_kept(path):
                     writer.close()
-            with self._saying_what_is_kept(path), open(temporary, "ab") as whole:
-                os.fsync(whole.fileno())
+            with self._saying_what_is_kept(path):
+                checksums.seal(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -18,6 +18,18 @@ def check_label_map(
     Raises:
         ValueError: a class that one of the two does not have, or one that the map leaves out.
     """
+    if not isinstance(label_map, Mapping) or not all(
+        isinstance(name, str) and isinstance(goal, str | None) for name, goal in label_map.items()
+    ):
+        raise ValueError(
+            f"teacher.label_map: expected the name of a class of the student, or null, for each class of the teacher; "
+            f"got {label_map!r:.200}. Put names that are numbers in quotes."
+        )
+    if not teacher_classes or not student_classes:
+        raise ValueError(
+            f"teacher.label_map: expected classes on both sides, got {len(teacher_classes)} of the teacher's and "
+            f"{len(student_classes)} of the student's. Set id2label of the model's config."
+        )
     foreign = [name for name in label_map if name not in teacher_classes]
     unknown = [name for name in label_map.values() if name is not None and name not in student_classes]
     if foreign or unknown:
@@ -55,14 +67,45 @@ def mapped_logits(
         student_classes: in order.
     Returns:
         (..., student classes) float32, and (...,) the probability of the classes that were left out.
+    Raises:
+        ValueError: see `check_label_map`; logits of other classes, or that are no probabilities: with NaN, infinity, or
+            minus infinity for all classes.
 
     >>> made, lost = mapped_logits(np.zeros(4), {"a": "x", "b": "x", "c": "y", "d": None}, "abcd", "xy")
     >>> np.exp(made).round(3).tolist(), round(float(lost), 3)
     ([2.0, 1.0], 0.25)
     """
+    check_label_map(label_map, teacher_classes, student_classes)
+    values = as_logits(logits, len(teacher_classes))
     goals = [label_map[name] for name in teacher_classes]
     members = [[number for number, goal in enumerate(goals) if goal == name] for name in student_classes]
-    values = np.asarray(logits, dtype=np.float64)
     made = np.stack([logsumexp(values[..., each], axis=-1) for each in members], axis=-1)
     lost = 1 - np.exp(logsumexp(made, axis=-1) - logsumexp(values, axis=-1))
     return made.astype(np.float32), np.clip(lost, 0, 1)
+
+
+def as_logits(logits: np.ndarray, classes: int) -> np.ndarray:
+    """A teacher's logits as float64.
+
+    Args:
+        logits: (..., classes).
+        classes: how many there are.
+    Raises:
+        ValueError: another shape, no numbers, or numbers that are no logits in float32.
+    """
+    values = np.asarray(logits)
+    if values.shape == (0,):  # the words of a sentence without one
+        values = values.reshape(0, classes).astype(np.float32)
+    if values.dtype.kind not in "fui" or values.ndim == 0 or values.shape[-1] != classes:
+        raise ValueError(
+            f"teacher.label_map: expected logits of {classes} classes, got {values.dtype} of the shape {values.shape}. "
+            "Were they made by another teacher? Delete its cache."
+        )
+    values = values.astype(np.float64)
+    ruled_out = np.isneginf(values)
+    if (~ruled_out & ~(np.abs(values) <= np.finfo(np.float32).max)).any() or ruled_out.all(axis=-1).any():
+        raise ValueError(
+            "teacher.label_map: the teacher's logits are NaN or infinite, or rule out every class of a row, so they "
+            "are no probabilities. Check the teacher on these rows, or cache its outputs again."
+        )
+    return values

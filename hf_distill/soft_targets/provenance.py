@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 import transformers
 
+from hf_distill.checksums import is_sealed
 from hf_distill.teachers.identity import config_hash, public_name, short_hash, tokenizer_hash, weights_hash
 from hf_distill.teachers.live import LiveTeacher
 
@@ -47,10 +48,17 @@ def row_hashes(dataset: datasets.Dataset, names: Sequence[str]) -> np.ndarray:
 
 def _pieces(name: str, column: pa.ChunkedArray) -> list[bytes]:
     """The bytes of each row's numbers, as int64."""
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+    kind = column.type.value_type if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) else None
+    if kind is None or not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
         raise ValueError(f"{name}: expected a list of whole numbers in each row, one a position; got {column.type}.")
+    flattened = pc.list_flatten(column)
+    if column.null_count or flattened.null_count:
+        raise ValueError(
+            f"{name}: expected a list of whole numbers in each row; got {column.null_count} rows and "
+            f"{flattened.null_count} positions without one. Fill them in, or remove these rows."
+        )
     ends = np.cumsum(np.asarray(pc.list_value_length(column)))
-    numbers = np.asarray(pc.list_flatten(column), dtype=np.int64)
+    numbers = np.asarray(flattened, dtype=np.int64)
     return [part.tobytes() for part in np.split(numbers, ends[:-1])]
 
 
@@ -125,15 +133,35 @@ def check(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # of text that is not UTF-8, or not JSON
+    except (ValueError, RecursionError):  # of text that is not UTF-8, or not JSON
         content = None
     parts = ("teacher", "tokenizer", "options")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
+    fits = isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in parts)
+    fits = fits and all(isinstance(content.get(part, {}), dict) for part in ("rows", "checksums"))
+    names = content.get("checksums", {}).get("unchecked", []) if fits else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(
             f"{path} is not the record of a cache: expected JSON with {', '.join(parts)}. Choose another "
             "output_dir, or delete that one."
         )
     return content
+
+
+def with_checksums(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A record with the names of the shards that no checksum checks: those of versions that wrote none.
+
+    Args:
+        record: of a cache.
+        folder: its shards.
+    """
+    shards = [path for path in sorted(folder.glob("shard-*.arrow")) if path.is_file() and not is_sealed(path)]
+    names = [path.name for path in shards if "checksums" not in record or path.name in unchecked(record)]
+    return record | {"checksums": {"kind": "CRC-32 at the end of each shard", "unchecked": names}}
+
+
+def unchecked(record: dict[str, Any]) -> list[str]:
+    """The names of the shards that a record of `with_checksums` says are without a checksum."""
+    return record["checksums"].get("unchecked", [])
 
 
 def _differ(part: str, name: str, before: Any, now: Any) -> bool:

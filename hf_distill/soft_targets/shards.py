@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -52,13 +51,6 @@ class Processes:
 def stored_hashes(shard: datasets.Dataset) -> np.ndarray:
     """(rows,) int64, the hash of each row of a shard."""
     return np.asarray(shard.data.column(ROW_HASH), dtype=np.int64)
-
-
-def is_complete(path: Path) -> bool:
-    """Whether the last bytes are the mark of the end: a stream cut between two batches reads well without it."""
-    with open(path, "rb") as file:
-        file.seek(-8, os.SEEK_END)
-        return file.read() == b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 def numbered(found: list[np.ndarray], part: datasets.Dataset, hashes: np.ndarray) -> tuple[int, datasets.Dataset]:

@@ -114,6 +114,15 @@ class Panel:
         return gr.Label(label=self.name, num_top_classes=5)
 
 
+def plain(name: str) -> str:
+    """A name in Markdown, with nothing in it that could be more than a name.
+
+    >>> plain("very good"), plain("<b>*")
+    ('very good', '&#60;b&#62;&#42;')
+    """
+    return "".join(sign if sign.isalnum() or sign in " .,-" else f"&#{ord(sign)};" for sign in name)
+
+
 def timed(panels: list[Panel], encoded: list[Any]) -> tuple[list[torch.Tensor], list[float]]:
     """The models' outputs, and the median milliseconds of each. Timed calls alternate, after one warm-up call."""
     outputs = [panel.run(inputs) for panel, inputs in zip(panels, encoded, strict=True)]
@@ -138,9 +147,9 @@ def summarize(answers: list[Any], milliseconds: list[float]) -> str:
     best = [max(answer, key=lambda name: answer[name]) for answer in answers if isinstance(answer, dict)]
     agreement = ""
     if len(best) == 2 and best[0] == best[1]:
-        agreement = f"Both predict **{best[0]}**. "
+        agreement = f"Both predict **{plain(best[0])}**. "
     elif len(best) == 2:
-        agreement = f"They differ: **{best[0]}** and **{best[1]}**. "
+        agreement = f"They differ: **{plain(best[0])}** and **{plain(best[1])}**. "
     ratio = milliseconds[0] / milliseconds[1]
     if ratio < 1:
         return f"{agreement}The student took {1 / ratio:.1f} times as long."
@@ -168,7 +177,7 @@ def build(folder: Path) -> gr.Blocks:
     settings = json.loads((folder / "space.json").read_text(encoding="utf-8"))
     panels = [Panel(model, settings["task"], folder) for model in settings["models"]]
     with gr.Blocks(title=settings["title"]) as app:
-        gr.Markdown(f"# {settings['title']}\n\n{settings['summary']}")
+        gr.Markdown(f"# {plain(settings['title'])}\n\n{settings['summary']}")
         boxes = [gr.Textbox(label=name, lines=2, placeholder="Type a text") for name in settings["inputs"]]
         button = gr.Button("Run" if len(panels) == 1 else "Run both", variant="primary")
         if settings["examples"]:
@@ -195,4 +204,4 @@ def build(folder: Path) -> gr.Blocks:
 
 
 if __name__ == "__main__":
-    build(Path(__file__).parent).launch()
+    build(Path(__file__).parent).launch()  # on 127.0.0.1 unless GRADIO_SERVER_NAME says otherwise, as a Space does

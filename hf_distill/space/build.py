@@ -11,14 +11,17 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import SpaceCard, SpaceCardData
-from huggingface_hub.utils import filter_repo_objects
 
+from hf_distill.hub.markdown import one_line, text
+from hf_distill.hub.outgoing import check_whole, files_in
 from hf_distill.hub.push import NOT_PUSHED, publish, read_card
 from hf_distill.metrics import display_name
-from hf_distill.paths import is_hub_id, resolve
+from hf_distill.paths import exists, is_hub_id, resolve
 from hf_distill.problems import TASKS
 from hf_distill.recipes.recipe import Recipe
+from hf_distill.redaction import shareable_config
 from hf_distill.reports.report import Report
+from hf_distill.students import lstm
 
 APP = Path(__file__).with_name("app.py")
 # The versions that the app was tested with. A Space is rebuilt when it restarts and must get the same versions again.
@@ -43,6 +46,7 @@ def write_space(
     *,
     teacher: str | Path | None = None,
     examples: Sequence[str] = (),
+    trust_remote_code: bool = False,
 ) -> Path:
     """Write the folder of a Gradio app: `app.py`, `space.json`, `requirements.txt`, `README.md` and the models.
 
@@ -55,11 +59,12 @@ def write_space(
         teacher: a folder, or a Hub id, from which the app then downloads it. None: the run's teacher; a student outside
             of a run is shown alone.
         examples: texts to click on; not for models that read pairs.
+        trust_remote_code: whether code in the models' folders may run that this version of hf_distill did not write.
     Returns:
         The app's folder.
     Raises:
-        ValueError: no finished student, no such teacher, an unsupported model, a card or report that cannot be read, or
-            an output folder with other content.
+        ValueError: no finished student, no such teacher, an unsupported model, code that may not run, a link that leads
+            out of a model's folder, a card or report that cannot be read, or an output folder with other content.
     """
     folder = Path(folder)
     student = folder / "student" if (folder / "student" / "config.json").is_file() else folder
@@ -70,50 +75,82 @@ def write_space(
     if examples and len(texts) > 1:
         raise ValueError(f"Examples are single texts, but this student reads {len(texts)} texts at once. Omit them.")
     source = _teacher(teacher, run, recipe)
-    if source is not None and Path(source).exists() and _task(Path(source)) != task:
+    copied = source is not None and exists(source)
+    if source is not None and copied and _task(Path(source)) != task:
         raise ValueError(f"The student's task is {task} and the teacher {source} is for {_task(Path(source))}.")
 
     card = student / "README.md"
     known = read_card(card.read_text(encoding="utf-8")).data if card.is_file() else None
-    title = str(getattr(known, "model_name", None) or f"{task} student")
+    title = one_line(getattr(known, "model_name", None) or f"{task} student")
     summary = _summary(student if (student / "report.json").is_file() else run)
 
     output = run / "space" if output is None else Path(output)
     if output.exists() and not (output / "space.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} holds something else than a Space. Choose another --output, or empty that folder.")
+    folders = {"teacher": Path(source)} if source is not None and copied else {}
+    folders["student"] = student
+    asked = {"teacher": recipe is not None and teacher is None and recipe.teacher.trust_remote_code}
+    trusted = {name: _brings_code(path, trust_remote_code or asked.get(name, False)) for name, path in folders.items()}
     output.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
-    models: list[dict[str, Any]] = []
-    if source is not None:
-        copied = Path(source).exists()
-        if copied:
-            _copy(Path(source), temporary / "teacher")
-        models.append({"name": "Teacher", "path": "teacher" if copied else str(source), "trusted": copied})
-    _copy(student, temporary / "student")
-    models.append({"name": "Student", "path": "student", "trusted": True})
-
-    shutil.copyfile(APP, temporary / "app.py")
-    _write_json(
-        temporary / "space.json",
-        {
-            "title": title,
-            "summary": summary,
-            "task": task,
-            "inputs": texts,
-            "models": models,
-            "examples": [[example] for example in examples],
-        },
-    )
-    named = [model["path"] for model in models if not model["trusted"]]
-    _write_requirements(temporary, named, task)
-    _write_readme(temporary, known, title, summary, named)
-    for path in temporary.iterdir():  # other files of an existing Space are kept
-        target = output / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(path, target)
-    temporary.rmdir()
+    models = [] if source is None else [{"name": "Teacher", "path": "teacher" if copied else str(source)}]
+    models.append({"name": "Student", "path": "student"})
+    settings = {
+        "title": title,
+        "summary": summary,
+        "task": task,
+        "inputs": texts,
+        "models": [{**model, "trusted": trusted.get(model["path"], False)} for model in models],
+        "examples": [[example] for example in examples],
+    }
+    named = [str(source)] if source is not None and not copied else []
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name[:40]}-") as name:
+        temporary = Path(name)
+        for part, path in folders.items():
+            _copy(path, temporary / part)
+        shutil.copyfile(APP, temporary / "app.py")
+        _write_json(temporary / "space.json", settings)
+        _write_requirements(temporary, named, task)
+        _write_readme(temporary, known, title, summary, named)
+        for path in temporary.iterdir():  # other files of an existing Space are kept
+            target = output / path.name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            elif target.is_symlink():
+                target.unlink()
+            os.replace(path, target)
     return output
+
+
+def _brings_code(folder: Path, trust_remote_code: bool) -> bool:
+    """Whether the app has to run code of a model's folder: a Space has no hf_distill, so a student brings its own.
+
+    Args:
+        folder: of the model.
+        trust_remote_code: whether other code than that of hf_distill may run.
+    Raises:
+        ValueError: there is other code, and it may not.
+    """
+    configs = [folder / name for name in ("config.json", "tokenizer_config.json")]
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()]
+    if not any("auto_map" in config for config in read):
+        return False
+    own = {path.name: path.read_bytes() for path in Path(str(lstm.__file__)).parent.glob("*.py")}
+    other = [path.name for path in sorted(folder.glob("*.py")) if own.get(path.name) != path.read_bytes()]
+    elsewhere = [each for config in read for each in _texts(config.get("auto_map")) if "--" in each]
+    if (other or elsewhere) and not trust_remote_code:
+        raise ValueError(
+            f"{folder} brings code of its own that this version of hf_distill did not write "
+            f"({', '.join([*other, *elsewhere])}), and the app would run it. Read it; then, if you trust it, add "
+            "--trust-remote-code."
+        )
+    return True
+
+
+def _texts(content: Any) -> list[str]:
+    if isinstance(content, dict | list):
+        inner = content.values() if isinstance(content, dict) else content
+        return [found for each in inner for found in _texts(each)]
+    return [content] if isinstance(content, str) else []
 
 
 def _write_requirements(folder: Path, named: Sequence[str], task: str) -> None:
@@ -157,7 +194,8 @@ def _write_readme(folder: Path, card: Any, title: str, summary: str, named: Sequ
         models=list(named) or ([base] if isinstance(base, str) else None),
         tags=["knowledge-distillation", "hf_distill"],
     )
-    SpaceCard.from_template(metadata, template_str=README, title=title, summary=summary).save(folder / "README.md")
+    card = SpaceCard.from_template(metadata, template_str=README, title=text(title), summary=summary)
+    (folder / "README.md").write_text(f"{card}\n", encoding="utf-8")
 
 
 def push_space(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -171,12 +209,19 @@ def push_space(folder: str | Path, repo_id: str, *, private: bool = False, token
     Returns:
         The URL of the commit, or of the last one if nothing has changed.
     Raises:
-        ValueError: the folder is not a Space.
+        ValueError: the folder is not a Space, a file of it was cut, or a link leads out of it.
         OSError: the Hub refused the request or the connection broke; one line that says what to do.
     """
     folder = Path(folder)
     if not (folder / "space.json").is_file():
         raise ValueError(f"{folder} is not a Space: space.json is missing. Write it with hf-distill space.")
+    files = files_in(folder, NOT_PUSHED)
+    check_whole(files)
+    missing = {"app.py", "requirements.txt", "README.md"} - files.keys()
+    if missing:
+        raise ValueError(f"{folder} is not a whole Space: {', '.join(sorted(missing))} is missing. Write it again.")
+    if not files["README.md"].read_text(encoding="utf-8").endswith("\n"):
+        raise ValueError("Nothing was sent: README.md was cut: its last line has no end. Write the Space again.")
     return publish(
         folder,
         repo_id,
@@ -215,9 +260,11 @@ def _teacher(given: str | Path | None, run: Path, recipe: Recipe | None) -> str 
 def _copy(source: Path, target: Path) -> None:
     """Copy the files that loading a model needs: those at the top level, without reports, cards and training state."""
     target.mkdir()
-    names = [path.name for path in source.iterdir() if path.is_file()]
-    for name in filter_repo_objects(names, ignore_patterns=[*NOT_PUSHED, "README.md", "report.*"]):
-        shutil.copyfile(source / name, target / name)
+    for name, path in files_in(source, [*NOT_PUSHED, "README.md", "report.*", "*/*"]).items():
+        if name.endswith("config.json"):
+            _write_json(target / name, shareable_config(json.loads(path.read_text(encoding="utf-8"))))
+        else:
+            shutil.copyfile(path, target / name)
 
 
 def _summary(folder: Path) -> str:
@@ -234,7 +281,7 @@ def _summary(folder: Path) -> str:
     seeds = f", means of {report.seeds} seeds" if report.seeds > 1 else ""
     return (
         f"A student of {student['parameters']:,} parameters beside its teacher of {teacher['parameters']:,}. Measured "
-        f"on {report.examples:,} test examples: {display_name(metric)} {quality} "
+        f"on {report.examples:,} test examples: {text(display_name(metric))} {quality} "
         f"(95 % intervals{seeds}), {report.ratios['faster']:.3g} times as fast."
     )
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import datasets
 from transformers import PreTrainedModel
 
+from hf_distill import metrics
 from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
 from hf_distill.reports.report import Report
@@ -228,6 +229,10 @@ class RecipeTask(ABC):
     def validation_metrics(self, tokenizer: Any) -> Callable[[Any], dict[str, float]] | None:
         """What scores the validation rows; None where the loss alone selects."""
         return None
+
+    def metric(self, name: str) -> Any:
+        """A metric by its name; one that is a script only where the recipe allows it."""
+        return metrics.load(name, self.settings.compare.trust_remote_code, self.settings.compare.revision)
 
     def controls(
         self, rows: Callable[[], datasets.Dataset], train: Callable[[str, datasets.Dataset], Loaded], baseline: Path

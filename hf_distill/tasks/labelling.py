@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
-import torch
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 
-from hf_distill import columns, metrics
+from hf_distill import columns
 from hf_distill.data.labelled import Splits, load, load_further, texts_of, unlabelled
 from hf_distill.data.tokenization import tokenize
 from hf_distill.evaluation.predictions import decide
@@ -89,7 +88,7 @@ class LabellingTask(RecipeTask):
     def check_metrics(self) -> None:
         """Raise a ValueError for metrics that cannot judge these labels."""
         for number, name in enumerate(self.settings.metrics):
-            metric = metrics.load(name)
+            metric = self.metric(name)
             if name in COMPARING or (number == 0 and not getattr(metric, "larger_is_better", True)):
                 raise ValueError(
                     f"compare.metrics: {name} cannot stand {'first' if number == 0 else 'here'}. The first metric "
@@ -218,10 +217,7 @@ class LabellingTask(RecipeTask):
         """The teacher before its fine-tuning; a head for other classes gives way to a new one."""
         tokenizer = self.models.tokenizer(self.models.source)
         set_seed(self.settings.seed)
-        model = self.kind.auto_class.from_pretrained(
-            self.models.source, **self.data_head, dtype=torch.float32, ignore_mismatched_sizes=True
-        )
-        return model, tokenizer
+        return self.models.with_untrained_head(**self.data_head), tokenizer
 
     @property
     def student_texts(self) -> Iterable[str]:
@@ -345,7 +341,7 @@ class LabellingTask(RecipeTask):
             decisions = decide(logits, self.splits.problem_type)
             values: dict[str, float] = {}
             for name in self.settings.metrics:
-                metric = metrics.load(name)
+                metric = self.metric(name)
                 predicted, true = self.counted(
                     logits if getattr(metric, "reads_logits", False) else decisions, labels, name
                 )
@@ -460,6 +456,8 @@ class LabellingTask(RecipeTask):
             student_processing_class=trained.student[1],
             teacher_processing_class=trained.teacher[1],
             metrics=tuple(settings.metrics),
+            trust_remote_code=settings.compare.trust_remote_code,
+            revision=settings.compare.revision,
             controls={name: each for name, each in trained.controls.items() if name not in taught},
             controls_with_teacher={name: trained.controls[name] for name in taught},
             fidelity_dataset=self.for_comparison(self.splits.fidelity) if len(self.splits.fidelity) else None,

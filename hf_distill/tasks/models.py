@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hf_distill.environment import optional
 from hf_distill.models import input_limits
 from hf_distill.paths import resolve
 from hf_distill.problems import TASKS
+from hf_distill.remote_code import how_to_allow, refused_with, suggest_revision
 from hf_distill.tasks.settings import Settings
 from hf_distill.teachers.live import load_teacher
 
@@ -34,20 +36,48 @@ class Models:
         self.work = self.folder / ".work"
         self.initial = self.work / "initial"
         self.source = resolve(settings.teacher.model)
+        self.trusted = settings.teacher.trust_remote_code
+        self.revision = settings.teacher.revision
         self.teacher_path: str | Path = self.source if settings.teacher.fine_tune is None else self.folder / "teacher"
         # A head that was never trained is no teacher of logits; for matchings alone it is not used.
         self.needs_trained_source = settings.teacher.fine_tune is None and (
             settings.uses_soft_targets or settings.targets == "sequence"
         )
+        self.suggested = False  # to pin the revision of its code
         self.initialized = False  # whether `initial` holds the student of this recipe
         self._teacher: tuple[PreTrainedModel, Any] | None = None
 
+    def loading(self, path: str | Path) -> tuple[str | Path, dict[str, Any]]:
+        """What `from_pretrained` takes for a model: its place, its revision, and whether its own code may run.
+
+        Args:
+            path: a folder, a Hub id, or one GGUF file.
+        """
+        is_teacher = path in (self.source, self.teacher_path) or self.work / "folds" in Path(path).parents
+        options: dict[str, Any] = {"trust_remote_code": self.trusted and is_teacher}
+        if path == self.source and self.revision is not None:
+            options["revision"] = self.revision
+        if str(path).endswith(GGUF):
+            return Path(path).parent, options | {"gguf_file": Path(path).name}
+        return path, options
+
     def config(self) -> Any:
-        """The config of the teacher before its fine-tuning."""
-        if self.source.endswith(GGUF):
-            file = Path(self.source)
-            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-        return AutoConfig.from_pretrained(self.source)
+        """The config of the teacher before its fine-tuning.
+
+        Raises:
+            ValueError: it brings code of its own, which the recipe does not allow.
+        """
+        place, options = self.loading(self.source)
+        with self.by_consent():
+            config = AutoConfig.from_pretrained(place, **options)
+        if self.trusted and self.revision is None and not self.suggested:
+            suggest_revision("teacher.revision", self.source, getattr(config, "_commit_hash", None))
+            self.suggested = True
+        return config
+
+    def by_consent(self) -> AbstractContextManager[None]:
+        """Names the key of a recipe that allows the teacher's own code, where it is refused."""
+        return refused_with(how_to_allow("teacher.trust_remote_code", self.source), self.source)
 
     @cached_property
     def teacher_classes(self) -> list[str]:
@@ -59,7 +89,7 @@ class Models:
     def places(self) -> float:
         """How many tokens the teacher has positions for; infinite where they have no end. No weights are loaded."""
         with torch.device("meta"):
-            return input_limits(self.kind.auto_class.from_config(self.config()))[0]
+            return input_limits(self.kind.auto_class.from_config(self.config(), trust_remote_code=self.trusted))[0]
 
     def teacher(self) -> tuple[PreTrainedModel, Any]:
         """The teacher and its tokenizer, kept until `release`."""
@@ -77,15 +107,15 @@ class Models:
         Args:
             path: a folder, a Hub id, or one GGUF file.
         """
-        place, options = path, dict[str, Any]()
-        if str(path).endswith(GGUF):
+        place, options = self.loading(path)
+        if "gguf_file" in options:
             optional("gguf", "generation")
-            place, options = Path(path).parent, {"gguf_file": Path(path).name}
         options["dtype"] = torch.float32
-        if path == self.source and self.needs_trained_source:
-            model = load_teacher(place, self.kind.auto_class, **options)
-        else:
-            model = self.kind.auto_class.from_pretrained(place, **options)
+        with self.by_consent():
+            if path == self.source and self.needs_trained_source:
+                model = load_teacher(place, self.kind.auto_class, **options)
+            else:
+                model = self.kind.auto_class.from_pretrained(place, **options)
         if getattr(model, "hf_quantizer", None) is not None and "gguf_file" in options:
             # Its weights are dequantized by now, and can be trained.
             model.hf_quantizer.remove_quantization_config(model)
@@ -94,19 +124,30 @@ class Models:
             without_padding_rows(model, tokenizer)
         return model, tokenizer
 
+    def with_untrained_head(self, **head: Any) -> PreTrainedModel:
+        """The teacher before its fine-tuning, with a new head where its own is for other classes.
+
+        Args:
+            head: fields of its config that the head depends on.
+        """
+        place, options = self.loading(self.source)
+        with self.by_consent():
+            return self.kind.auto_class.from_pretrained(
+                place, **options, **head, dtype=torch.float32, ignore_mismatched_sizes=True
+            )
+
     def tokenizer(self, path: str | Path) -> Any:
         """A tokenizer that can read the task's texts.
 
         Args:
             path: a folder, a Hub id, or one GGUF file.
         """
-        if str(path).endswith(GGUF):
-            file = Path(path)
-            return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        if self.kind.word_level and getattr(tokenizer, "add_prefix_space", True) is False:
-            # A byte-level one splits a word in the same pieces everywhere only when it is told to.
-            return AutoTokenizer.from_pretrained(path, add_prefix_space=True)
+        place, options = self.loading(path)
+        with self.by_consent():
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+            if self.kind.word_level and getattr(tokenizer, "add_prefix_space", True) is False:
+                # A byte-level one splits a word in the same pieces everywhere only when it is told to.
+                return AutoTokenizer.from_pretrained(place, add_prefix_space=True, **options)
         return tokenizer
 
 

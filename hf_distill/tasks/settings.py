@@ -21,6 +21,9 @@ class Teacher:
 
     Attributes:
         model: a Hub id, a folder, or `package:name/path` inside an installed package.
+        revision: commit, tag or branch of a Hub id. None: the newest.
+        trust_remote_code: whether code that the model brings along may run here. Set `revision` too: the owner can
+            change the code at any time.
         fine_tune: training arguments. None: the model has a head for the task already and is used as it is.
         max_length: tokens, longer texts are cut.
         label_map: where it is used as it is and has other classes: each of them to one of the data's, or to null to
@@ -41,6 +44,8 @@ class Teacher:
     """
 
     model: str
+    revision: str | None = None
+    trust_remote_code: bool = False
     fine_tune: dict[str, Any] | None = None
     max_length: int = 128
     label_map: dict[str, str | None] = field(default_factory=dict)
@@ -81,7 +86,10 @@ class Compare:
     """What the report measures.
 
     Attributes:
-        metrics: names of `hf_distill.metrics`; the first selects the models. None: the task's own.
+        metrics: names of `hf_distill.metrics`; the first selects the models. None: the task's own. With
+            `trust_remote_code` also the path of a metric script, or the Hub id of one.
+        trust_remote_code: whether metrics that are scripts may run here.
+        revision: the commit of a metric of the Hub. None: the newest.
         controls: whether to train the controls, or their names: the student on its own labels, on the teacher's hard
             labels, and models without a network. The student without a teacher is trained in any case.
         more_seeds: further seeds of the student's first weights and training: the student and its baseline are trained
@@ -97,6 +105,8 @@ class Compare:
     """
 
     metrics: list[str] | None = None
+    trust_remote_code: bool = False
+    revision: str | None = None
     controls: bool | list[str] = True
     more_seeds: list[int] = field(default_factory=list)
     by: list[str] = field(default_factory=list)

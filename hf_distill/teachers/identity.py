@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_distill.models import unwrapped
+from hf_distill.paths import is_hub_id
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher
 
@@ -59,5 +59,5 @@ def public_name(teacher: LiveTeacher) -> str:
     # The name of a local folder may reveal something about its owner's machine.
     names = [getattr(member.config, "_name_or_path", "") for member in teacher.members]
     return " + ".join(
-        name if name and not Path(name).exists() else type(unwrapped(teacher.members[0])).__name__ for name in names
+        name if name and is_hub_id(name) else type(unwrapped(teacher.members[0])).__name__ for name in names
     )

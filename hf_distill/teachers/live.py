@@ -22,6 +22,7 @@ from hf_distill.models import (
     problem_type,
 )
 from hf_distill.packed_rows import PackedRowsCheck
+from hf_distill.remote_code import refused_with
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.padding import expected_order, moved, moved_back
 
@@ -36,16 +37,20 @@ def load_teacher(name: str | Path, auto_class: Any, **options: Any) -> Any:
     Args:
         name: a Hub id or a folder.
         auto_class: an `AutoModelFor...` class of the task.
-        options: of `from_pretrained`.
+        options: of `from_pretrained`; code that the model brings along is not run unless they say so.
     Raises:
-        ValueError: under ZeRO-3; or the checkpoint lacks weights, of a head for instance, which would be random.
+        ValueError: under ZeRO-3; the model brings code of its own; or the checkpoint lacks weights, of a head for
+            instance, which would be random.
     """
     if is_deepspeed_zero3_enabled():
         raise ValueError(
             f"teacher_model={str(name)!r} would be cut into pieces by ZeRO-3, since it would be loaded "
             "after the training arguments were made. Load it yourself before making them, and pass the model."
         )
-    model, found = auto_class.from_pretrained(name, output_loading_info=True, **options)
+    options = {"trust_remote_code": False, **options}
+    own = "Read it; then, if you trust it, load the model with trust_remote_code=True and a revision, and pass that."
+    with refused_with(own, name):
+        model, found = auto_class.from_pretrained(name, output_loading_info=True, **options)
     made = sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if made:
         raise ValueError(

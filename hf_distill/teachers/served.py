@@ -1,11 +1,14 @@
 """A teacher behind an OpenAI-compatible server."""
 
+import base64
 import json
 import os
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
+from hf_distill.redaction import presentable, redacted, without_secrets
 from hf_distill.teachers.text import Answers, TextTeacher, chat_messages, check_options, logger, quoted
 
 
@@ -18,7 +21,8 @@ class ServedTeacher(TextTeacher):
 
     Args:
         model: the name of the model on the server.
-        base_url: of the server, for example `http://localhost:8000/v1`. None: `OPENAI_BASE_URL` or OpenAI's.
+        base_url: of the server, for example `http://localhost:8000/v1`. None: `OPENAI_BASE_URL` or OpenAI's. A user
+            and a password in it (`https://user:password@host/v1`) are sent, and shown nowhere.
         api_key: None: `OPENAI_API_KEY`, or none for a server that does not need one.
         system: the system message.
         requests_in_flight: maximum number of concurrent requests.
@@ -56,12 +60,23 @@ class ServedTeacher(TextTeacher):
             raise ValueError(f"requests_in_flight must be at least 1, got {requests_in_flight}.")
         self.model, self.system, self.requests_in_flight, self.options = model, system, requests_in_flight, options
         key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client requires a key
-        self.client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=max_retries, timeout=timeout)
+        # In the address they would stand in the client's logs, its errors and its representation.
+        address, auth = _without_user(base_url or os.environ.get("OPENAI_BASE_URL"))
+        basic = None if auth is None else f"Basic {base64.b64encode(':'.join(auth).encode()).decode()}"
+        self._secrets = (key, auth and auth[1], basic)
+        self.client = openai.OpenAI(
+            base_url=address,
+            api_key=key,
+            max_retries=max_retries,
+            timeout=timeout,
+            default_headers=None if basic is None else {"Authorization": basic},
+        )
 
     @property
     def name(self) -> str:
-        """The model, the system message and the options; not the address, since a server may move."""
-        return json.dumps({"model": self.model, "system": self.system, "options": self.options}, sort_keys=True)
+        """The model, the system message and the options; not the address, since a server may move, and no secrets."""
+        options = without_secrets(self.options)
+        return json.dumps({"model": self.model, "system": self.system, "options": options}, sort_keys=True)
 
     def answers(self, texts: list[str]) -> Answers:
         """Pairs of a text's number and its answer, as they arrive."""
@@ -93,7 +108,7 @@ class ServedTeacher(TextTeacher):
         """The answer to a text, and the reason why it ended."""
         import openai
 
-        where = f"{self.model} at {self.client.base_url}"
+        where = f"{self.model} at {redacted(str(self.client.base_url), *self._secrets)}"
         try:
             response: Any = self.client.chat.completions.create(
                 model=self.model,
@@ -107,12 +122,27 @@ class ServedTeacher(TextTeacher):
             # The reason of a lost connection is only in the cause.
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise kind(
-                f"{where} did not answer {quoted(text)}: {error}{cause}. Earlier answers are in the ledger, if there "
-                f"is one: {then}, and only the missing texts are sent."
-            ) from error
+                f"{where} did not answer {quoted(text)}: {redacted(f'{error}{cause}', *self._secrets)}. Earlier "
+                f"answers are in the ledger, if there is one: {then}, and only the missing texts are sent."
+            ) from presentable(error, *self._secrets)
         if not getattr(response, "choices", None):
             raise ConnectionError(
-                f"{where} did not answer {quoted(text)} with a chat completion but with {quoted(str(response))}. Is "
-                "base_url the address of its OpenAI-compatible interface? It usually ends in /v1."
+                f"{where} did not answer {quoted(text)} with a chat completion but with "
+                f"{quoted(redacted(str(response), *self._secrets))}. Is base_url the address of its OpenAI-compatible "
+                "interface? It usually ends in /v1."
             )
         return response.choices[0].message.content or "", response.choices[0].finish_reason
+
+
+def _without_user(url: str | None) -> tuple[str | None, tuple[str, str] | None]:
+    """An address without the user and the password in it, and these two, as they are sent.
+
+    >>> _without_user("http://me:p%40w@host:8000/v1"), _without_user("http://host/v1")
+    (('http://host:8000/v1', ('me', 'p@w')), ('http://host/v1', None))
+    """
+    parts = urlsplit(url or "")
+    user, _, host = parts.netloc.rpartition("@")
+    if not user:
+        return url, None
+    name, _, password = user.partition(":")
+    return urlunsplit(parts._replace(netloc=host)), (unquote(name), unquote(password))

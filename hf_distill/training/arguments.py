@@ -1,12 +1,14 @@
 """What a distillation adds to `transformers.TrainingArguments`: the weights, the temperature and the soft target
 loss."""
 
+import json
 import math
 from dataclasses import dataclass, field
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_distill.losses import LOSSES
+from hf_distill.redaction import shareable
 
 
 @dataclass
@@ -133,8 +135,16 @@ def check_best_metric(name: str | None) -> None:
         )
 
 
+class Shown:
+    """Training arguments whose text, which trackers keep and publish, has no token and no folder of this machine."""
+
+    def to_json_string(self) -> str:
+        """The arguments in JSON, as TensorBoard keeps them, see `redaction.shareable`."""
+        return json.dumps(shareable(self.to_dict()), indent=2)  # type: ignore[attr-defined]  # of TrainingArguments
+
+
 @dataclass
-class DistillationArguments(Objective, TrainingArguments):
+class DistillationArguments(Objective, Shown, TrainingArguments):
     """`TrainingArguments` plus the fields of `Objective`, and nothing else.
 
     Source:
@@ -149,7 +159,7 @@ class DistillationArguments(Objective, TrainingArguments):
 
 
 @dataclass
-class Seq2SeqDistillationArguments(Objective, Seq2SeqTrainingArguments):
+class Seq2SeqDistillationArguments(Objective, Shown, Seq2SeqTrainingArguments):
     """`Seq2SeqTrainingArguments` plus the fields of `Objective`, and nothing else."""
 
     def __post_init__(self) -> None:

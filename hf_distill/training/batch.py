@@ -24,11 +24,14 @@ class Batch:
         student: the student, without data parallelism around it.
         arguments: of the student's forward.
         teacher: None where its outputs are cached, or where there is none.
+    Raises:
+        ValueError: see `check_batch`.
     """
 
     def __init__(
         self, inputs: Mapping[str, Any], task: Task, student: Any, arguments: set[str], teacher: LiveTeacher | None
     ) -> None:
+        check_batch(inputs, task)
         self.inputs = inputs
         self.task = task
         self.student = student
@@ -56,7 +59,7 @@ class Batch:
     @cached_property
     def cached(self) -> dict[str, Tensor]:
         """The cached soft targets, by the names of their columns; empty where there are none."""
-        return {name: self.inputs[name] for name in columns.SOFT_TARGETS if name in self.inputs}
+        return {name: self.inputs[name] for name in columns.SOFT_TARGETS if self.inputs.get(name) is not None}
 
     @cached_property
     def student_inputs(self) -> dict[str, Any]:
@@ -92,6 +95,44 @@ class Batch:
     def only_generates(self) -> bool:
         """Whether nothing can be read off a forward: a decoder without a target reads only what it generates."""
         return self.task.in_decoder and self.inputs.get("labels") is None
+
+
+def check_batch(inputs: Mapping[str, Any], task: Task) -> None:
+    """Raise where the labels, the marks or the cached outputs of a batch cannot be those of its rows.
+
+    Args:
+        inputs: a collated batch.
+        task: of the student.
+    Raises:
+        ValueError: one of them is no tensor, or of another shape than the task's; or there is no tensor at all.
+    """
+    if not any(isinstance(value, Tensor) and value.dim() > 0 for value in inputs.values()):
+        raise ValueError(
+            f"Expected a batch with at least one tensor of (batch, ...), got {sorted(map(str, inputs))}. Let the "
+            "data_collator return tensors."
+        )
+    items = 1 if task.per_position else 0  # dimensions between the batch's and the classes
+    ids = inputs.get("input_ids")
+    at_tokens = task.per_position and not task.in_decoder
+    tokens = (*ids.shape,) if at_tokens and isinstance(ids, Tensor) and ids.dim() == 2 else None
+    marks = (columns.WORD_STARTS, columns.TEACHER_WORD_STARTS, columns.TEACHER_LABELS)
+    for name in ("labels", *(marks if items else ()), *columns.SOFT_TARGETS):
+        value = inputs.get(name)
+        if value is None:
+            continue
+        dims = 2 if name in ("labels", *marks) else items + (1 if name == columns.TAIL else 2)
+        wordless = task.word_level and name in columns.SOFT_TARGETS  # sentences without a word have no classes
+        fits = isinstance(value, Tensor) and (value.dim() == dims or (wordless and value.dim() < dims))
+        if name == "labels" and not items:  # numbers of classes, or a number for each class
+            fits = isinstance(value, Tensor) and value.dim() > 0
+        rows = (batch_size(inputs),) if tokens is None or name not in ("labels", columns.WORD_STARTS) else tokens
+        if not fits or value.shape[: len(rows)] != rows:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            expected = ", ".join(map(str, [*rows, *["..."] * (dims - len(rows))]))
+            raise ValueError(
+                f"{name}: expected a tensor of shape ({expected}) for {task.name}, got {got}. Let the data_collator "
+                "pad it beside input_ids, and leave it out where the task has none."
+            )
 
 
 class LeftPaddingCheck:

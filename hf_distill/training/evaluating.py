@@ -11,12 +11,12 @@ from hf_distill.problems import Task
 from hf_distill.training.arguments import Objective, Weights
 from hf_distill.training.batch import Batch
 from hf_distill.training.checks import Alignment
+from hf_distill.training.divergence import LOWER, NAMED_ROWS, FiniteTrainer
 from hf_distill.training.objective import Term
-from hf_distill.training.publishing import PublishingTrainer
 from hf_distill.training.streams import counted, note_rows_of_last_batch
 
 
-class EvaluatingTrainer(PublishingTrainer):
+class EvaluatingTrainer(FiniteTrainer):
     """`transformers.Trainer` that evaluates the terms of the objective; `DistillationTrainer` computes them."""
 
     task: Task
@@ -25,6 +25,7 @@ class EvaluatingTrainer(PublishingTrainer):
     _distils: bool
     _comparable: bool  # whether student and teacher have the same classes
     _evaluated: dict[str, Tensor]
+    _unusable: dict[str, list[Tensor]]  # of each loss, which examples have NaN
 
     @property
     def settings(self) -> Objective:
@@ -59,8 +60,10 @@ class EvaluatingTrainer(PublishingTrainer):
         `<prefix>_loss` is the loss on the labels, comparable with `Trainer`'s, or the soft one where there are no
         labels; `<prefix>_soft_loss` is there whenever a teacher or its columns are.
         """
-        self._evaluated = {}
+        self._evaluated, self._unusable = {}, {}
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self.is_in_train:
+            self._check_evaluation(metric_key_prefix)
         found = dict(output.metrics or {})
         losses = {
             name: (sums / counts.clamp(min=1)).item() for name, (sums, counts) in self._evaluated.items() if counts > 0
@@ -101,6 +104,7 @@ class EvaluatingTrainer(PublishingTrainer):
                 continue
             sums, counts = terms[name].per_example(len(batch))
             sums, counts = self.accelerator.gather_for_metrics((sums, counts))
+            self._unusable.setdefault(name, []).append(sums.isnan())
             total = torch.stack([sums.double().sum(), counts.double().sum()])
             self._evaluated[name] = self._evaluated.get(name, torch.zeros_like(total)) + total
             loss = terms[name].values.sum() / max(1, len(terms[name].values))
@@ -116,6 +120,19 @@ class EvaluatingTrainer(PublishingTrainer):
             _, generated, _ = super().prediction_step(model, read, False, ignore_keys, **kwargs)
             return loss, generated, batch.inputs.get("labels")
         return loss, None if logits is None else logits.detach(), batch.inputs.get("labels")
+
+    def _check_evaluation(self, prefix: str) -> None:
+        """Stop a training whose best model would be chosen by losses that are NaN."""
+        for name, flags in self._unusable.items():
+            rows = torch.cat(flags).nonzero()[:, 0].tolist()
+            if rows:
+                whose = "the student's or the teacher's outputs are NaN" if name == "soft" else "the student's are NaN"
+                more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
+                self._stop(
+                    f"The evaluation after step {self.state.global_step}",
+                    f"the {prefix} {name} loss is NaN for row {', '.join(map(str, rows[:NAMED_ROWS]))}{more}: {whose}",
+                    f"{LOWER} A teacher in half precision may overflow: load it with dtype=torch.float32.",
+                )
 
     def _has_soft_targets(self, batch: Batch) -> bool:
         """Whether an evaluation can compare a batch with the teacher; raises where it should and cannot."""

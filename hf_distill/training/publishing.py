@@ -1,22 +1,27 @@
 """What a trainer publishes while it trains and at its end, mended where `Trainer` would publish something unusable."""
 
+import copy
+import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
+from hf_distill.hub.markdown import code, text
 from hf_distill.hub.push import NOT_PUSHED, PRIVATE, additions, read_card
-from hf_distill.hub.redaction import shareable
 from hf_distill.hub.usage import addressed
+from hf_distill.paths import is_hub_id
+from hf_distill.redaction import redacted, shareable
 
 logger = logging.get_logger(__name__)
 
@@ -24,6 +29,7 @@ logger = logging.get_logger(__name__)
 ORIGIN = re.compile(
     r"^This model (?:was trained from scratch|is a fine-tuned version of \[(.*?)\]\(.*?\)) on (.*)\.$", re.MULTILINE
 )
+TITLE = re.compile(r"^# (.*)$", re.MULTILINE)
 UNKNOWN_DATA = ("an unknown dataset", "the None dataset")
 
 
@@ -65,28 +71,58 @@ class Uploads(HfApi):
         return self.create_commit(repo_id, additions(folder_path, made, to=path_in_repo or "", left=left), **commit)
 
 
-def with_client(method: Any, client: HfApi) -> Callable[..., Any]:
-    """A method of `Trainer` that uploads with a client of ours.
+class PrivateTorch:
+    """torch as `Trainer` saves its arguments with it: `save` leaves out of them what is private."""
 
-    `Trainer` (transformers 5.23) calls `hf_api()` in the middle of two methods and has no hook for it. The copy made
-    here looks that one name up elsewhere; `Trainer` and its module stay as they are, also for other threads.
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def save(content: Any, path: Any) -> None:
+        """Write training arguments without tokens and folders of this machine, anything else as it is."""
+        torch.save(without_private(content) if isinstance(content, TrainingArguments) else content, path)
+
+
+def without_private(arguments: TrainingArguments) -> TrainingArguments:
+    """A copy of training arguments in which tokens are None and paths have their last name only.
+
+    Args:
+        arguments: stay as they are.
+    """
+    kept = copy.copy(arguments)
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
+    shown = shareable(values)
+    for name, value in values.items():
+        if isinstance(value, str | dict | list):
+            object.__setattr__(kept, name, shown.get(name))
+    return kept
+
+
+def with_names(method: Any, **names: Any) -> Callable[..., Any]:
+    """A method of `Trainer` that finds something of ours under some names of its module.
+
+    `Trainer` (transformers 5.23) calls `hf_api()` and `torch.save` in the middle of its methods and has no hook for
+    them. The copy made here looks these names up elsewhere; `Trainer` and its module stay as they are, also for other
+    threads.
 
     Args:
         method: bound.
-        client: what `hf_api()` returns in it.
+        names: what stands for each name in it.
     Raises:
-        RuntimeError: the method does not call `hf_api`, so that what it uploads could not be filtered.
+        RuntimeError: the method does not use a name, so that what it uploads or saves could not be filtered.
     """
     function = method.__func__
-    if "hf_api" not in function.__code__.co_names:
-        raise RuntimeError(
-            f"{function.__qualname__} does not call hf_api(), so hf_distill cannot keep training_args.bin, which holds "
-            "the token, out of an upload. Use transformers 5.23, or push the folder with `hf-distill push`."
-        )
-    names = {**function.__globals__, "hf_api": lambda: client}
-    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return MethodType(copy, method.__self__)
+    for name in names:
+        if name not in function.__code__.co_names:
+            raise RuntimeError(
+                f"{function.__qualname__} does not use {name}, so hf_distill cannot keep the token and folders of "
+                "this machine out of what it writes and uploads. Use transformers 5.23, or push the folder with "
+                "`hf-distill push`."
+            )
+    found = {**function.__globals__, **names}
+    copied = FunctionType(function.__code__, found, function.__name__, function.__defaults__, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return MethodType(copied, method.__self__)
 
 
 class PublishingTrainer(Trainer):
@@ -94,7 +130,7 @@ class PublishingTrainer(Trainer):
 
     def push_to_hub(self, *arguments: Any, **kwargs: Any) -> Any:
         """Publish as `Trainer` does, without `training_args.bin`, which holds the token, and without logs."""
-        return with_client(super().push_to_hub, self._uploads)(*arguments, **kwargs)
+        return with_names(super().push_to_hub, hf_api=lambda: self._uploads)(*arguments, **kwargs)
 
     @cached_property
     def _uploads(self) -> Uploads:
@@ -111,8 +147,15 @@ class PublishingTrainer(Trainer):
                 self._finish_current_push()
             if self.push_in_progress is None or self.push_in_progress.is_done():
                 for code in Path(checkpoint_folder).glob("*.py"):
-                    shutil.copy(code, str(self.args.output_dir))
-        with_client(super()._push_from_checkpoint, self._uploads)(checkpoint_folder)
+                    place = Path(str(self.args.output_dir)) / code.name
+                    place.unlink(missing_ok=True)  # a link would be followed
+                    shutil.copy(code, place)
+        push = with_names(super()._push_from_checkpoint, hf_api=lambda: self._uploads, torch=PrivateTorch())
+        push(checkpoint_folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save as `Trainer` does, with `training_args.bin` that holds neither a token nor folders of this machine."""
+        with_names(super()._save, torch=PrivateTorch())(output_dir, state_dict)
 
     def _finish_current_push(self) -> None:
         """Wait as `Trainer` does, and warn of a failed push: an expired token would only show after the training."""
@@ -123,7 +166,8 @@ class PublishingTrainer(Trainer):
             if error is not None:
                 if isinstance(error, RuntimeError):  # what huggingface_hub wraps a failed file's error in
                     error = error.__cause__ or error
-                logger.warning(f"A push during training failed: {' '.join(str(error).split())}")
+                line = redacted(" ".join(str(error).split()), self.args.hub_token)
+                logger.warning(f"A push during training failed: {line}")
         self.push_in_progress = None
 
     def settings_for_card(self) -> dict[str, Any]:
@@ -135,24 +179,45 @@ class PublishingTrainer(Trainer):
         return []
 
     def create_model_card(self, *arguments: Any, **kwargs: Any) -> None:
-        """`Trainer`'s draft with more settings and the teacher; the card of a report stays as it is."""
+        """`Trainer`'s draft with more settings and the teacher; the card of a report stays as it is.
+
+        Raises:
+            ValueError: a name of several lines, which the card's metadata and its text could not hold apart.
+        """
+        for name in _texts([arguments, kwargs]):
+            if not name.isprintable():
+                raise ValueError(
+                    f"create_model_card: expected names on one line, got {name!r}. Leave the line ends out."
+                )
         path = Path(str(self.args.output_dir)) / "README.md"
         if path.is_file() and _is_of_report(path):
             return
         super().create_model_card(*arguments, **kwargs)
-        settings = self.settings_for_card()
-        if not settings or not self.is_world_process_zero():
+        if not self.is_world_process_zero():
+            return
+        settings, teachers = self.settings_for_card(), self.teachers_for_card()
+        draft = path.read_text(encoding="utf-8")
+        shown = TITLE.sub(lambda found: f"# {text(found[1])}", draft, count=1)
+        shown = ORIGIN.sub(lambda found: _origin(found, teachers, bool(settings)), shown, count=1)
+        if not settings:
+            if shown != draft:
+                path.write_text(shown, encoding="utf-8")
             return
         used = "The following hyperparameters were used during training:\n"
         lines = "".join(f"- {name}: {value}\n" for name, value in settings.items())
-        card = read_card(path.read_text(encoding="utf-8").replace(used, used + lines))
-        teachers = self.teachers_for_card()
+        card = read_card(shown.replace(used, used + lines))
         if teachers:
             start = card.data.get("base_model")
             card.data["base_model"] = [*([start] if start else []), *teachers]
             card.data["base_model_relation"] = "finetune"
-        card.text = ORIGIN.sub(lambda found: _origin(found[1], found[2], teachers), card.text, count=1)
         card.save(path)
+
+
+def _texts(content: Any) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    inner = content.values() if isinstance(content, Mapping) else content if isinstance(content, Iterable) else ()
+    return [found for each in inner for found in _texts(each)]
 
 
 def _is_of_report(path: Path) -> bool:
@@ -160,9 +225,16 @@ def _is_of_report(path: Path) -> bool:
     return "hf_distill" in tags and "generated_from_trainer" not in tags
 
 
-def _origin(start: str | None, data: str, teachers: Sequence[str]) -> str:
+def _origin(found: re.Match[str], teachers: Sequence[str], distils: bool) -> str:
     """The draft's first sentence; of a student without a start of its own `Trainer` makes up one, as of the data."""
-    origin = f"fine-tuned version of [{start}](https://huggingface.co/{start})" if start else "student"
+    start, data = found[1], found[2]
+    if not distils:
+        return found[0].removesuffix(f"{data}.") + f"{text(data)}."
+    origin = f"fine-tuned version of {_linked(start)}" if start else "student"
     if teachers:
-        origin += f", distilled from {' and '.join(f'[{name}](https://huggingface.co/{name})' for name in teachers)}"
-    return f"This model is a {origin}{'' if data in UNKNOWN_DATA else f' on {data}'}."
+        origin += f", distilled from {' and '.join(map(_linked, teachers))}"
+    return f"This model is a {origin}{'' if data in UNKNOWN_DATA else f' on {text(data)}'}."
+
+
+def _linked(name: str) -> str:
+    return f"[{name}](https://huggingface.co/{name})" if is_hub_id(name) else code(Path(name).name)

@@ -1,13 +1,96 @@
-"""Batches that keep a share of labelled rows."""
+"""The order of the training rows: one that a resumed training draws again, with a share of labelled rows or without."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch import Tensor
+from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
 from hf_distill.problems import IGNORE_INDEX
+
+
+class RandomOrder(Sampler[int]):
+    """All rows in random order, which depends on the seed and the number of the epoch alone.
+
+    The order is that of accelerate's `SeedableRandomSampler`, whose seed is torch's at the moment when the loader is
+    made, and which is not told the epoch where several processes resume in the middle of one.
+
+    Args:
+        rows: their number.
+        seed: of the order.
+
+    >>> list(RandomOrder(4, seed=1))
+    [0, 2, 3, 1]
+    """
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, 0
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order for each epoch, and the same one after a resume."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.randperm(self.rows, generator=generator, device="cpu").tolist()
+
+
+class RecordedOrder(Sampler[Any]):
+    """The order of a sampler that draws from torch's global generator, and the state that it was drawn from.
+
+    A checkpoint keeps that state, so that a training resumed in the middle of an epoch draws the same order. Several
+    processes have states of their own, which dropout moves apart: there the order is drawn from the seed and the number
+    of the epoch, so that no row is read twice and none is left out.
+
+    Args:
+        sampler: draws when an epoch begins: `Trainer`'s of lengths, for instance.
+        seed: of the order under several processes.
+        processes: how many there are.
+    """
+
+    def __init__(self, sampler: Any, seed: int, processes: int) -> None:
+        self.sampler, self.seed, self.processes, self.epoch = sampler, seed, processes, 0
+        self.drawn_from: Tensor | None = None  # of the epoch in progress
+        self.resumed: tuple[int, Tensor] | None = None  # the number of an epoch, and what its order was drawn from
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order for each epoch, and the same one after a resume."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.processes > 1:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed + self.epoch)
+                return iter(list(self.sampler))
+        if self.resumed is not None and self.resumed[0] == self.epoch:
+            torch.set_rng_state(self.resumed[1])  # the trainer loads the state of the checkpoint afterwards
+        self.resumed = None
+        self.drawn_from = torch.get_rng_state()
+        return iter(list(self.sampler))
+
+
+def resumable(sampler: Any, seed: int, processes: int) -> Any:
+    """A sampler whose order a resumed training draws again.
+
+    Args:
+        sampler: of the training rows; those that are told the epoch, or that have a generator of their own, stay.
+        seed: of the order.
+        processes: how many train.
+    """
+    if type(sampler) is RandomSampler and not sampler.replacement and sampler.generator is None:
+        return RandomOrder(len(sampler), seed) if len(sampler) == len(sampler.data_source) else sampler
+    stays = sampler is None or isinstance(sampler, SequentialSampler) or hasattr(sampler, "set_epoch")
+    if stays or getattr(sampler, "generator", None) is not None:
+        return sampler
+    return RecordedOrder(sampler, seed, processes)
 
 
 def labelled_rows(dataset: Any) -> np.ndarray:
@@ -43,8 +126,6 @@ class LabelledFractionSampler(Sampler[int]):
         labelled: (rows,) bool.
         fraction: above 0, at most 1.
         seed: of the order.
-        epoch: gives the number of the epoch when its order is drawn. None: the one that `set_epoch` was told, which
-            accelerate leaves out where a training is resumed in the middle of an epoch under several processes.
     Raises:
         ValueError: there are only labelled rows, or none.
 
@@ -53,12 +134,9 @@ class LabelledFractionSampler(Sampler[int]):
     [False, True, False, True, False, True]
     """
 
-    def __init__(
-        self, labelled: np.ndarray, fraction: float, seed: int = 0, epoch: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, labelled: np.ndarray, fraction: float, seed: int = 0) -> None:
         self.pools = {True: np.flatnonzero(labelled), False: np.flatnonzero(~labelled)}
         self.fraction, self.seed, self.epoch, self.rows = fraction, seed, 0, len(labelled)
-        self._epoch_now = epoch
         missing = [bool(kind) for kind, pool in self.pools.items() if not len(pool) and (kind or fraction < 1)]
         if missing:
             raise ValueError(
@@ -74,8 +152,6 @@ class LabelledFractionSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        if self._epoch_now is not None:
-            self.epoch = max(self.epoch, self._epoch_now())
         streams = {kind: self._stream(pool, int(kind)) for kind, pool in self.pools.items() if len(pool)}
         for row in range(self.rows):
             yield next(streams[int((row + 1) * self.fraction) > int(row * self.fraction)])

@@ -32,6 +32,7 @@ from hf_distill.training.look_ahead import first_rows
 from hf_distill.training.objective import Term, hard_term, soft_term, with_loss
 from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
 from hf_distill.training.streams import read_in_processes
+from hf_distill.training.totals import Totals
 
 logger = logging.get_logger(__name__)
 
@@ -133,7 +134,8 @@ class DistillationTrainer(EvaluatingTrainer):
         self._built: tuple[Any, AttachedMatchings] | None = None  # a student and the matchings made for it
         self._evaluated: dict[str, Tensor] = {}
         self._step_items: Any = None  # what the step in progress counts, while a training step is made
-        self._reset_totals()
+        self._totals = Totals(self.args.device)
+        self._seen_a_batch = self._count_was_dropped = False
         self._check_settings()
         self._complete_config()
         pad_id = getattr(getattr(self.teacher, "model", self.model).config, "pad_token_id", None)
@@ -228,8 +230,7 @@ class DistillationTrainer(EvaluatingTrainer):
                 f"{self.args.train_sampling_strategy!r}. Leave one of them out."
             )
         self._warn(checks.few_labels(fraction, rows, self.settings))
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LabelledFractionSampler(labelled_rows(dataset), fraction, seed, lambda: int(self.state.epoch or 0))
+        return LabelledFractionSampler(labelled_rows(dataset), fraction, self._order_seed)
 
     def _warn(self, warning: str | None) -> None:
         if warning is not None:
@@ -246,14 +247,6 @@ class DistillationTrainer(EvaluatingTrainer):
     def _batch(self, inputs: Mapping[str, Any]) -> Batch:
         return Batch(inputs, self.task, self.model, self._student_arguments, self.teacher)
 
-    def _reset_totals(self) -> None:
-        """Begin to sum up anew what is logged: nothing of an earlier training, or of one that ran out of memory."""
-        self._totals: dict[str, Tensor] = {}
-        self._steps_in_totals = 0
-        self._seen_a_batch = False
-        self._count_was_dropped = False
-        self._unmatched = torch.zeros(4, dtype=torch.long, device=self.args.device)
-
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         if not self._distils:
             return super()._get_num_items_in_batch(batch_samples, device)
@@ -262,11 +255,11 @@ class DistillationTrainer(EvaluatingTrainer):
         if not self._seen_a_batch:
             checks.check_labels(self.settings, batch_samples[0], columns.column_names([self.train_dataset]))
             self._seen_a_batch = True
-        self._steps_in_totals += 1
+        self._totals.steps += 1
         if self.task.writes and self.settings.wants_soft_targets:
             for inputs in batch_samples:
                 if columns.TEACHER_LABELS in inputs:
-                    self._unmatched += self.task.unmatched(inputs).to(device)
+                    self._totals.unmatched = self._totals.unmatched + self.task.unmatched(inputs).to(device)
         return self._step_counts(batch_samples, device)
 
     def _step_counts(self, batches: list[Any], device: torch.device) -> Tensor:
@@ -302,14 +295,15 @@ class DistillationTrainer(EvaluatingTrainer):
                 self._attached.detach(self.model)
                 self._attached = None
         if self._distils:
-            warning = checks.without_counterpart(self._global(self._unmatched), self.settings.soft_target_loss)
+            warning = checks.without_counterpart(self._global(self._totals.unmatched), self.settings.soft_target_loss)
             self._warn(warning if self.is_world_process_zero() else None)
         return output
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Put the matchings into the student, before it is wrapped and before its optimizer is made."""
         if self._distils:
-            self._reset_totals()
+            self._totals.reset()
+            self._seen_a_batch = self._count_was_dropped = False
             self._complete_config()  # of a student that `model_init` made anew, too
             checks.check_lengths(
                 self._named_datasets, self._get_collator_with_removed_columns(self.data_collator), self._places
@@ -387,15 +381,16 @@ class DistillationTrainer(EvaluatingTrainer):
         weights = self.settings.at(self._progress)
         counts = self._step_counts([inputs], self.args.device) if num_items_in_batch is None else num_items_in_batch
         terms, outputs = self._terms(model, self._batch(inputs), weights)
+        self._note(terms)
         logits = outputs["logits"]
         replicas = self.accelerator.num_processes // self.get_tp_size()
         loss = torch.zeros((), device=logits.device)
         for (name, weight), count in zip(self._weighted(weights), counts, strict=True):
             if name in terms:
                 mean = terms[name].values.sum() / count.clamp(min=1)
-                self._add_to_log(f"{name}_loss", mean)
+                self._totals.add(f"{name}_loss", mean)
                 for extra, values in terms[name].logged.items():
-                    self._add_to_log(f"{name}_{extra}", values.sum() / count.clamp(min=1))
+                    self._totals.add(f"{name}_{extra}", values.sum() / count.clamp(min=1))
                 loss = loss + weight * replicas * mean if weight else loss
         if not loss.requires_grad and torch.is_grad_enabled():
             # Nothing counts here, yet this process takes part in the step: gradients of zero, whatever the logits are.
@@ -406,9 +401,6 @@ class DistillationTrainer(EvaluatingTrainer):
         """The name and the weight of each term, in the order of the counts."""
         matched = [] if self._attached is None else [(each.name, each.weight) for each in self._attached.matchings]
         return [("hard", weights.hard), ("soft", weights.soft), *matched]
-
-    def _add_to_log(self, name: str, value: Tensor) -> None:
-        self._totals[name] = self._totals.get(name, 0) + value.detach()
 
     @property
     def _progress(self) -> float:
@@ -474,11 +466,18 @@ class DistillationTrainer(EvaluatingTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as `Trainer` does, with the unweighted terms beside their weighted sum `loss`."""
-        if self._distils and "loss" in logs and self._steps_in_totals:
-            for name, total in self._totals.items():
-                logs[name] = self._global(total).item() / self._steps_in_totals
-            self._totals, self._steps_in_totals = {}, 0
+        if self._distils and "loss" in logs:
+            logs |= self._totals.means(self._global)
         super().log(logs, start_time)
+
+    def _progress_record(self) -> dict[str, Any]:
+        totals = {"totals": self._totals.record()} if self._distils else {}
+        return super()._progress_record() | totals
+
+    def _load_progress(self, record: dict[str, Any]) -> None:
+        super()._load_progress(record)
+        if self._distils and "totals" in record:
+            self._totals.load(record["totals"])
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

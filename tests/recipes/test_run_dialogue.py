@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from transformers import (
 from hf_distill import Recipe, run_recipe
 from hf_distill.data.language_modeling import cut_to_fit
 from hf_distill.recipes.steps import Run
+from hf_distill.reports.generation import compare_generation
 from hf_distill.reports.writer import Writer
 from hf_distill.teachers.generating import as_prompt
 
@@ -107,6 +109,14 @@ def recipe(folder: Path, **changes) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_replies() -> Iterator[None]:
+    """Models that know no end yet write 8 tokens in place of 48 where they are compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(compare_generation.__kwdefaults__, "max_new_tokens", 8)
+        yield
 
 
 @pytest.fixture(scope="module")

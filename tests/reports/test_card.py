@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import BertTokenizerFast, set_seed
 
 from hf_distill import (
@@ -22,13 +25,18 @@ from hf_distill import (
     LSTMStudentForTokenClassification,
     export_onnx,
 )
-from hf_distill.hub.redaction import without_folders
-from hf_distill.hub.usage import addressed
+from hf_distill.hub.markdown import code
+from hf_distill.hub.outgoing import card_fault
+from hf_distill.hub.usage import BEGIN, addressed
+from hf_distill.redaction import without_folders
 from hf_distill.reports.card import model_card
-from hf_distill.reports.card_tables import code, results
+from hf_distill.reports.card_tables import results
 from hf_distill.reports.report import Report
 from tests.conftest import tiny_bert
+from tests.hub.test_markdown import HOSTILE, tokens
+from tests.hub.test_markdown import NAMES as STRANGE
 from tests.hub_server import Hub
+from tests.properties import examples
 
 ROOT = Path(__file__).parents[2]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -634,3 +642,106 @@ def test_warnings_stand_before_everything_else(report, folder):
     text = render(report, folder).text
     assert text.index("The student is only an example.") < text.index("```python") < text.index("## Results")
     assert "## Usage" not in render(replace(report, warnings=[]), folder).text
+
+
+# Whatever the data, its classes and its columns are called
+
+
+def named_by(report, names):
+    """A report whose classes, groups, test sets, controls and metrics have these names."""
+    first, second, third, fourth = names
+    part = {"examples": 10, **{name: {"accuracy": 0.9} for name in ("teacher", "student", "baseline", "tfidf")}}
+    return replace(
+        report,
+        breakdown={first: {second: part, f"{third} {fourth}": part}},
+        per_class={name: {"support": number, "student": {"f1": 0.5}} for number, name in enumerate(names)},
+        test_sets={third: {"examples": 456, "student": {"quality": quality(0.8)}}},
+        controls={"tfidf": quality(0.9), f"own {fourth}": quality(0.8)},
+        differences={"gain_over_best_control": {"value": 0.1, "low": 0.0, "high": 0.2, "control": f"own {fourth}"}},
+        warnings=[f"Only 3 rows in {third}: few.", f"Classes are [{first!r}, {second!r}]."],
+    )
+
+
+def structure(text):
+    """What a reader sees of a card beside its words: blocks, cells, links and tags."""
+    kept = [token for token in tokens(text) if token.type not in ("text", "code_inline", "softbreak", "text_special")]
+    return [
+        token.content.strip().partition(BEGIN)[0] if token.type in ("html_block", "html_inline") else token.type
+        for token in kept
+        if token.content not in ("<code>", "</code>")
+    ]
+
+
+PLAIN = []  # the structure of a card with plain names
+
+
+@examples(8, share=0.1)
+@given(names=st.lists(STRANGE, min_size=4, max_size=4, unique_by=lambda name: " ".join(name.split())))
+def test_names_change_nothing_but_words(report, folder, names):
+    def made(words):
+        labels = {str(number): word for number, word in enumerate(words)}
+        config = {"id2label": labels, "auto_map": {"AutoModelForSequenceClassification": "m.M"}}
+        (folder / "config.json").write_text(json.dumps(config))
+        return render(
+            named_by(report, words),
+            folder,
+            student_name=f"student {words[0]}",
+            teacher=f"./{words[1]}" if "\0" not in words[1] else "./teacher",
+            datasets=[f"data {word}" for word in words],
+            license="mit",
+            carried={f"weight {words[2]}": f"PCA of {words[3]}"},
+            splits={f"rows {word}": 3 for word in words},
+            stages=[{"matching": [{"kind": words[0], "layers": {words[1]: words[2]}}]}],
+            fine_tuning={"lora": {words[3]: words[0]}},
+            reproduce=f"hf-distill run {words[0]}",
+            example=f"text {words[1]}",
+        )
+
+    if not PLAIN:
+        PLAIN.extend(structure(made(["one", "two", "three", "four"]).text))
+    card = made(names)
+    content = (folder / "README.md").read_bytes().decode()
+    assert structure(card.text) == PLAIN
+    for row in re.findall(r"^\|.*$", card.text, re.M):
+        assert row.endswith(" |")
+    assert "<script" not in card.text and "\u202e" not in card.text
+    # The metadata is the same after it was written and read.
+    front = yaml.safe_load(content[3:][: content[3:].index("\n---\n")])
+    assert front["license"] == "mit" and front["tags"] == ["knowledge-distillation", "hf_distill"]
+    (index,) = front["model-index"]
+    assert index["name"] == f"student {names[0]}"
+    shown = [without_folders(f"data {names[0]}"), names[2]]
+    assert {result["dataset"]["name"] for result in index["results"]} == set(shown)
+    assert card_fault(card.content) is None
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_push_says_the_same_of_a_strange_example(report, folder, name):
+    text = render(report, folder, example=name or "a").content
+    assert "<script" not in text.partition("-->")[2]
+    assert addressed(text, "me/x") == render(report, folder, example=name or "a", repo_id="me/x").content
+
+
+@pytest.mark.parametrize("key", ["license", "language"])
+@pytest.mark.parametrize("value", ["mit\n---\n# mine", "mit\r", "a\u2028b", "", " ", "\u202emit", ["en", "x\ny"]])
+def test_a_licence_of_several_lines_is_refused(report, folder, key, value):
+    with pytest.raises(ValueError, match=f"{key}: expected an identifier as the Hub spells it, on one line"):
+        render(report, folder, **{key: value})
+    assert not (folder / "README.md").exists()
+
+
+def test_a_card_is_not_written_through_a_link(report, folder, tmp_path):
+    (tmp_path / "mine.md").write_text("mine")
+    (folder / "README.md").symlink_to(tmp_path / "mine.md")
+    with pytest.raises(ValueError, match=r"README\.md is a link, and the card would be written where it leads"):
+        render(report, folder)
+    assert (tmp_path / "mine.md").read_text() == "mine"
+
+
+def test_a_card_that_was_cut_is_known(report, folder, tmp_path):
+    content = full(report, folder, tmp_path).content
+    assert card_fault(content) is None
+    for share in range(1, 100):
+        assert card_fault(content[: share * len(content) // 100]), share
+    assert card_fault(f"{content}\n## Added by hand\n") is None
+    assert card_fault(content.replace("## Limits", "## What it cannot do")) is None

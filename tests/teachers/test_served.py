@@ -1,12 +1,15 @@
 """Teachers behind a server: a real server and a real client, killed and gone on with."""
 
+import base64
 import json
+import logging
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -34,6 +37,7 @@ class Server(ThreadingHTTPServer):
         self.meet: threading.Barrier | None = None
         self.content = str.upper
         self.finish = "stop"
+        self.echo = False  # whether errors repeat the key
 
     def handle_error(self, request, client_address):
         pass  # a killed client's connection
@@ -61,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if isinstance(fault, int):
-            self.reply(fault, {"error": {"message": f"planted {fault}"}})
+            said = self.headers["Authorization"] if server.echo else ""
+            self.reply(fault, {"error": {"message": f"planted {fault}{said}"}})
             return
         if isinstance(fault, dict):
             self.reply(200, fault)
@@ -217,3 +222,57 @@ def test_killed_run_asks_again_only_what_was_in_flight(server, tmp_path):
     twice = len(server.requests) - len(texts)
     assert 0 <= twice <= 4
     assert sorted(entry["text"] for entry in lines(ledger)) == sorted(texts)
+
+
+# Passwords and keys
+
+
+PASSWORD = "planted/p@ss word"
+IN_URL = "planted%2Fp%40ss%20word"
+
+
+@pytest.mark.parametrize("door", ["argument", "environment"])
+def test_a_password_in_the_address_is_sent_and_shown_nowhere(server, monkeypatch, caplog, door):
+    caplog.set_level(logging.DEBUG)
+    address = server.url.replace("://", f"://me:{IN_URL}@")
+    if door == "environment":
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+    teacher = ServedTeacher("tiny", base_url=address if door == "argument" else None, max_retries=0)
+    assert ask(teacher, ["a"]) == ["A"]
+    assert server.requests[0]["key"] == f"Basic {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()}"
+    server.faults = {"b": [400], "c": ["cut"], "d": [{"detail": f"as {PASSWORD}"}]}
+    told = [caplog.text, repr(vars(teacher.client)), str(teacher.client.base_url), teacher.name]
+    for text in "bcd":
+        with pytest.raises(
+            (ValueError, ConnectionError), match=r"tiny at http://127\.0\.0\.1:\d+/v1/ did not"
+        ) as caught:
+            ask(teacher, [text])
+        told.append("".join(traceback.format_exception(caught.value)))
+    for text in [*told, caplog.text]:
+        assert PASSWORD not in text and IN_URL not in text
+
+
+@pytest.mark.parametrize("door", ["argument", "environment"])
+def test_a_key_that_a_server_repeats_is_not_shown(server, monkeypatch, door):
+    key = "planted-key-of-a-user"
+    if door == "environment":
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    teacher = ServedTeacher("tiny", base_url=server.url, api_key=key if door == "argument" else None, max_retries=0)
+    server.echo = True
+    server.faults = {"a": [400], "b": [{"detail": f"you sent {key}"}]}
+    for text in "ab":
+        with pytest.raises((ValueError, ConnectionError)) as caught:
+            ask(teacher, [text])
+        assert key not in "".join(traceback.format_exception(caught.value))
+    assert all(request["key"] == f"Bearer {key}" for request in server.requests)
+
+
+def test_a_ledger_is_read_with_another_key(server, tmp_path):
+    """The name of a teacher holds no secret, so that a new key asks nothing again."""
+    ledger = tmp_path / "ledger.jsonl"
+    for key in ("one", "two"):
+        teacher = ServedTeacher("tiny", base_url=server.url, extra_headers={"x-api-key": f"planted-{key}"})
+        assert "planted" not in teacher.name
+        ask(teacher, TEXTS, ledger=ledger)
+    assert len(server.requests) == len(TEXTS)
+    assert "planted" not in ledger.read_text()

@@ -59,10 +59,7 @@ def test_padding(tmp_path, whole, name):
     assert_same(whole(name), outcome(trainer))
 
 
-@pytest.fixture(scope="module")
-def of_two_processes(tmp_path_factory):
-    """Every case under `accelerate launch` with two processes, all in one launch."""
-    folder = tmp_path_factory.mktemp("two")
+def launched(folder):
     # Its --cpu would start processes by MPI alone; --multi_gpu starts them by torchrun, and the arguments say use_cpu.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
@@ -72,6 +69,12 @@ def of_two_processes(tmp_path_factory):
         command, capture_output=True, text=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=800
     )
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(made_once):
+    """Every case under `accelerate launch` with two processes, all in one launch, whichever workers test them."""
+    folder = made_once("cases-of-two-processes", launched)
     return {accumulation: torch.load(folder / f"outcomes-{accumulation}.pt") for accumulation in (1, 2)}
 
 

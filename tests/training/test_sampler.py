@@ -1,13 +1,21 @@
-"""The share of labelled rows, however a step is cut."""
+"""The order of the rows: drawn again after a resume, and with a share of labelled rows however a step is cut."""
 
 import numpy as np
 import pytest
+import torch
 from accelerate import skip_first_batches
-from accelerate.data_loader import prepare_data_loader
-from torch.utils.data import DataLoader
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, WeightedRandomSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_distill import DistillationTrainer
-from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
+from hf_distill.training.sampler import (
+    LabelledFractionSampler,
+    RandomOrder,
+    RecordedOrder,
+    labelled_rows,
+    resumable,
+)
 from tests.conftest import collate, tiny_bert, tiny_rows
 from tests.training.test_trainer import arguments, assert_same, trained, weights
 
@@ -101,22 +109,71 @@ def test_few_labels_are_warned_of(tmp_path, monkeypatch, unlabelled, warned):
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_resume_in_the_middle_of_an_epoch_of_two_processes_draws_the_same_rows(process):
-    """Accelerate's skipped batches hide the sampler from `set_epoch`."""
-    epoch = 0
+    """Accelerate's skipped batches hide a sampler from their `set_epoch`, so that the trainer tells it."""
+    lengths = LengthGroupedSampler(4, lengths=[number % 7 for number in range(24)])
+    for make in (
+        lambda: LabelledFractionSampler(np.arange(24) % 3 > 0, 0.5),
+        lambda: RandomOrder(24, seed=3),
+        lambda: RecordedOrder(lengths, seed=3, processes=2),
+    ):
 
-    def loader():
-        sampler = LabelledFractionSampler(np.arange(24) % 3 > 0, 0.5, epoch=lambda: epoch)
-        return prepare_data_loader(
-            DataLoader(list(range(24)), batch_size=4, sampler=sampler), num_processes=2, process_index=process
-        )
+        def loader(epoch, make=make):
+            sampler = make()
+            made = prepare_data_loader(
+                DataLoader(list(range(24)), batch_size=4, sampler=sampler), num_processes=2, process_index=process
+            )
+            sampler.set_epoch(epoch)
+            return made
 
-    def batches(of):
-        of.set_epoch(epoch)
-        return [batch.tolist() for batch in of]
+        def batches(of, epoch):
+            of.set_epoch(epoch)
+            return [batch.tolist() for batch in of]
 
-    unbroken = loader()
-    first = batches(unbroken)
-    epoch = 1
-    second = batches(unbroken)
-    assert first != second
-    assert batches(skip_first_batches(loader(), 1)) == second[1:]
+        first, second = (batches(loader(epoch), epoch) for epoch in (0, 1))
+        assert first != second
+        torch.manual_seed(process)  # the processes' random states differ
+        assert batches(skip_first_batches(loader(1), 1), 1) == second[1:]
+
+
+def test_the_order_of_accelerate():
+    """For the seed of the training, `RandomOrder` is accelerate's own order of each epoch."""
+    torch.manual_seed(7)
+    theirs = SeedableRandomSampler(range(50))
+    ours = RandomOrder(50, seed=7)
+    for epoch in range(3):
+        theirs.set_epoch(epoch)
+        ours.set_epoch(epoch)
+        assert list(theirs) == list(ours)
+    assert len(ours) == 50
+
+
+def test_an_order_is_drawn_again_from_what_was_recorded():
+    sampler = LengthGroupedSampler(4, lengths=[number % 7 for number in range(60)])
+    torch.manual_seed(1)
+    plain, state = list(sampler), torch.get_rng_state()
+    torch.manual_seed(1)
+    recorded = RecordedOrder(sampler, seed=0, processes=1)
+    assert (list(recorded), len(recorded)) == (plain, 60)
+    assert torch.equal(torch.get_rng_state(), state)  # what follows is not moved
+    resumed = RecordedOrder(sampler, seed=0, processes=1)
+    resumed.resumed = (2, recorded.drawn_from)
+    resumed.set_epoch(2)
+    assert list(resumed) == plain
+    assert list(resumed) != plain  # once
+    resumed.resumed = (2, recorded.drawn_from)
+    resumed.set_epoch(3)
+    assert list(resumed) != plain  # of another epoch
+
+
+def test_which_samplers_are_replaced():
+    rows = range(10)
+    own = torch.Generator()
+    assert type(resumable(RandomSampler(rows), 0, 1)) is RandomOrder
+    assert type(resumable(WeightedRandomSampler([1.0] * 10, 10), 0, 1)) is RecordedOrder
+    for stays in (
+        None,
+        SequentialSampler(rows),
+        RandomSampler(rows, generator=own),
+        LabelledFractionSampler(np.arange(9) < 3, 0.5),
+    ):
+        assert resumable(stays, 0, 1) is stays
