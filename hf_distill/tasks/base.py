@@ -150,7 +150,8 @@ class RecipeTask(ABC):
         settings = self.settings.student
         if settings.kind == "transformer":
             return TransformerStudentConfig(**settings.config)
-        size = 100 if tokenizer is None else len(tokenizer)
+        # No token id that the recipe gives is beyond the table of a vocabulary that is not known yet.
+        size = 2**31 if tokenizer is None else len(tokenizer)
         derived = {"vocab_size": size, "pad_token_id": getattr(tokenizer, "pad_token_id", None), **self.head()}
         if settings.kind == "static":
             unpooled = unpooled_token_ids(tokenizer)
