@@ -1,4 +1,4 @@
-"""Turn any Hugging Face teacher into a small LSTM or Transformer student, with one drop-in `Trainer`."""
+"""Turn any Hugging Face teacher into a small LSTM, static or Transformer student, with one drop-in `Trainer`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
         LSTMStudentForSequenceClassification,
         LSTMStudentForTokenClassification,
         LSTMStudentModel,
+    )
+    from hf_distill.students.static.configuration_static import StaticStudentConfig
+    from hf_distill.students.static.model2vec import save_model2vec
+    from hf_distill.students.static.modeling_static import (
+        StaticStudentForSequenceClassification,
+        StaticStudentForTokenClassification,
+        StaticStudentModel,
     )
     from hf_distill.students.tokenizer import student_tokenizer
     from hf_distill.students.transformer.config import TransformerStudentConfig
@@ -62,6 +69,11 @@ _MODULES = {
     "LSTMStudentForSequenceClassification": "hf_distill.students.lstm.modeling_lstm",
     "LSTMStudentForTokenClassification": "hf_distill.students.lstm.modeling_lstm",
     "LSTMStudentModel": "hf_distill.students.lstm.modeling_lstm",
+    "StaticStudentConfig": "hf_distill.students.static.configuration_static",
+    "save_model2vec": "hf_distill.students.static.model2vec",
+    "StaticStudentForSequenceClassification": "hf_distill.students.static.modeling_static",
+    "StaticStudentForTokenClassification": "hf_distill.students.static.modeling_static",
+    "StaticStudentModel": "hf_distill.students.static.modeling_static",
     "student_tokenizer": "hf_distill.students.tokenizer",
     "TransformerStudentConfig": "hf_distill.students.transformer.config",
     "TeacherEnsemble": "hf_distill.teachers.ensemble",
@@ -92,6 +104,10 @@ __all__ = [
     "Seq2SeqDistillationTrainer",
     "ServedLogits",
     "ServedTeacher",
+    "StaticStudentConfig",
+    "StaticStudentForSequenceClassification",
+    "StaticStudentForTokenClassification",
+    "StaticStudentModel",
     "TeacherEnsemble",
     "TransformerStudentConfig",
     "VariationalMatching",
@@ -102,6 +118,7 @@ __all__ = [
     "losses",
     "metrics",
     "run_recipe",
+    "save_model2vec",
     "student_from_teacher",
     "student_tokenizer",
 ]
@@ -121,8 +138,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# After `import hf_distill`, AutoModel*.from_pretrained(folder) finds LSTM students without trust_remote_code.
+# After `import hf_distill`, AutoModel*.from_pretrained(folder) finds our students without trust_remote_code.
 for _hook, _module in (("register_config", "configuration_auto"), ("register_models", "modeling_auto")):
-    wrapt.register_post_import_hook(
-        f"hf_distill.students.lstm.registration:{_hook}", f"transformers.models.auto.{_module}"
-    )
+    wrapt.register_post_import_hook(f"hf_distill.students.registration:{_hook}", f"transformers.models.auto.{_module}")

@@ -71,7 +71,7 @@ TESTED_BY = {
     "tasks.token_classification": "recipes/test_run_tagging.py",
     "tasks.translation": "recipes/test_run_translation.py",
 }
-UPLOADED = ("configuration_lstm", "modeling_lstm")
+UPLOADED = {kind: (f"configuration_{kind}", f"modeling_{kind}") for kind in ("lstm", "static")}
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -125,9 +125,10 @@ def test_aliases_are_three_lines():
 
 
 def test_uploaded_files_import_only_each_other():
-    for name in UPLOADED:
-        module = f"students.lstm.{name}"
-        assert IMPORTS[module] <= {f"students.lstm.{other}" for other in UPLOADED}, module
+    for kind, names in UPLOADED.items():
+        modules = {f"students.{kind}.{name}" for name in names}
+        for module in modules:
+            assert IMPORTS[module] <= modules, module
 
 
 def test_the_runtime_is_one_file_that_needs_three_packages():

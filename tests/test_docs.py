@@ -22,6 +22,7 @@ from hf_distill import DistillationArguments, LSTMStudentForSequenceClassificati
 from hf_distill.data.config import Augment, Data
 from hf_distill.recipes.recipe import Compare, Export, Push, Recipe, Student, Teacher
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.training.arguments import Objective
 
@@ -88,10 +89,10 @@ def test_what_agents_are_told_is_there(tmp_path):
         assert (ROOT / name).exists(), name
 
 
-def test_every_field_of_an_lstm_student_is_on_the_page(hook):
-    assert {f"student.config.{name}" for name in inspect.get_annotations(LSTMStudentConfig)} <= rows(
-        hook, "recipe_keys.md"
-    ).keys()
+@pytest.mark.parametrize("config", [LSTMStudentConfig, StaticStudentConfig])
+def test_every_field_of_a_students_config_is_on_the_page(hook, config):
+    fields = {f"student.config.{name}" for name in inspect.get_annotations(config)}
+    assert fields <= rows(hook, "recipe_keys.md").keys()
 
 
 def test_every_field_of_the_objective_is_on_the_page(hook):

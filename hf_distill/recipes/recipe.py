@@ -12,9 +12,11 @@ from hf_distill.checked import check_size, check_values, nearest, section_from
 from hf_distill.data.config import Data
 from hf_distill.paths import read_yaml
 from hf_distill.plain_yaml import to_yaml
+from hf_distill.problems import TASKS
 from hf_distill.recipes.overrides import override
 from hf_distill.redaction import redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.tasks import RECIPE_TASKS
 from hf_distill.tasks.settings import (
@@ -32,7 +34,11 @@ from hf_distill.tasks.settings import (
 
 __all__ = ["Compare", "Data", "Export", "Push", "Recipe", "Student", "Teacher"]
 
-STUDENTS: dict[str, Any] = {"lstm": LSTMStudentConfig, "transformer": TransformerStudentConfig}
+STUDENTS: dict[str, Any] = {
+    "lstm": LSTMStudentConfig,
+    "static": StaticStudentConfig,
+    "transformer": TransformerStudentConfig,
+}
 # Fields of a student's config that follow from the data, the tokenizer and the teacher.
 DERIVED = (
     *("vocab_size", "num_labels", "id2label", "label2id", "problem_type"),
@@ -152,6 +158,11 @@ class Recipe(Settings):
         if self.student.kind == "transformer" and not self.student.from_teacher:
             raise ValueError(
                 "student.from_teacher: a transformer student is cut from its teacher, false makes no sense."
+            )
+        if self.student.kind == "static" and TASKS[self.task].writes:
+            raise ValueError(
+                f"student.kind: static students classify texts or tag words, and the task is {self.task}. Set "
+                "student.kind: lstm or transformer."
             )
         kind = STUDENTS[self.student.kind]
         for name in self.student.config:

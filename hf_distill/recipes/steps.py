@@ -274,7 +274,8 @@ class Run:
         teacher, teacher_tokenizer = self.models.teacher()
         set_seed(seed)
         if self.recipe.student.from_teacher:
-            student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer)
+            texts = self.task.student_texts
+            student, carried = student_from_teacher(teacher, config, tokenizer, teacher_tokenizer, texts)
         else:
             student, carried = self.task.kind.auto_class.from_config(config), {}
         return self.task.finished_student(student, carried, (teacher, teacher_tokenizer), tokenizer)

@@ -101,3 +101,58 @@ def principal_components(rows: Tensor, size: int) -> tuple[Tensor, Tensor, float
     largest = directions.abs().argmax(0)
     signs = directions[largest, torch.arange(size, device=rows.device)].sign()
     return mean, directions * signs, (variances[:size].sum() / variances.sum()).item()
+
+
+class ProjectedTable:
+    """Rows for a student's tokens, projected to the student's width.
+
+    Args:
+        rows: (student tokens, teacher size), float64.
+        source: a description of where they come from.
+        size: the student's width, at most the teacher's.
+
+    Attributes:
+        rows: (student tokens, size), (given rows - mean) @ directions.
+        mean, directions: (teacher size,) and (teacher size, size); zero and the identity if the width is the same.
+        source: the description, with that of the projection.
+    """
+
+    def __init__(self, rows: Tensor, source: str, size: int):
+        self.source = source
+        teacher_size = rows.shape[1]
+        if size == teacher_size:
+            self.mean, self.directions = rows.new_zeros(size), torch.eye(size, dtype=rows.dtype)
+        else:
+            self.mean, self.directions, share = principal_components(rows, size)
+            rows = (rows - self.mean) @ self.directions
+            self.source = f"PCA of {source}, {teacher_size} -> {size}, {share:.0%} of the variance"
+        self.rows = rows
+
+    @classmethod
+    def of_parameter(
+        cls, teacher: PreTrainedModel, table: Tensor, size: int, pieces: list[list[int]] | None
+    ) -> "ProjectedTable":
+        """A table of a teacher, for the student's tokens.
+
+        Args:
+            teacher: the model that has the table.
+            table: (teacher tokens, teacher size), one of its parameters.
+            size: the student's width.
+            pieces: from `pieces_for_student`; None for the teacher's vocabulary.
+        """
+        rows, source = table.detach().cpu().double(), parameter_name(teacher, table)
+        if pieces is None:
+            return cls(rows, source, size)
+        return cls(mean_of_pieces(rows, pieces), f"means of the pieces in {source}", size)
+
+    def fill(self, student: PreTrainedModel, parameter: Tensor, std: float | None) -> dict[str, str]:
+        """Copy the rows into a student's parameter, scaled to a root mean square of `std` if one is given."""
+        scale = 1.0 if std is None else std / self.rows.square().mean().sqrt().item()
+        parameter.copy_(self.rows * scale)
+        source = self.source if std is None else f"{self.source}, times {scale:.3g}"
+        return {parameter_name(student, parameter): source}
+
+
+def parameter_name(model: PreTrainedModel, parameter: Tensor) -> str:
+    """The name of one of a model's parameters."""
+    return next(name for name, candidate in model.named_parameters() if candidate is parameter)

@@ -1,13 +1,17 @@
 """Build a student that starts from its teacher's weights."""
 
 import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.students.embeddings import pieces_for_student
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
-from hf_distill.students.lstm.from_teacher import fill_lstm, lstm_class_for
+from hf_distill.students.lstm.from_teacher import HEADS, fill_lstm
+from hf_distill.students.static import from_teacher as static
+from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.token_map import special_token_ids
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.students.transformer.from_teacher import shrink
@@ -16,9 +20,10 @@ from hf_distill.students.transformer.from_teacher import shrink
 @torch.no_grad()
 def student_from_teacher(
     teacher: PreTrainedModel,
-    config: LSTMStudentConfig | TransformerStudentConfig,
+    config: LSTMStudentConfig | StaticStudentConfig | TransformerStudentConfig,
     tokenizer: PreTrainedTokenizerBase | None = None,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: Iterable[str] | None = None,
 ) -> tuple[PreTrainedModel, dict[str, str]]:
     """Build a student with the teacher's kind of head, initialised from the teacher's weights.
 
@@ -26,17 +31,22 @@ def student_from_teacher(
     its layers, and from the principal components of its residual stream or its most important units (see
     `transformer.from_teacher.shrink`). An LSTM student takes the token embeddings of a Transformer teacher, reduced to
     their principal components. From an LSTM teacher it takes all weights, in evenly spaced layers and leading units.
+    A static student takes the embeddings of its tokens, or what the teacher's layers make of each token alone, likewise
+    reduced; with texts, it weighs its tokens by their frequency.
     Other weights are drawn at random, as in any new model. The weights that are taken over are the same in every call.
-    A student of the teacher's own size computes what the teacher does. The student is float32, on the CPU.
+    A Transformer or LSTM of the teacher's own size computes what the teacher does. The student is float32, on the CPU.
 
-    Labels, problem type and special token ids are the teacher's where an LSTMStudentConfig does not set them.
+    Labels, problem type and special token ids are the teacher's where the config of an LSTM or a static student leaves
+    them out.
 
     Args:
-        teacher: any text model for an LSTM student, a model of a known family for a Transformer; it is not changed.
+        teacher: any text model for an LSTM or a static student, a model of a known family for a Transformer; it is not
+            changed.
         config: the student's size; it is not changed.
         tokenizer: the student's, needed with `teacher_tokenizer` if its vocabulary is not the teacher's. Each of its
             tokens then starts from the mean of the teacher's tokens for the same text.
         teacher_tokenizer: the teacher's.
+        texts: of the training set, for the token weights of a static student; not read for others. None: all are 1.
     Returns:
         The student, and a dict from the name of each parameter that was initialised from the teacher to a description
         of where it came from.
@@ -47,7 +57,8 @@ def student_from_teacher(
     if isinstance(config, TransformerStudentConfig):
         pieces = pieces_for_student(teacher, None, tokenizer, teacher_tokenizer)
         return shrink(teacher, config, pieces, special_token_ids(teacher.config, tokenizer))
-    student_class = lstm_class_for(teacher)
+    heads: tuple[Any, str] = (static.HEADS, "static") if isinstance(config, StaticStudentConfig) else (HEADS, "LSTM")
+    student_class = class_for(teacher, *heads)
     pieces = pieces_for_student(teacher, config.vocab_size, tokenizer, teacher_tokenizer)
     config = copy.deepcopy(config)
     if "Classification" in student_class.__name__:
@@ -55,10 +66,33 @@ def student_from_teacher(
     for name, index in special_token_ids(teacher.config, None if pieces is None else tokenizer).items():
         if getattr(config, name, index) is None:
             setattr(config, name, index)
+    if isinstance(config, StaticStudentConfig):
+        return static.fill_static(student_class, config, teacher, pieces, tokenizer, teacher_tokenizer, texts)
     return fill_lstm(student_class, config, teacher, pieces)
 
 
-def agree_on_labels(config: LSTMStudentConfig, teacher_config: PreTrainedConfig) -> None:
+def class_for(teacher: PreTrainedModel, heads: Mapping[str, Any], kind: str) -> Any:
+    """The student class with the teacher's kind of head.
+
+    Args:
+        teacher: the teacher.
+        heads: the end of a teacher's class name to the student's class; the first match counts.
+        kind: of student, in words.
+    Raises:
+        ValueError: there is none.
+    """
+    name = type(teacher).__name__
+    ending = next((ending for ending in heads if name.endswith(ending)), None)
+    if ending is None or (ending == "Model" and teacher.config.is_encoder_decoder):
+        raise ValueError(
+            f"Expected a teacher whose class name ends in one of {', '.join(heads)} (the last for encoders only), got "
+            f"{name}, for which there is no {kind} student. Load the teacher with the Auto class of its task, for "
+            "instance AutoModelForSequenceClassification."
+        )
+    return heads[ending]
+
+
+def agree_on_labels(config: LSTMStudentConfig | StaticStudentConfig, teacher_config: PreTrainedConfig) -> None:
     """Copy labels and problem type from the teacher where the student's config does not set them.
 
     Names LABEL_0, LABEL_1, ... are transformers' defaults and count as not set. So does their number if it is two.

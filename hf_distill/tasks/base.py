@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,8 @@ from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
 from hf_distill.reports.report import Report
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
+from hf_distill.students.static.configuration_static import StaticStudentConfig
+from hf_distill.students.static.from_teacher import unpooled_token_ids
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.tasks.models import Models
 from hf_distill.tasks.settings import Settings
@@ -132,7 +134,14 @@ class RecipeTask(ABC):
     def new_student_tokenizer(self) -> Any:
         """A tokenizer for the student, made of the training texts or the teacher's own."""
 
-    def student_config(self, tokenizer: Any = None) -> LSTMStudentConfig | TransformerStudentConfig:
+    @property
+    def student_texts(self) -> Iterable[str] | None:
+        """The texts that the student learns from, where its tokens may be counted in them."""
+        return None
+
+    def student_config(
+        self, tokenizer: Any = None
+    ) -> LSTMStudentConfig | StaticStudentConfig | TransformerStudentConfig:
         """The student's config.
 
         Args:
@@ -141,10 +150,14 @@ class RecipeTask(ABC):
         settings = self.settings.student
         if settings.kind == "transformer":
             return TransformerStudentConfig(**settings.config)
-        names = ("pad_token_id", "bos_token_id", "eos_token_id")
-        tokens: dict[str, Any] = {name: getattr(tokenizer, name, None) for name in names}
-        size = 100 if tokenizer is None else len(tokenizer)
-        return LSTMStudentConfig(**{"vocab_size": size, **self.head(), **tokens, **settings.config})
+        # No token id that the recipe gives is beyond the table of a vocabulary that is not known yet.
+        size = 2**31 if tokenizer is None else len(tokenizer)
+        derived = {"vocab_size": size, "pad_token_id": getattr(tokenizer, "pad_token_id", None), **self.head()}
+        if settings.kind == "static":
+            unpooled = unpooled_token_ids(tokenizer)
+            return StaticStudentConfig(**{**derived, "unpooled_token_ids": unpooled, **settings.config})
+        derived |= {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id")}
+        return LSTMStudentConfig(**{**derived, **settings.config})
 
     def head(self) -> dict[str, Any]:
         """The fields of a student's config that say what its head decides on."""

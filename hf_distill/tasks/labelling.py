@@ -1,8 +1,9 @@
 """Tasks whose student chooses among classes, or predicts a quantity: of a text or of each word."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -218,17 +219,20 @@ class LabellingTask(RecipeTask):
         set_seed(self.settings.seed)
         return self.models.with_untrained_head(**self.data_head), tokenizer
 
+    @property
+    def student_texts(self) -> Iterable[str]:
+        """The training texts, with and without a label."""
+        return chain(texts_of(self.splits.train), texts_of(self.splits.unlabelled))
+
     def new_student_tokenizer(self) -> Any:
         """A smaller tokenizer trained on the texts, or the teacher's."""
         settings = self.settings.student
         teacher_tokenizer = self.models.tokenizer(self.models.source)
         tokenizer = teacher_tokenizer
         if settings.vocab_size is not None:
-            parts = (self.splits.train, self.splits.unlabelled)
-            texts = [text for part in parts for text in texts_of(part)]
-            tokenizer = student_tokenizer(teacher_tokenizer, texts, settings.vocab_size)
+            tokenizer = student_tokenizer(teacher_tokenizer, self.student_texts, settings.vocab_size)
         # A Transformer cut from its teacher has the teacher's positions, and shared tokens are read by both.
-        unlimited = settings.kind == "lstm" and settings.vocab_size is not None
+        unlimited = settings.kind != "transformer" and settings.vocab_size is not None
         limit = settings.max_length if unlimited else min(settings.max_length, teacher_tokenizer.model_max_length)
         tokenizer.model_max_length = limit
         return tokenizer

@@ -110,15 +110,16 @@ class Student:
     """What learns.
 
     Attributes:
-        kind: `lstm`, or `transformer` for a smaller model of the teacher's own family.
+        kind: `lstm`; `static` for embeddings of tokens and n-grams without layers, of text and token classification; or
+            `transformer` for a smaller model of the teacher's own family.
         vocab_size: size of its own vocabulary, trained on the texts. None: it reads with the teacher's tokenizer.
         max_length: tokens, longer texts are cut.
-        config: fields of its `LSTMStudentConfig` or `TransformerStudentConfig`.
+        config: fields of its `LSTMStudentConfig`, `StaticStudentConfig` or `TransformerStudentConfig`.
         from_teacher: whether it starts from the teacher's weights or from random ones.
         bf16: whether it trains in bfloat16 where the hardware is fast at it.
     """
 
-    kind: Literal["lstm", "transformer"] = "lstm"
+    kind: Literal["lstm", "static", "transformer"] = "lstm"
     vocab_size: int | None = limited(POSITIVE, 8000)
     max_length: int = limited(POSITIVE, 128)
     config: dict[str, Any] = field(default_factory=dict)

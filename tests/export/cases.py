@@ -11,8 +11,15 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from hf_distill import LSTMStudentConfig, LSTMStudentForSequenceClassification, LSTMStudentForTokenClassification
+from hf_distill import (
+    LSTMStudentConfig,
+    LSTMStudentForSequenceClassification,
+    LSTMStudentForTokenClassification,
+    StaticStudentForSequenceClassification,
+    StaticStudentForTokenClassification,
+)
 from tests.conftest import tiny_bert
+from tests.students.static.cases import built
 
 VOCABULARY = 50
 
@@ -50,6 +57,11 @@ MODELS = {
     "lstm": lambda: LSTMStudentForSequenceClassification(config(pooling=["last", "max", "mean"], num_layers=2)),
     "lstm, one way": lambda: LSTMStudentForSequenceClassification(config(bidirectional=False)),
     "lstm tagger": lambda: LSTMStudentForTokenClassification(config()),
+    "static": lambda: built(StaticStudentForSequenceClassification, vocab_size=VOCABULARY, num_labels=3),
+    "static, tokens alone": lambda: built(
+        StaticStudentForSequenceClassification, vocab_size=VOCABULARY, num_labels=3, ngram_buckets=0
+    ),
+    "static tagger": lambda: built(StaticStudentForTokenClassification, vocab_size=VOCABULARY, num_labels=3),
     "bert": tiny_bert,
     "bert tagger": tagging_bert,
     "distilbert": tiny_distilbert,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, load
 from torch import nn
 from transformers import AutoTokenizer, BertTokenizer
 
@@ -31,14 +32,24 @@ def test_logits_are_the_models_for_any_batch_and_padding(name, tmp_path):
         np.testing.assert_allclose(run(file, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_holes_in_the_mask_and_rows_without_tokens(tmp_path):
-    model = MODELS["lstm"]().eval()
+@pytest.mark.parametrize("name", ["lstm", "static", "static tagger"])
+def test_holes_in_the_mask_and_rows_without_tokens(name, tmp_path):
+    model = MODELS[name]().eval()
     inputs = texts(6, 9, "right")
     inputs["attention_mask"] = torch.randint(0, 2, (6, 9))
     inputs["attention_mask"][3] = 0
     with torch.no_grad():
         expected = model(**inputs).logits
     np.testing.assert_allclose(run(export_onnx(model, tmp_path)["model"], inputs), expected, atol=1e-5)
+
+
+def test_the_tables_of_a_static_student_have_8_bits(tmp_path):
+    files = export_onnx(MODELS["static"](), tmp_path)
+    sizes = {}
+    for name, file in files.items():
+        tables = [each for each in load(file).graph.initializer if list(each.dims) in ([VOCABULARY, 12], [30, 12])]
+        sizes[name] = sorted(each.data_type for each in tables)
+    assert sizes == {"model": [TensorProto.FLOAT] * 2, "model_quantized": [TensorProto.UINT8] * 2}
 
 
 def trained_student() -> LSTMStudentForSequenceClassification:

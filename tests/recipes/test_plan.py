@@ -100,6 +100,15 @@ def test_a_teacher_without_positions_for_the_longest_text_is_told(folder, vocab_
     assert [refusal.split(",")[0] for refusal in refusals] == ([] if vocab_size else ["student.max_length: 128"])
 
 
+def test_a_static_student_is_checked_before_its_vocabulary_is_known(folder):
+    for config, refusals in (
+        ({"unpooled_token_ids": [110]}, []),
+        ({"ngram_size": 1}, ["ngram_size must be an integer"]),
+    ):
+        found = plan_recipe(recipe(folder, student={"kind": "static", "vocab_size": 120, "config": config})).refusals
+        assert [refusal.split(" of at")[0] for refusal in found] == refusals
+
+
 def test_a_family_that_cannot_be_cut_is_told(folder):
     config = folder / "teacher" / "config.json"
     config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "convbert"'))

@@ -46,6 +46,11 @@ def test_overrides(tmp_path):
         ),
         (["--seed", "abc"], "seed: expected a whole number, got the text 'abc'"),
         (["--student.kind", "gru"], "gru"),
+        (
+            ["--student.kind", "static", "--student.config.num_layers", "1"],
+            r"student\.config: unknown key 'num_layers'",
+        ),
+        (["--task", "translation", "--student.kind", "static"], "student.kind: static students classify texts or tag"),
         (["--task", "text-clasification"], r"Did you mean text-classification\?"),
         (["--task", "translation", "--distill.targets", "letter"], "expected one of word, sequence, both"),
         (["--task", "translation", "--data.text", "[a, b]"], "a translation has one text to read"),

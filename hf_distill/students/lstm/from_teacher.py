@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_distill.students.embeddings import mean_of_pieces, principal_components, token_embeddings
+from hf_distill.students.embeddings import ProjectedTable, token_embeddings
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.lstm.modeling_lstm import (
     LSTMStudentForCausalLM,
@@ -37,19 +37,6 @@ EMBEDDING_STD = 1.0
 LAYER = re.compile(r"^(lstm\.layers|layers|decoder)\.(\d+)\.")
 
 
-def lstm_class_for(teacher: PreTrainedModel) -> type[LSTMStudentPreTrainedModel]:
-    """The LSTM student class with the teacher's kind of head; a ValueError if there is none."""
-    name = type(teacher).__name__
-    ending = next((ending for ending in HEADS if name.endswith(ending)), None)
-    if ending is None or (ending == "Model" and teacher.config.is_encoder_decoder):
-        raise ValueError(
-            f"Expected a teacher whose class name ends in one of {', '.join(HEADS)} (the last for encoders only), got "
-            f"{name}, for which there is no LSTM student. Load the teacher with the Auto class of its task, for "
-            "instance AutoModelForSequenceClassification."
-        )
-    return HEADS[ending]
-
-
 def fill_lstm(
     student_class: type[LSTMStudentPreTrainedModel],
     config: LSTMStudentConfig,
@@ -74,7 +61,7 @@ def fill_lstm(
         check_within("hidden_size", config.hidden_size, teacher.config.hidden_size)
         check_within("num_layers", config.num_layers, teacher.config.num_layers)
     student = student_class(config)
-    embedded = ProjectedTable(teacher, token_embeddings(teacher).weight, config.embedding_size, pieces)
+    embedded = ProjectedTable.of_parameter(teacher, token_embeddings(teacher).weight, config.embedding_size, pieces)
     embeddings = token_embeddings(student)
     carried = embedded.fill(student, embeddings.weight, None if from_lstm else EMBEDDING_STD)
     if embeddings.padding_idx is not None:
@@ -83,7 +70,7 @@ def fill_lstm(
     if isinstance(student, LSTMStudentForCausalLM | LSTMStudentForSeq2SeqLM):
         tied = student.config.tie_word_embeddings
         output = cast(nn.Linear, teacher.get_output_embeddings()).weight
-        predicted = embedded if tied else ProjectedTable(teacher, output, config.embedding_size, pieces)
+        predicted = embedded if tied else ProjectedTable.of_parameter(teacher, output, config.embedding_size, pieces)
         if not tied:
             carried |= predicted.fill(student, student.lm_head.weight, None if from_lstm else config.initializer_range)
         elif not from_lstm:
@@ -93,43 +80,6 @@ def fill_lstm(
     if from_lstm:
         carried |= carry_units(student, teacher, embedded, predicted)
     return student, carried
-
-
-class ProjectedTable:
-    """A teacher's embedding table, for the student's tokens and projected to the student's width.
-
-    Attributes:
-        rows: (student tokens, size), about (teacher's rows - mean) @ directions.
-        mean, directions: (teacher size,) and (teacher size, size); zero and the identity if the width is the same.
-        source: a description of where the rows come from.
-    """
-
-    def __init__(self, teacher: PreTrainedModel, table: Tensor, size: int, pieces: list[list[int]] | None):
-        rows = table.detach().cpu().double()
-        self.source = parameter_name(teacher, table)
-        if pieces is not None:
-            rows = mean_of_pieces(rows, pieces)
-            self.source = f"means of the pieces in {self.source}"
-        teacher_size = rows.shape[1]
-        if size == teacher_size:
-            self.mean, self.directions = rows.new_zeros(size), torch.eye(size, dtype=rows.dtype)
-        else:
-            self.mean, self.directions, share = principal_components(rows, size)
-            rows = (rows - self.mean) @ self.directions
-            self.source = f"PCA of {self.source}, {teacher_size} -> {size}, {share:.0%} of the variance"
-        self.rows = rows
-
-    def fill(self, student: PreTrainedModel, parameter: Tensor, std: float | None) -> dict[str, str]:
-        """Copy the rows into a student's parameter, scaled to a root mean square of `std` if one is given."""
-        scale = 1.0 if std is None else std / self.rows.square().mean().sqrt().item()
-        parameter.copy_(self.rows * scale)
-        source = self.source if std is None else f"{self.source}, times {scale:.3g}"
-        return {parameter_name(student, parameter): source}
-
-
-def parameter_name(model: PreTrainedModel, parameter: Tensor) -> str:
-    """The name of one of a model's parameters."""
-    return next(name for name, candidate in model.named_parameters() if candidate is parameter)
 
 
 def carry_units(
