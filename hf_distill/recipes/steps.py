@@ -406,12 +406,20 @@ class Run:
             language=push.language or None,
             datasets=push.datasets or [name_of(recipe.data.path)],
             fine_tuning=fine_tuning,
-            stages=[{"temperature": 2.0, "soft_target_loss": "forward_kl", **stage} for stage in recipe.stages],
+            stages=[self.told_of(stage) for stage in recipe.stages],
             carried=json.loads((self.models.initial / "carried.json").read_text()),
             splits=self.workspace.steps["compare"]["counts"],  # in their order, which report.json does not keep
             reproduce="hf-distill run recipe.yaml",
             example=self.task.example,
         )
+
+    def told_of(self, stage: dict[str, Any]) -> dict[str, Any]:
+        """A stage's settings for the card: with temperature and loss of the soft targets, where it has some."""
+        objective = self.recipe.objective(stage)
+        soft = {"temperature": objective.temperature, "soft_target_loss": objective.soft_target_loss}
+        if self.recipe.uses_soft_targets:
+            return stage | soft
+        return {name: value for name, value in stage.items() if name not in soft}
 
     def unedited(self, name: str) -> bool:
         """Whether a file may be written again; one that a person edited is kept, and named."""

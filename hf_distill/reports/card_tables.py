@@ -16,6 +16,8 @@ MOST_ROWS = 10
 METHOD = (
     "lora",
     "matching",
+    "targets",
+    "sequences",
     *(setting.name for setting in fields(Objective)),
     "num_train_epochs",
     "max_steps",

@@ -337,3 +337,12 @@ def test_a_teacher_with_fewer_positions_than_the_limit(folder, tmp_path, targets
 def test_what_does_not_fit(folder, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         run_recipe(Recipe.load(recipe(folder), [f"--output_dir={tmp_path / 'out'}", *changes]), only="cache")
+
+
+def test_a_card_tells_of_soft_targets_where_there_are_some(folder, tmp_path):
+    both = started(folder, tmp_path / "both")
+    told = both.told_of(both.recipe.stages[0])
+    assert (told["targets"], told["temperature"], told["soft_target_loss"]) == ("both", 1.0, "forward_kl")
+    alone = started(folder, tmp_path / "alone", "--distill.targets=sequence")
+    told = alone.told_of(alone.recipe.stages[0])
+    assert told["targets"] == "sequence" and not {"temperature", "soft_target_loss"} & told.keys()
