@@ -18,7 +18,7 @@ from jinja2.ext import Extension
 from safetensors import SafetensorError, safe_open
 
 from hf_distill.hub.usage import BEGIN, CARD_END, END
-from hf_distill.paths import yaml_fault
+from hf_distill.plain_yaml import yaml_fault
 
 FRONT_MATTER = re.compile(r"\s*---[ \t]*\n((?:.*\n)*?)---[ \t]*(?:\n|$)")
 USAGE = re.compile(r"^```python\n.*?^```", re.MULTILINE | re.DOTALL)

@@ -74,7 +74,8 @@ def cache_teacher_outputs(
     shard is written under another name and renamed when it is whole: a killed pass loses at most the shard it was
     writing, and the next call goes on from there. A shard ends with a checksum, which is compared whenever a cache is
     opened: one that changed on the disk since is told by its name and computed again. Under `accelerate launch` the
-    processes share the shards; each gets the whole result.
+    processes share the shards; each gets the whole result. Calls of other runs on one folder wait for each other, and
+    find the shards of the first.
 
     `teacher_logits` (or the top-k columns) hold one row an example for classification; one a word for tagging (where
     `teacher_word_starts` is 1, else `word_starts`, else at the labelled positions); one a target position for
@@ -184,10 +185,16 @@ class CachePass:
         rows = rows_record(hashes)
         sizes = self._sizes(dataset)
         before = self._enter({**self.origin, "rows": rows})
+        with self.processes.only_pass(self.folder):
+            return self._over_rows(dataset, hashes, sizes, before.get("rows", rows).get("order") == rows["order"])
+
+    def _over_rows(
+        self, dataset: datasets.Dataset, hashes: np.ndarray, sizes: np.ndarray, in_order: bool
+    ) -> datasets.Dataset:
         starts = range(0, len(dataset), self.shard_size)
         ends = [min(start + self.shard_size, len(dataset)) for start in starts]
         paths = [self._path(number) for number in range(len(starts))]
-        if before.get("rows", rows).get("order") != rows["order"]:
+        if not in_order:
             return self._reordered(dataset, hashes, paths)
         lacking = [n for n, path in enumerate(paths) if not self._is_whole(path, hashes[starts[n] : ends[n]])]
         self._check_room(sum(int(sizes[starts[n] : ends[n]].sum()) for n in lacking))  # all processes share the disk
@@ -220,6 +227,10 @@ class CachePass:
 
     def over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
         self._enter(self.origin)
+        with self.processes.only_pass(self.folder):
+            return self._over_stream(dataset)
+
+    def _over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
         window = min(self.teacher_pass.batch_size * WINDOW, self.shard_size)
         source = Windows(dataset, window)
         found: list[np.ndarray] = []
