@@ -57,7 +57,7 @@ RESULTS = {
 # What each step writes in place, by patterns.
 IN_PLACE = {
     "cache": ("cache/*shard-*", "cache/*provenance.*", "cache/inputs.json*", "cache/*.lock"),
-    "export": ("student/onnx/*.onnx", "student/.export-*"),
+    "export": ("student/onnx/*.onnx", "student/runtime.py", "student/.export-*"),
     "compare": RESULTS["compare"],
     "card": RESULTS["card"],
 }
