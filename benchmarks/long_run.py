@@ -131,13 +131,13 @@ def main() -> None:
             trainer.train()
             found[name] = result(readings, options.steps, Path(folder) / name)
             print(name, json.dumps(found[name], indent=2), flush=True)
-    content = {
-        "runs": found,
-        "settings": {"steps": options.steps, "threads": torch.get_num_threads(), "cpus": os.cpu_count()},
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
-    if options.output:
-        Path(options.output).write_text(json.dumps(content, indent=2) + "\n")
+            content = {
+                "runs": found,
+                "settings": {"steps": options.steps, "threads": torch.get_num_threads(), "cpus": os.cpu_count()},
+                "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            }
+            if options.output:
+                Path(options.output).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def result(readings: Readings, total: int, folder: Path) -> dict:

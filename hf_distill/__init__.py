@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hf_distill.recipes.run import run_recipe
     from hf_distill.reports.classification import compare
     from hf_distill.soft_targets.cache import cache_teacher_outputs
+    from hf_distill.soft_targets.prompted import cache_prompted_outputs
+    from hf_distill.soft_targets.served import ServedLogits
     from hf_distill.students.from_teacher import student_from_teacher
     from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
     from hf_distill.students.lstm.modeling_lstm import (
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from hf_distill.students.tokenizer import student_tokenizer
     from hf_distill.students.transformer.config import TransformerStudentConfig
     from hf_distill.teachers.ensemble import TeacherEnsemble
+    from hf_distill.teachers.prompted import PromptedTeacher
+    from hf_distill.teachers.served import ServedTeacher
     from hf_distill.training.arguments import DistillationArguments, Seq2SeqDistillationArguments
     from hf_distill.training.seq2seq import Seq2SeqDistillationTrainer
     from hf_distill.training.trainer import DistillationTrainer
@@ -56,6 +60,8 @@ _MODULES = {
     "run_recipe": "hf_distill.recipes.run",
     "compare": "hf_distill.reports.classification",
     "cache_teacher_outputs": "hf_distill.soft_targets.cache",
+    "cache_prompted_outputs": "hf_distill.soft_targets.prompted",
+    "ServedLogits": "hf_distill.soft_targets.served",
     "student_from_teacher": "hf_distill.students.from_teacher",
     "LSTMStudentConfig": "hf_distill.students.lstm.configuration_lstm",
     "LSTMStudentForCausalLM": "hf_distill.students.lstm.modeling_lstm",
@@ -71,6 +77,8 @@ _MODULES = {
     "student_tokenizer": "hf_distill.students.tokenizer",
     "TransformerStudentConfig": "hf_distill.students.transformer.config",
     "TeacherEnsemble": "hf_distill.teachers.ensemble",
+    "PromptedTeacher": "hf_distill.teachers.prompted",
+    "ServedTeacher": "hf_distill.teachers.served",
     "DistillationArguments": "hf_distill.training.arguments",
     "Seq2SeqDistillationArguments": "hf_distill.training.arguments",
     "DistillationTrainer": "hf_distill.training.trainer",
@@ -89,10 +97,13 @@ __all__ = [
     "LSTMStudentForSequenceClassification",
     "LSTMStudentForTokenClassification",
     "LSTMStudentModel",
+    "PromptedTeacher",
     "Recipe",
     "RelationMatching",
     "Seq2SeqDistillationArguments",
     "Seq2SeqDistillationTrainer",
+    "ServedLogits",
+    "ServedTeacher",
     "StaticStudentConfig",
     "StaticStudentForSequenceClassification",
     "StaticStudentForTokenClassification",
@@ -100,6 +111,7 @@ __all__ = [
     "TeacherEnsemble",
     "TransformerStudentConfig",
     "VariationalMatching",
+    "cache_prompted_outputs",
     "cache_teacher_outputs",
     "compare",
     "export_onnx",

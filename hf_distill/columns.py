@@ -151,7 +151,8 @@ def as_tensor(value: Any, name: str = "a column", *, packed: bool = True) -> Ten
     """
     if isinstance(value, Tensor):
         return value
-    if not packed and isinstance(value, bytes):
+    first = value[0] if isinstance(value, list) and value else value
+    if not packed and isinstance(first, bytes):
         raise ValueError(_no_numbers(name, value, "bytes"))
     several = isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 0)
     if several and len(value) and isinstance(value[0], bytes):

@@ -1,12 +1,13 @@
-"""Folders, Hub ids, and files inside installed packages."""
+"""Folders, Hub ids, files inside installed packages, and YAML."""
 
 import importlib.util
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+
+from hf_distill.plain_yaml import parse_yaml
 
 
 def is_hub_id(name: str) -> bool:
@@ -45,12 +46,12 @@ def resolve(path: str) -> str:
     Args:
         path: a local path, a Hub id, or `package:name/path`.
     Raises:
-        ValueError: the package or the file does not exist.
+        ValueError: the package or the file does not exist, or the file is outside the package.
     """
     if not path.startswith(PACKAGE):
         return path
     package, _, inside = path.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    spec = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{path}: the package {package!r} is not installed. Install it with pip.")
     found = Path(next(iter(spec.submodule_search_locations))) / inside
@@ -65,19 +66,13 @@ def read_yaml(path: str | Path) -> Any:
     Args:
         path: of the file.
     Raises:
-        ValueError: the file is not valid YAML. The message is one line.
+        ValueError: the file is not text in UTF-8, or no YAML as `parse_yaml` reads it. The message is one line.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: expected YAML. {yaml_fault(error)}. Mend it, or move it away.") from None
-
-
-def yaml_fault(error: yaml.YAMLError) -> str:
-    """What is wrong with a text that is no YAML, and where; without the line itself, which may hold a token."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it cannot be read"
-    place = "" if mark is None else f"Line {mark.line + 1}, column {mark.column + 1}: "
-    return f"{place}{' '.join(problem.split())}"
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8. {error}. Save it as UTF-8, or move it away.") from error
+    return parse_yaml(text, str(path), "Mend it, or move it away")
 
 
 def name_of(path: str) -> str:

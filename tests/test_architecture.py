@@ -52,6 +52,7 @@ TESTED_BY = {
     "soft_targets.layout": "soft_targets/test_cache.py",
     "soft_targets.provenance": "soft_targets/test_cache.py",
     "soft_targets.shards": "soft_targets/test_cache.py",
+    "teachers.class_requests": "teachers/test_prompted.py",
     "teachers.padding": "teachers/test_ensemble.py",
     "teachers.without_adapter": "teachers/test_live.py",
     "training.arguments": "training/test_trainer.py",

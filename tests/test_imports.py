@@ -30,7 +30,7 @@ def test_the_trainer_imports_what_trainer_does():
     """Whoever trains does not pay for reports: scikit-learn, scipy, matplotlib and evaluate come with them alone."""
     ours = imported("from hf_distill import DistillationTrainer, Seq2SeqDistillationArguments")
     further = packages(ours) - packages(imported("from transformers import Trainer"))
-    assert not {"sklearn", "scipy", "matplotlib", "evaluate", "onnxruntime", "jsonargparse", "rich"} & further
+    assert not {"sklearn", "scipy", "matplotlib", "evaluate", "onnxruntime", "rich"} & further
     assert not {name for name in ours if name.startswith(("hf_distill.reports", "hf_distill.evaluation"))}
 
 

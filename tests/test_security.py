@@ -76,7 +76,7 @@ def test_no_file_runs_or_unpickles_what_it_reads(path):
 def test_no_file_has_a_name_in_tmp_or_listens_to_others(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"""["']/(?:var/)?tmp\b""", text)
-    assert "0.0.0.0" not in text and not re.search(r"share\s*=\s*True", text)
+    assert "0.0.0.0" not in text and not re.search(r"launch\([^)]*share\s*=\s*True", text)
 
 
 def test_temporary_folders_are_private():
@@ -281,17 +281,18 @@ def test_a_kept_recipe_has_no_secret_and_its_folders(tmp_path):
         {
             "task": "text-classification",
             "data": {"path": f"https://me:{KEY}@host/x.csv", "options": {"storage_options": {"key": KEY}}},
-            "teacher": {"model": str(tmp_path / "teacher"), "fine_tune": {"hub_token": SECRET}},
-            "distill": [{"hub_token": KEY, "push_to_hub": True, "hub_model_id": "me/x"}],
+            "teacher": {"model": str(tmp_path / "teacher"), "fine_tune": {"run_name": "a"}},
             "output_dir": str(tmp_path / "out"),
         }
     )
     recipe.save(tmp_path / "recipe.yaml")
     text = (tmp_path / "recipe.yaml").read_text()
     assert KEY not in text and SECRET not in text
-    assert str(tmp_path / "teacher") in text and "me/x" in text
-    assert recipe.stages[0]["hub_token"] == KEY  # the training still has it
-    assert Recipe.load(tmp_path / "recipe.yaml").stages == [{"push_to_hub": True, "hub_model_id": "me/x"}]
+    assert str(tmp_path / "teacher") in text
+    for training in ({"distill": [{"hub_token": KEY}]}, {"teacher": {"model": "x", "fine_tune": {"hub_token": KEY}}}):
+        with pytest.raises(ValueError, match=r"hub_token cannot be set here; .* Log in with `hf auth login`") as caught:
+            Recipe.from_dict(yaml.safe_load(text) | training)
+        assert KEY not in str(caught.value)
 
 
 PLANTED = """
@@ -314,12 +315,12 @@ def test_a_whole_run_leaves_no_secret_and_publishes_no_folder(tmp_path):
         home,
         teacher={
             "model": str(home / "teacher"),
-            "fine_tune": {"num_train_epochs": 1, "hub_token": SECRET, "run_name": f"run in {home}"},
+            "fine_tune": {"num_train_epochs": 1, "run_name": f"run in {home}"},
         },
-        distill=[{"num_train_epochs": 1, "hub_token": KEY, "disable_tqdm": True}],
+        distill=[{"num_train_epochs": 1, "disable_tqdm": True}],
         compare={"resamples": 20, "detailed_costs": False},
     )
-    environment = {"HF_TOKEN": "environment-planted", "OPENAI_API_KEY": "environment-planted", "OMP_NUM_THREADS": "1"}
+    environment = {"HF_TOKEN": SECRET, "OPENAI_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", PLANTED, "run", str(path)],
         capture_output=True,
@@ -330,7 +331,7 @@ def test_a_whole_run_leaves_no_secret_and_publishes_no_folder(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     out = home / "out"
-    for secret in (SECRET, KEY, "environment-planted"):
+    for secret in (SECRET, KEY):
         assert secret not in done.stdout + done.stderr
         found = [name for name in out.rglob("*") if name.is_file() and secret.encode() in name.read_bytes()]
         assert not found, f"{secret} stands in {found}"

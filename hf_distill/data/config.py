@@ -3,6 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hf_distill.checked import POSITIVE, SEED, Limits, limited
+
+HELD_OUT = Limits(1, share=True)  # a number of rows, or a share of them
+PROBABILITY = Limits(0.0, 1.0)
+
 
 @dataclass
 class Augment:
@@ -33,10 +38,10 @@ class Augment:
         which masks one place at a time; here all that are to be replaced are masked together.
     """
 
-    texts: int
-    mask: float = 0.1
-    replace: float = 0.1
-    ngram: float = 0.25
+    texts: int = limited(Limits(1, 10**9))
+    mask: float = limited(PROBABILITY, 0.1)
+    replace: float = limited(PROBABILITY, 0.1)
+    ngram: float = limited(PROBABILITY, 0.25)
     masked_language_model: str | None = None
     distinct: bool = True
 
@@ -103,7 +108,8 @@ class Data:
         seed: of the splits; None: the recipe's, so that another seed tests on other rows.
         options: more arguments of `datasets.load_dataset`: `encoding`, or of csv and tsv `sep` and `quoting`.
     Raises:
-        ValueError: an empty `label_separator`, or one beside several label columns.
+        ValueError: an empty `label_separator`, or one beside several label columns; no column of a text or a label,
+            more than two of a text, or one twice.
     """
 
     path: str
@@ -119,13 +125,13 @@ class Data:
     minimum: dict[str, float] = field(default_factory=dict)
     together: str | None = None
     train: str = "train"
-    test: str | int | float = "test"
-    validation: str | int | float = 0.1
+    test: str | int | float = limited(HELD_OUT, "test")
+    validation: str | int | float = limited(HELD_OUT, 0.1)
     unlabelled: str | None = None
-    labelled: int | None = None
-    fidelity: int = 0
+    labelled: int | None = limited(POSITIVE, None)
+    fidelity: int = limited(Limits(0), 0)
     augment: Augment | None = None
-    seed: int | None = None
+    seed: int | None = limited(SEED, None)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,6 +140,10 @@ class Data:
                 f"data.label_separator={self.label_separator!r} parts the labels in the cells of one column; expected "
                 f"one character or more, and one column in data.label, got {self.label!r}."
             )
+        for key, columns, most in (("text", self.text_columns, 2), ("label", self.label_columns, 10_000)):
+            if not 0 < len(columns) <= most or len(set(columns)) < len(columns):
+                several = "one column or two different ones" if most == 2 else "one column or several different ones"
+                raise ValueError(f"data.{key}: expected {several}, got {columns}.")
 
     @property
     def text_columns(self) -> list[str]:

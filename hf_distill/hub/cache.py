@@ -90,5 +90,5 @@ def check_cache(folder: str | Path) -> Path:
             f"Expected the teacher's cache in {cache}, where a recipe's run leaves it; there is none. Push without it, "
             "or from the folder of the run."
         )
-    check_whole(files_in(cache, ["*.part", "inputs.json", "*.damaged*"]), left_by_run(cache))
+    check_whole(files_in(cache, ["*.part", "*.lock", "inputs.json", "*.damaged*"]), left_by_run(cache))
     return cache

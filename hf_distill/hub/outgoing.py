@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import yaml
 from huggingface_hub import constants
@@ -18,7 +18,7 @@ from jinja2.ext import Extension
 from safetensors import SafetensorError, safe_open
 
 from hf_distill.hub.usage import BEGIN, CARD_END, END
-from hf_distill.paths import yaml_fault
+from hf_distill.plain_yaml import yaml_fault
 
 FRONT_MATTER = re.compile(r"\s*---[ \t]*\n((?:.*\n)*?)---[ \t]*(?:\n|$)")
 USAGE = re.compile(r"^```python\n.*?^```", re.MULTILINE | re.DOTALL)
@@ -122,7 +122,7 @@ def fault_of(name: str, content: Path | bytes, left: tuple[int, str] | None = No
     if suffix not in (*TEXTS, ".txt", ".md"):
         return None
     try:
-        text = path.read_text(encoding="utf-8") if path is not None else bytes(content).decode()  # type: ignore[arg-type]
+        text = path.read_text(encoding="utf-8") if path is not None else bytes(content).decode()
     except UnicodeDecodeError:
         return "is not text in UTF-8"
     if base == "README.md":
@@ -293,7 +293,7 @@ def _python(name: str, text: str) -> str | None:
 class _Generation(Extension):
     """The tag with which chat templates of transformers mark what the assistant says."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  jinja2 declares it so
 
     def parse(self, parser: Any) -> Any:
         parser.stream.expect("name:generation")

@@ -14,7 +14,8 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
 from hf_distill.hub.outgoing import check_link, check_whole, files_in, left_by_run
 from hf_distill.hub.usage import BEGIN, addressed
-from hf_distill.paths import read_yaml, yaml_fault
+from hf_distill.paths import read_yaml
+from hf_distill.plain_yaml import yaml_fault
 from hf_distill.redaction import presentable, redacted, shareable, shareable_config
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
-from hf_distill.recipes.workspace import content_hash, sync_folder, write_text
+from hf_distill.recipes.files import content_hash, sync_folder, write_text
 
 RECORD_ENDING = ".files.json"
 

@@ -1,5 +1,6 @@
 """What a run would do, known before anything expensive: its rows, its steps and why they run, and every refusal."""
 
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from hf_distill.recipes.recipe import Recipe
+from hf_distill.recipes.room import needed_room
 from hf_distill.recipes.steps import STEPS, Run
 
-CHECKPOINTS = 2  # the newest and the best
-OPTIMIZER = 3  # a checkpoint is the weights and two moments of each
+TIGHT = 0.8  # share of the free space from which on the plan warns
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Plan:
         classes: names of the classes; none of a regression or a generative task.
         counts: of rows, by what became of them when they were read.
         steps: in their order.
-        needed_bytes: an estimate of the space that the steps that run take: weights, checkpoints and the cache.
+        room: an estimate of the bytes that the steps that run take: for the teacher, checkpoints, the cache, students
+            and their ONNX files.
         free_bytes: of the disk.
         refusals: what has to change before the recipe can run, one text each.
     """
@@ -55,9 +56,26 @@ class Plan:
     classes: list[str]
     counts: dict[str, int]
     steps: list[PlannedStep]
-    needed_bytes: int
+    room: dict[str, int]
     free_bytes: int
     refusals: list[str] = field(default_factory=list)
+
+    @property
+    def needed_bytes(self) -> int:
+        """All of `room`."""
+        return sum(self.room.values())
+
+    @property
+    def space(self) -> str:
+        """How much space is needed and free, in words."""
+        parts = ", ".join(f"{name} {_megabytes(size)}" for name, size in self.room.items() if size)
+        told = f" ({parts})" if parts else ""
+        return f"about {_megabytes(self.needed_bytes)} needed{told}, {_megabytes(self.free_bytes)} free"
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether the estimate comes so close to the free space that the disk may become full."""
+        return self.needed_bytes > TIGHT * self.free_bytes
 
     def summary(self) -> str:
         """One line."""
@@ -67,15 +85,15 @@ class Plan:
 
     def details(self) -> Group:
         """All of it, for a terminal."""
-        steps = Table("step", "", "seconds before", title=self.summary(), title_justify="left", box=SIMPLE_HEAD)
+        steps = Table("step", "", "seconds before", title=Text(self.summary()), title_justify="left", box=SIMPLE_HEAD)
         for step in self.steps:
             state = "; ".join(step.reasons) or ("runs" if step.runs else "done")
             steps.add_row(step.name, Text(state), "" if step.seconds is None else f"{step.seconds:,.0f}")
         lines = [f"classes: {', '.join(self.classes)}"] if self.classes else []
         lines += [f"{name}: {number:,}" for name, number in self.counts.items()]
-        lines.append(f"space: about {self.needed_bytes / 1e6:,.0f} MB needed, {self.free_bytes / 1e6:,.0f} MB free")
+        lines.append(f"space: {self.space}{'. The disk may become full: make room first' if self.is_tight else ''}")
         lines += [f"refused: {refusal}" for refusal in self.refusals]
-        return Group(steps, *map(Text, lines))
+        return Group(steps, *(Text(line) for line in lines))  # no markup: classes and columns may have brackets
 
 
 def plan(run: Run) -> Plan:
@@ -97,36 +115,28 @@ def plan(run: Run) -> Plan:
         record = run.workspace.steps.get(name, {})
         steps.append(PlannedStep(name, state != [], state or [], record.get("seconds")))
     splits = {name: len(part) for name, part in run.task.parts.items()}
-    return Plan(
+    place = _existing(run.folder)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        refusals.append(f"output_dir: {place} is no folder that may be written to. Choose another output_dir.")
+    room = {} if refusals else needed_room(run.checked, run.folder, {step.name for step in steps if step.runs}, splits)
+    planned = Plan(
         task=run.recipe.task,
         output_dir=run.recipe.output_dir,
         rows=splits,
         classes=list(getattr(run.task, "classes", [])),
         counts=dict(run.task.counts),
         steps=steps,
-        needed_bytes=_needed_bytes(run, {step.name for step in steps if step.runs}, splits),
-        free_bytes=shutil.disk_usage(_existing(run.folder)).free,
+        room=room,
+        free_bytes=shutil.disk_usage(place).free,
         refusals=refusals,
     )
+    if planned.needed_bytes > planned.free_bytes:
+        refusals.append(f"output_dir: {planned.space} on the disk of {place}. Make room, or choose another output_dir.")
+    return planned
 
 
-def _needed_bytes(run: Run, names: set[str], rows: dict[str, int]) -> int:
-    source = Path(run.models.source)
-    files = [source] if source.is_file() else list(source.glob("*.safetensors")) if source.is_dir() else []
-    weights = sum(file.stat().st_size for file in files)
-    recipe: Recipe = run.recipe
-    needed = 0
-    if "teacher" in names and recipe.teacher.fine_tune is not None:
-        needed += weights * (1 + (recipe.teacher.cross_fit or 0) + CHECKPOINTS * OPTIMIZER)
-    if "cache" in names and recipe.uses_soft_targets:
-        taught = rows["train"] + rows["unlabelled"]
-        per_row = 4 * max(1, len(getattr(run.task, "classes", [])))
-        if run.task.kind.per_position:  # ids and logits of the top k, or of each class
-            per_row = recipe.student.max_length * (
-                per_row if run.task.kind.word_level else 6 * (recipe.teacher.top_k or 32_000)
-            )
-        needed += taught * per_row
-    return needed
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
 
 
 def _existing(folder: Path) -> Path:

@@ -1,24 +1,36 @@
 """A recipe: one YAML file that says what to distil, checked before anything runs."""
 
 import dataclasses
+import functools
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser
-
+from hf_distill.checked import check_size, check_values, nearest, section_from
 from hf_distill.data.config import Data
 from hf_distill.paths import read_yaml
+from hf_distill.plain_yaml import to_yaml
 from hf_distill.problems import TASKS
-from hf_distill.recipes.overrides import check_keys, override
-from hf_distill.redaction import presentable, redacted, secrets_in, without_secrets
+from hf_distill.recipes.overrides import override
+from hf_distill.redaction import redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.tasks import RECIPE_TASKS
-from hf_distill.tasks.settings import Compare, Export, Push, Settings, Student, Teacher, nearest
+from hf_distill.tasks.settings import (
+    OF_THE_RUN,
+    STAGE_HINTS,
+    STUDENT_LIMITS,
+    TRAINING_LIMITS,
+    Compare,
+    Export,
+    Push,
+    Settings,
+    Student,
+    Teacher,
+)
 
 __all__ = ["Compare", "Data", "Export", "Push", "Recipe", "Student", "Teacher"]
 
@@ -28,7 +40,10 @@ STUDENTS: dict[str, Any] = {
     "transformer": TransformerStudentConfig,
 }
 # Fields of a student's config that follow from the data, the tokenizer and the teacher.
-DERIVED = ("vocab_size", "num_labels", "id2label", "label2id", "problem_type")
+DERIVED = (
+    *("vocab_size", "num_labels", "id2label", "label2id", "problem_type"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
+)
 
 
 @dataclass
@@ -62,8 +77,11 @@ class Recipe(Settings):
         Raises:
             ValueError: no such file, no YAML, an unknown key (with the nearest known one), or a value of another type.
         """
-        path = Path(path)
-        if not path.is_file():
+        try:
+            there = Path(path).is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if not there:
             raise ValueError(f"There is no recipe {path}.")
         content = read_yaml(path)
         if not isinstance(content, dict):
@@ -75,19 +93,13 @@ class Recipe(Settings):
         """A recipe from plain values.
 
         Raises:
-            ValueError: an unknown key (with the nearest known one), or a value of another type.
+            ValueError: an unknown key (with the nearest known one), or a value of another type or out of its range.
         """
-        check_keys(content, cls)
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(cls)
+        check_size(content)
         try:
-            recipe = parser.instantiate_classes(parser.parse_object(content))
-        except ArgumentError as error:
-            secrets = secrets_in(content)
-            raise ValueError(f"The recipe does not fit: {redacted(str(error), *secrets)}") from presentable(
-                error, *secrets
-            )
-        recipe = cls(**vars(recipe))
+            recipe = section_from(cls, content)
+        except ValueError as error:
+            raise ValueError(redacted(str(error), *secrets_in(content))) from None
         recipe.check()
         return recipe
 
@@ -100,11 +112,13 @@ class Recipe(Settings):
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
         task.check_settings(self)
         self._check_report()
-        defaults = {argument.name: argument.default for argument in dataclasses.fields(task.arguments_class)}
-        for stage in self.stages:
-            self._check_training("distill", stage, defaults, task.stage_keys)
-            self.matchings(stage)
-        self._check_training("teacher.fine_tune", self.teacher.fine_tune or {}, defaults, ())
+        kind: Any = task.arguments_class
+        hints = argument_types(kind)
+        for key, stage in self.trainings:
+            own = {name: STAGE_HINTS[name] for name in task.stage_keys} if key.startswith("distill") else {}
+            self._check_training(key, stage, hints | own)
+            if own:
+                self.matchings(stage)
         self._check_student()
 
     def _check_report(self) -> None:
@@ -115,22 +129,30 @@ class Recipe(Settings):
         taken = {*self.data.label_columns, *self.data.text_columns, "label", "text", "text_pair", "words"}
         if taken & set(self.compare.by):
             raise ValueError(f"compare.by: {', '.join(sorted(taken & set(self.compare.by)))} is the text or its label.")
-        fields = {part.name for part in dataclasses.fields(Data)} - {"minimum", "together"}
-        for changes in self.compare.test_sets.values():
-            for name in changes:
-                if name not in fields:
-                    raise ValueError(f"compare.test_sets: unknown key {name!r}.{nearest(name, fields)}")
+        for name, changes in self.compare.test_sets.items():
+            key = f"compare.test_sets.{name}"
+            fixed = {"minimum", "together", "augment"} & changes.keys()
+            if fixed:
+                raise ValueError(f"{key}: {fixed.pop()} is about what is trained on. Leave it out.")
+            section_from(Data, {"path": self.data.path, **changes}, key)
 
-    @staticmethod
-    def _check_training(key: str, settings: dict[str, Any], defaults: dict[str, Any], further: Sequence[str]) -> None:
-        """Raise a ValueError for settings that are no training arguments, or of another type."""
-        if "output_dir" in settings:
-            raise ValueError(f"{key}: output_dir belongs at the recipe's top level.")
-        for name, value in settings.items():
-            if name not in defaults and name not in further:
-                raise ValueError(f"{key}: unknown key {name!r}.{nearest(name, {*defaults, *further})}")
-            if name in defaults and isinstance(value, str) and isinstance(defaults[name], int | float):
-                raise ValueError(f"{key}.{name}: expected a number, got the text {value!r}.")
+    @property
+    def trainings(self) -> list[tuple[str, dict[str, Any]]]:
+        """The settings of each training by their key: the stages, and the teacher's where it is fine-tuned."""
+        several = isinstance(self.distill, list)
+        stages = [(f"distill[{number}]" if several else "distill", stage) for number, stage in enumerate(self.stages)]
+        return [*stages, ("teacher.fine_tune", self.teacher.fine_tune or {})]
+
+    def _check_training(self, key: str, settings: dict[str, Any], hints: dict[str, Any]) -> None:
+        """Raise a ValueError for settings that are no training arguments, of another type or out of their range."""
+        for name in settings:
+            if name in OF_THE_RUN:
+                raise ValueError(f"{key}: {name} cannot be set here; {OF_THE_RUN[name]}. Leave it out.")
+        check_values(settings, hints, key, TRAINING_LIMITS)
+        try:
+            self.objective(settings)
+        except ValueError as error:
+            raise ValueError(f"{key}.{error}") from error
 
     def _check_student(self) -> None:
         if self.student.kind == "transformer" and not self.student.from_teacher:
@@ -142,17 +164,23 @@ class Recipe(Settings):
                 f"student.kind: static students classify texts or tag words, and the task is {self.task}. Set "
                 "student.kind: lstm or transformer."
             )
-        names = {argument.name for argument in dataclasses.fields(STUDENTS[self.student.kind]) if argument.init}
+        kind = STUDENTS[self.student.kind]
         for name in self.student.config:
-            if name not in names:
-                raise ValueError(f"student.config: unknown key {name!r}.{nearest(name, names)}")
             if name in DERIVED:
                 raise ValueError(
                     f"student.config: {name} follows from the data, the tokenizer and the teacher. Leave it out"
                     + ("; the size of the vocabulary is student.vocab_size." if name == "vocab_size" else ".")
                 )
+        known = {name: hint for name, hint in kind.__annotations__.items() if name not in DERIVED}
+        check_values(self.student.config, known, "student.config", STUDENT_LIMITS)
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as YAML, every default spelled out, without tokens and passwords."""
-        content = without_secrets(dataclasses.asdict(self))
-        Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        Path(path).write_text(to_yaml(without_secrets(dataclasses.asdict(self))), encoding="utf-8")
+
+
+@functools.cache
+def argument_types(kind: Any) -> dict[str, Any]:
+    """The type of each training argument."""
+    hints = typing.get_type_hints(kind)
+    return {argument.name: hints[argument.name] for argument in dataclasses.fields(kind) if argument.init}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hf_distill.recipes.failures import OneLine
 from hf_distill.recipes.plan import Plan, plan
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.steps import STEPS, Run
@@ -23,23 +24,29 @@ def run_recipe(recipe: Recipe | str | Path, only: str | None = None, *, verify: 
     Returns:
         The report, or None where `only` stops before it.
     Raises:
-        ValueError: the recipe, its data, its models and its arguments do not fit together; or another run is at work
-            in the folder.
+        ValueError: the recipe, its data, its models and its arguments do not fit together; another run is at work in
+            the folder, or something that is not of a run stands where this one would write.
+        OSError: the disk is full, or may not be written to; one line that says what is kept and what to do.
     """
     if only is not None and only not in STEPS:
         raise ValueError(f"only: expected one of {', '.join(STEPS)}; got {only!r}.")
     recipe = _loaded(recipe)
-    run = Run(recipe, verify)
-    planned = plan(run)
-    if planned.refusals:
-        raise ValueError("\n".join(planned.refusals))
-    run.console.print(planned.summary(), highlight=False)
-    with run.workspace.locked():
-        if not run.workspace.is_current:  # another run has ended meanwhile
-            run = Run(recipe, verify)
-        for step in STEPS:
-            if only is None or STEPS.index(step) <= STEPS.index(only):
-                run.step(step)
+    folder = Path(recipe.output_dir)
+    with OneLine("start", folder, lambda: "Nothing was changed."):
+        run = Run(recipe, verify)
+        planned = plan(run)
+        if planned.refusals:
+            raise ValueError("\n".join(planned.refusals))
+        run.console.print(planned.summary(), highlight=False)
+        if planned.is_tight:
+            run.console.print(f"The disk may become full: {planned.space}", style="yellow", highlight=False)
+        with run.workspace.locked():
+            if not run.workspace.is_current:  # another run has ended meanwhile
+                run = Run(recipe, verify)
+            for step in STEPS:
+                if only is None or STEPS.index(step) <= STEPS.index(only):
+                    with OneLine(step, folder, run.kept):
+                        run.step(step)
     return Report.load(run.folder) if only in (None, "compare", "card") else None
 
 

@@ -3,9 +3,7 @@ compare → card."""
 
 import dataclasses
 import functools
-import importlib.util
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +13,11 @@ from typing import Any
 from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, set_seed
-from transformers.integrations import get_available_reporting_integrations
 
 from hf_distill.environment import has_fast_bf16, peak_memory
 from hf_distill.paths import local, name_of
+from hf_distill.recipes.checks import Checks, check_process_and_sources, replaced_by
+from hf_distill.recipes.files import write_text
 from hf_distill.recipes.inputs import Inputs
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
@@ -26,9 +25,6 @@ from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, Workspace, diges
 from hf_distill.reports.card import model_card
 from hf_distill.reports.report import Report
 from hf_distill.students.from_teacher import student_from_teacher
-from hf_distill.students.transformer.config import TransformerStudentConfig
-from hf_distill.students.transformer.families import FAMILIES
-from hf_distill.students.transformer.from_teacher import chosen_layers, shrunk_config
 from hf_distill.tasks import RECIPE_TASKS
 from hf_distill.tasks.base import Loaded, Trained
 from hf_distill.tasks.models import Models
@@ -58,7 +54,13 @@ RESULTS = {
     "compare": ("report.json", "report.png", "student/report.json", "student/report.png"),
     "card": (CARD, "recipe.yaml"),
 }
-OWN_FOLDERS = ("teacher", "cache", "student", "baseline")
+# What each step writes in place, by patterns.
+IN_PLACE = {
+    "cache": ("cache/*shard-*", "cache/*provenance.*", "cache/inputs.json*", "cache/*.lock"),
+    "export": ("student/onnx/*.onnx", "student/.export-*"),
+    "compare": RESULTS["compare"],
+    "card": RESULTS["card"],
+}
 
 
 class Run:
@@ -74,16 +76,22 @@ class Run:
 
     def __init__(self, recipe: Recipe, verify: bool = False) -> None:
         self.recipe, self.verify = recipe, verify
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False)  # classes and columns may have brackets
         self.folder = Path(recipe.output_dir)
         self.workspace = Workspace(self.folder)
         self.work = self.workspace.work
-        self.check_folder()
+        replaced = replaced_by(recipe)
+        self.workspace.check_links(replaced)
+        if not self.workspace.is_ours:
+            self.workspace.check_foreign(replaced)
+        check_process_and_sources(recipe)
         self.bf16 = recipe.teacher.bf16 and has_fast_bf16()
         self.models = Models(recipe)
         self.task = RECIPE_TASKS[recipe.task](recipe, self.models, self._keep)
         self.inputs = Inputs(recipe, self.task, self.models, self.workspace.hash_of)
         self.training = Training(recipe, self.task, self.models, self.workspace)
+        self.checked = Checks(recipe, self.task, self.models, self.training)
+        self.checks: Sequence[Callable[[], None]] = (self.check_foreign, *self.checked.all)
         self.edited: dict[str, Any] = {}  # files that a person changed, and what the run had written
         self._distillation_rows: Dataset | None = None
         done = [name for name in STEPS if self.state(name) == []]
@@ -94,90 +102,20 @@ class Run:
     def _keep(self, name: str, make: Callable[[], Any]) -> Any:
         return self.workspace.kept(name, self.inputs[name], make)
 
-    # Before anything expensive
+    def check_foreign(self) -> None:
+        """Raise a ValueError for what the steps that will run would replace, and no run made."""
+        self.workspace.check_foreign(replaced_by(self.recipe, [step for step in STEPS if self.state(step) != []]))
 
-    def check_folder(self) -> None:
-        """Raise a ValueError where something stands that a run would replace, or where several processes would."""
-        foreign = [name for name in OWN_FOLDERS if (self.folder / name).exists()]
-        if foreign and not self.workspace.is_ours:
-            raise ValueError(
-                f"output_dir: {self.folder} has {', '.join(foreign)} already, not from a run of a recipe. They would "
-                "be replaced: choose another output_dir, or move them."
-            )
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(
-                "A recipe runs in one process, on all devices that it sees; for several processes use the trainer."
-            )
-
-    @property
-    def checks(self) -> Sequence[Callable[[], None]]:
-        """What raises a ValueError for whatever would fail later."""
-        own = (self.check_stages, self.check_fine_tuning, self.check_layers, self.check_trackers)
-        return *own, *self.task.checks, self.check_student, self.check_export
-
-    def check_stages(self) -> None:
-        """Raise a ValueError for stages that cannot be trained, or that nothing is learned from the teacher in."""
-        for stage in self.recipe.stages:
-            arguments = self.training.arguments(stage, "distill", rows=len(self.task.splits.train))
-            learns = arguments.wants_soft_targets or stage.get("matching") or self.recipe.targets != "word"
-            if not learns:
-                raise ValueError(
-                    "distill: soft_target_weight is 0 and there is no matching, so the student would learn nothing "
-                    "from its teacher. The student without a teacher is trained anyway, as a control."
-                )
-
-    def check_fine_tuning(self) -> None:
-        """Raise a ValueError for training arguments of the teacher that do not fit."""
-        if self.recipe.teacher.fine_tune is not None:
-            self.training.arguments(self.recipe.teacher.fine_tune, "teacher", rows=len(self.task.splits.train))
-
-    def check_student(self) -> None:
-        """Raise a ValueError for a student that cannot be built."""
-        config = self.task.student_config()
-        if isinstance(config, TransformerStudentConfig):
-            teacher = self.models.config()
-            if teacher.model_type not in FAMILIES:
-                raise ValueError(
-                    f"student.kind: a transformer student is cut from a teacher of the families {', '.join(FAMILIES)}; "
-                    f"this one is {teacher.model_type}. Set student.kind: lstm."
-                )
-            family = FAMILIES[teacher.model_type]
-            shrunk_config(teacher, config, family, chosen_layers(teacher, config, family))
-
-    def check_layers(self) -> None:
-        """Raise a ValueError for a matching of layers that the teacher does not have."""
-        config = self.models.config().get_text_config()
-        count = max(getattr(config, name, None) or 0 for name in ("num_hidden_layers", "decoder_layers"))
-        for stage in self.recipe.stages:
-            for matching in self.recipe.matchings(stage):
-                beyond = [layer for layer in matching.layers.values() if not -count - 1 <= layer <= count]
-                if beyond and count:
-                    raise ValueError(
-                        f"distill.matching, {matching.kind}: the teacher has {count} layers, numbered 0 (the "
-                        f"embeddings) to {count}, or from the end; got {', '.join(map(str, beyond))}."
-                    )
-
-    def check_trackers(self) -> None:
-        """Raise a ValueError for a tracker of `report_to` that is not installed."""
-        available = get_available_reporting_integrations()
-        stages = [("distill", stage) for stage in self.recipe.stages]
-        for key, settings in [*stages, ("teacher.fine_tune", self.recipe.teacher.fine_tune or {})]:
-            wanted = settings.get("report_to") or []
-            names = [wanted] if isinstance(wanted, str) else wanted
-            missing = [name for name in names if name not in (*available, "none", "all")]
-            if missing:
-                raise ValueError(
-                    f"{key}.report_to: {', '.join(missing)} is not installed here; there are "
-                    f"{', '.join(available) or 'none'}. Install it, or leave it out."
-                )
-
-    def check_export(self) -> None:
-        """Raise a ValueError where the export is asked for and what it needs is missing."""
-        missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-        if self.recipe.export.onnx and missing:
-            raise ValueError(
-                f"export.onnx: {' and '.join(missing)} not installed. Install hf-distill[onnx], or set it false."
-            )
+    def kept(self) -> str:
+        """What a run that fails now leaves for the next one, in words."""
+        done = [name for name in STEPS if name in self.workspace.steps]
+        going_on = sorted({path.parent.name for path in self.work.glob("*/checkpoint-*")})
+        kept = (
+            ["nothing yet"]
+            if not done + going_on
+            else [*done, *(f"the last checkpoint of {each}" for each in going_on)]
+        )
+        return f"Kept: {', '.join(kept)}."
 
     # Steps
 
@@ -193,7 +131,7 @@ class Run:
         """Run one step unless it is done."""
         state = self.state(name)
         if state == []:
-            self.console.print(f"[dim]{name}: done before, in {self.workspace.steps[name]['seconds']:.0f} s[/dim]")
+            self.console.print(f"{name}: done before, in {self.workspace.steps[name]['seconds']:.0f} s", style="dim")
             return
         before = self.workspace.steps.get(name)
         if before is not None and state:
@@ -203,6 +141,7 @@ class Run:
         self.keep_edited(name)
         self.edited = self.workspace.edited()
         self.workspace.forget(name)
+        self.workspace.claim(IN_PLACE.get(name, ()))
         self.console.rule(name)
         start = time.perf_counter()
         getattr(self, f"_step_{name}")()
@@ -307,12 +246,13 @@ class Run:
             return rows
         folder = self.folder / "cache"
         mark = folder / "inputs.json"
-        if folder.exists() and (not mark.exists() or json.loads(mark.read_text()) != digest(self.inputs["cache"])):
+        now = json.dumps(digest(self.inputs["cache"]))
+        if folder.exists() and (not mark.exists() or mark.read_text(encoding="utf-8", errors="replace") != now):
             self.console.print("cache: of another recipe or other data; it is made again.", style="yellow")
             shutil.rmtree(folder)
         if not mark.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            mark.write_text(json.dumps(digest(self.inputs["cache"])))
+            write_text(mark, now)
         return self.task.with_soft_targets(rows, folder, self.bf16)
 
     # The student

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import set_seed
+from transformers import Trainer, get_scheduler, set_seed
 
 from hf_distill.environment import has_fast_bf16
 from hf_distill.matching.base import Matching
 from hf_distill.recipes import checkpoints
+from hf_distill.recipes.files import write_text
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.workspace import Workspace, digest
 from hf_distill.tasks.base import RecipeTask
@@ -29,6 +30,8 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "logging_steps": 50,
     "report_to": "none",
 }
+# What transformers and torch raise for arguments that do not fit together or here.
+REFUSALS = (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, NotImplementedError)
 
 
 def training_arguments(
@@ -116,6 +119,33 @@ class Training:
             **sizes,
         )
 
+    def checked_arguments(self, settings: Mapping[str, Any], key: str, **sizes: Any) -> DistillationArguments:
+        """Training arguments, after a trial of the optimizer and the schedule that they ask for.
+
+        Args:
+            settings: of the recipe.
+            key: of these settings.
+            sizes: see `training_arguments`.
+        Raises:
+            ValueError: transformers or torch refuse them.
+        """
+        try:
+            arguments = self.arguments(settings, key, **sizes)
+            parameter: Any = torch.nn.Linear(1, 1)
+            schedule: Any = arguments.lr_scheduler_kwargs
+            if arguments.optim_target_modules is None:  # which of its modules only the model itself tells
+                kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, parameter)
+                get_scheduler(
+                    arguments.lr_scheduler_type,
+                    kind(parameter.parameters(), **options),
+                    num_warmup_steps=arguments.get_warmup_steps(arguments.max_steps),
+                    num_training_steps=arguments.max_steps,
+                    scheduler_specific_kwargs=schedule,
+                )
+        except REFUSALS as error:
+            raise ValueError(f"{key}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        return arguments
+
     def stages(
         self, name: str, rows: int, distilled_rows: int, *, without_teacher: bool = False, seed: int | None = None
     ) -> Iterator[tuple[DistillationArguments, list[Matching]]]:
@@ -181,10 +211,11 @@ class Training:
         )
         folder = Path(str(arguments.output_dir))
         mark, now = folder / "inputs.json", digest([inputs, len(train)])
-        if not mark.exists() or mark.read_text() != now:
-            shutil.rmtree(folder, ignore_errors=True)
+        if not mark.exists() or mark.read_text(encoding="utf-8", errors="replace") != now:
+            if folder.exists():
+                shutil.rmtree(folder)
             folder.mkdir(parents=True)
-            mark.write_text(now)
+            write_text(mark, now)
         checkpoints.train(trainer, folder)
         judged = f"eval_{arguments.metric_for_best_model}"
         curve = [[entry["step"], entry[judged]] for entry in trainer.state.log_history if judged in entry]

@@ -3,21 +3,26 @@
 A step's result counts once its record is written: the named values that the result depends on, and the name, size and
 hash of every file of it. Files are written beside their place and renamed; the record is written after them and synced.
 So a run that is killed at any moment leaves a result that is whole or one that does not count.
+
+The record is also the mark of a folder, and says which files in it are of a run: whatever else stands where a run
+writes is refused. `.work` belongs to the run as a whole.
 """
 
 import hashlib
 import json
 import os
-import platform
+import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
-from filelock import FileLock, Timeout
+
+from hf_distill.recipes.files import PART, content_hash, entries, free_name, sync_folder, write_text
+from hf_distill.recipes.lock import LOCK, OWNER, one_at_a_time
 
 FORMAT = 2  # of the record; 1 were the files of version 0.1.0
 RECORD = "record.json"
@@ -25,7 +30,9 @@ CARD = "student/README.md"
 EDITABLE = (CARD, "recipe.yaml")  # what a person may change without undoing a step
 OLD = ("steps.json", "teacher.fingerprint", "counts.json")  # of version 0.1.0
 DAMAGED, EDITED = ".damaged", ".edited"
-PART, REPLACED = ".part", ".replaced"
+SET_ASIDE = re.compile(rf"({re.escape(DAMAGED)}|{re.escape(EDITED)})(\.\d+)?$")
+WORK = ".work"
+BEFORE_THE_RECORD = {LOCK, OWNER, *(f"{name}{PART}" for name in (OWNER, RECORD))}
 
 
 class Workspace:
@@ -39,12 +46,15 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.work = folder / ".work"
+        self.work = folder / WORK
         self.path, self.before = self.work / RECORD, self.work / f"{RECORD}.before"
         self._check_version()
         content = self._read()
         self.steps: dict[str, dict[str, Any]] = content.get("steps", {})
         self.hashes: dict[str, list[Any]] = content.get("hashes", {})
+        # Names of files that are of a run, and patterns (with a *) of those.
+        left = {name for record in self.steps.values() for name in record["files"]}
+        self.made: set[str] = set(content.get("made", left))
 
     def _check_version(self) -> None:
         if not self.path.exists() and any((self.work / name).exists() for name in OLD):
@@ -60,7 +70,6 @@ class Workspace:
             content = _record(path)
             if content is not None:
                 return content
-            self.move_aside(path, DAMAGED)
         if there:
             raise ValueError(
                 f"{self.path}: expected the record of a run of this version of hf_distill (format {FORMAT}), got "
@@ -73,7 +82,9 @@ class Workspace:
     def save(self) -> None:
         """Write the record, whole and synced."""
         self.work.mkdir(parents=True, exist_ok=True)
-        content = {"format": FORMAT, "steps": self.steps, "hashes": self.hashes}
+        content = {"format": FORMAT, "steps": self.steps, "made": sorted(self.made), "hashes": self.hashes}
+        if self.path.exists() and _record(self.path) is None:
+            self.move_aside(self.path, DAMAGED)
         if self.path.exists():
             write_text(self.before, self.path.read_text(encoding="utf-8"))
         write_text(self.path, json.dumps(content, indent=1))
@@ -130,14 +141,66 @@ class Workspace:
         self.save()
 
     def forget(self, step: str) -> None:
-        """Let a step count as not done; from here on the folder counts as this run's."""
+        """Let a step count as not done."""
         self.steps.pop(step, None)
         self.save()
 
+    # Whose files these are
+
     @property
     def is_ours(self) -> bool:
-        """Whether a run has recorded anything in the folder."""
+        """Whether the folder bears the mark of a run, its record."""
         return self.path.exists() or self.before.exists()
+
+    def claim(self, names: Iterable[str]) -> None:
+        """Record that files are of a run, before they are written.
+
+        Args:
+            names: relative to the folder; or patterns, with a `*` for any characters.
+        """
+        new = set(names) - self.made
+        if new:
+            self.made |= new
+            self.save()
+
+    def check_links(self, names: Iterable[str]) -> None:
+        """Raise a ValueError for symbolic links where a run writes, which could lead out of the folder.
+
+        Args:
+            names: of files and folders that a run writes, relative to the folder.
+        """
+        links = [path for path in self._entries(names) if path.is_symlink()]
+        if links:
+            told = _listed([f"{self._relative(path)} → {os.readlink(path)}" for path in links])
+            raise ValueError(
+                f"output_dir: {self.folder} has symbolic links where a run writes: {told}. Nothing is written or "
+                "deleted through links: choose another output_dir, or move them away."
+            )
+
+    def check_foreign(self, names: Iterable[str]) -> None:
+        """Raise a ValueError for what a run would replace, and no run made.
+
+        Args:
+            names: of files and folders that a run would replace, relative to the folder.
+        """
+        foreign = [name for name in map(self._relative, self._entries(names)) if not self._is_made(name)]
+        if foreign:
+            raise ValueError(
+                f"output_dir: {self.folder} has {_listed(foreign)} already, not from a run of a recipe. A run would "
+                "replace this: choose another output_dir, or move it away."
+            )
+
+    def _entries(self, names: Iterable[str]) -> list[Path]:
+        return [path for name in (*names, WORK) for path in entries(self.folder / name)]
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _is_made(self, name: str) -> bool:
+        if name.startswith(f"{WORK}/"):
+            return self.is_ours or name.removeprefix(f"{WORK}/") in BEFORE_THE_RECORD
+        name = SET_ASIDE.sub("", name)
+        return name in self.made or any("*" in each and fnmatchcase(name, each) for each in self.made)
 
     def damaged(self, step: str, verify: bool = False) -> list[Path]:
         """The files of a finished step that are missing, or are not those that it left.
@@ -195,54 +258,55 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs out of the folder for a while; the lock of a process that was killed does not count.
+        """Keep other runs out of the folder for a while, and mark it; see `one_at_a_time`.
 
         Raises:
             ValueError: another run is at work.
         """
         self.work.mkdir(parents=True, exist_ok=True)
-        owner = self.work / "owner.json"
-        lock = FileLock(self.work / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"output_dir: another run is at work in {self.folder} ({_owner(owner)}). Wait for it, or choose "
-                "another output_dir."
-            ) from error
-        try:
-            about = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            write_text(owner, json.dumps(about))
+        with one_at_a_time(self.folder, self.work):
+            if not self.is_ours:
+                self.save()
             yield
-            owner.unlink(missing_ok=True)
-        finally:
-            lock.release()
 
     @property
     def is_current(self) -> bool:
         """Whether the record on disk is still the one that was read."""
-        return self._read().get("steps", {}) == self.steps
+        content = self._read()
+        return content.get("steps", {}) == self.steps and set(content.get("made", self.made)) == self.made
 
     # Results
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """A new folder that takes the place of `name` once it is whole."""
-        target, temporary = self.folder / name, self.folder / f"{name}{PART}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        """A new folder that takes the place of `name` once it is whole.
+
+        A run that is killed while the two change places leaves the old one, which comes back the next time.
+        """
+        target, temporary = self.folder / name, self.work / "new"
+        old = self.work / f"replaced-{name.replace('/', '-')}"
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        for leftover in (temporary, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
         temporary.mkdir(parents=True)
-        yield temporary
-        for path in [*target.glob(f"*{DAMAGED}*"), *target.glob(f"*{EDITED}*")]:  # see `move_aside`
-            os.replace(path, temporary / path.name)
-        sync_folder(temporary)
-        if target.exists():
-            old = self.folder / f"{name}{REPLACED}"
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(target, old)
+        try:
+            yield temporary
+            for path in [path for path in entries(target) if SET_ASIDE.search(path.name)]:  # see `move_aside`
+                copy = temporary / path.relative_to(target)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, copy)
+            sync_folder(temporary)
+            self.claim(f"{name}/{path.relative_to(temporary).as_posix()}" for path in entries(temporary))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                os.replace(target, old)
             os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: a full disk needs the room
+        if old.exists():
             shutil.rmtree(old)
-        else:
-            os.replace(temporary, target)
 
     def write_json(self, name: str, content: Any) -> None:
         """Keep plain data in a file of `.work`, whole or not at all."""
@@ -268,61 +332,37 @@ class Workspace:
         return content["value"]
 
     def read_json(self, name: str, default: Any = None) -> Any:
-        """What `write_json` wrote, or the default where it wrote nothing."""
-        path = self.work / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+        """What `write_json` wrote, or the default where it wrote nothing, or the file was cut."""
+        try:
+            return json.loads((self.work / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return default
 
 
-def _owner(path: Path) -> str:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {about['process']} on {about['host']}, since {about['since']}"
-    except (OSError, ValueError, KeyError):  # not written yet
-        return "started just now"
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 def _record(path: Path) -> dict[str, Any] | None:
     """A record of this format; None where a file is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # of text that is not UTF-8, or not JSON
+        if content["format"] != FORMAT or not all(map(_is_inside, content.get("made", []))):
+            return None
+        for record in content["steps"].values():
+            described = [(name, int(size), str(hashed)) for name, (size, hashed) in record["files"].items()]
+            known = isinstance(record["inputs"], dict) and isinstance(record["revision"], int)
+            if not known or not all(_is_inside(name) for name, *_ in described):
+                return None
+        hashes = {name: mark for name, mark in content["hashes"].items() if isinstance(mark, list) and len(mark) == 4}
+        return {**content, "hashes": hashes}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # not UTF-8, not JSON, or another JSON
         return None
-    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place, sync it, and rename it."""
-    temporary = path.with_name(path.name + PART)
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
-
-
-def sync(path: Path) -> None:
-    """Have the system write a file to its disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the system write all files of a folder to its disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            sync(path)
-
-
-def content_hash(path: Path) -> str:
-    """A hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-
-
-def free_name(path: Path) -> Path:
-    """The path, or the first of `path.2`, `path.3` and so on that is free."""
-    number, free = 2, path
-    while free.exists():
-        free, number = path.with_name(f"{path.name}.{number}"), number + 1
-    return free
+def _is_inside(name: str) -> bool:
+    """Whether the name of a file cannot lead out of its folder."""
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
 def plain(value: Any) -> Any:

@@ -28,6 +28,7 @@ from hf_distill.soft_targets.checks import (
     check_teacher,
     input_columns,
     names_read,
+    output_folder,
 )
 from hf_distill.soft_targets.inference import TeacherPass, pad
 from hf_distill.soft_targets.layout import Layout, Values, table
@@ -73,7 +74,8 @@ def cache_teacher_outputs(
     shard is written under another name and renamed when it is whole: a killed pass loses at most the shard it was
     writing, and the next call goes on from there. A shard ends with a checksum, which is compared whenever a cache is
     opened: one that changed on the disk since is told by its name and computed again. Under `accelerate launch` the
-    processes share the shards; each gets the whole result.
+    processes share the shards; each gets the whole result. Calls of other runs on one folder wait for each other, and
+    find the shards of the first.
 
     `teacher_logits` (or the top-k columns) hold one row an example for classification; one a word for tagging (where
     `teacher_word_starts` is 1, else `word_starts`, else at the labelled positions); one a target position for
@@ -120,16 +122,14 @@ def cache_teacher_outputs(
         loaded = load_teacher(teacher_model, TASKS[task].auto_class)
     teacher = LiveTeacher(loaded, processes.device)
     classes = check_teacher(teacher, task, layout, teacher_processing_class)
-    output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"output_dir: expected a folder, and {output_dir} is a file. Choose another name.")
+    output_dir = output_folder(output_dir)
     read = names_read(names, task)
     options = _options(task, layout, shard_size, bf16, isinstance(dataset, datasets.IterableDataset), teacher)
     origin = provenance(teacher, teacher_processing_class, options, read)
     pad_id = getattr(teacher.model.config, "pad_token_id", None) or 0
     collate = data_collator or functools.partial(pad, pad_id=pad_id)
     teacher_pass = TeacherPass(teacher, task, layout, collate, batch_size, bf16)
-    work = _CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
+    work = CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
     return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
 
 
@@ -154,12 +154,23 @@ def _options(
 
 
 @dataclass
-class _CachePass:
-    """One pass over the rows: which shards are there, and the others written."""
+class CachePass:
+    """One pass over the rows: which shards are there, and the others written.
+
+    Attributes:
+        folder: of the shards.
+        processes: that share them.
+        teacher_pass: gives the columns of some rows; a `TeacherPass`, or another with its `teacher.limits`, `task`,
+            `layout` and `batch_size`.
+        read: the columns that row hashes are of.
+        shard_size: rows a file.
+        origin: all that the cache depends on but its rows; see `provenance`.
+        classes: that are kept of an item.
+    """
 
     folder: Path
     processes: Processes
-    teacher_pass: TeacherPass
+    teacher_pass: Any
     read: list[str]
     shard_size: int
     origin: dict[str, Any]
@@ -174,10 +185,16 @@ class _CachePass:
         rows = rows_record(hashes)
         sizes = self._sizes(dataset)
         before = self._enter({**self.origin, "rows": rows})
+        with self.processes.only_pass(self.folder):
+            return self._over_rows(dataset, hashes, sizes, before.get("rows", rows).get("order") == rows["order"])
+
+    def _over_rows(
+        self, dataset: datasets.Dataset, hashes: np.ndarray, sizes: np.ndarray, in_order: bool
+    ) -> datasets.Dataset:
         starts = range(0, len(dataset), self.shard_size)
         ends = [min(start + self.shard_size, len(dataset)) for start in starts]
         paths = [self._path(number) for number in range(len(starts))]
-        if before.get("rows", rows).get("order") != rows["order"]:
+        if not in_order:
             return self._reordered(dataset, hashes, paths)
         lacking = [n for n, path in enumerate(paths) if not self._is_whole(path, hashes[starts[n] : ends[n]])]
         self._check_room(sum(int(sizes[starts[n] : ends[n]].sum()) for n in lacking))  # all processes share the disk
@@ -210,6 +227,10 @@ class _CachePass:
 
     def over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
         self._enter(self.origin)
+        with self.processes.only_pass(self.folder):
+            return self._over_stream(dataset)
+
+    def _over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
         window = min(self.teacher_pass.batch_size * WINDOW, self.shard_size)
         source = Windows(dataset, window)
         found: list[np.ndarray] = []
@@ -252,8 +273,9 @@ class _CachePass:
                 items[start : start + len(part)] = of
             positions[start : start + len(part)] = written
             start += len(part)
-        layout, config = self.teacher_pass.layout, self.teacher_pass.teacher.model.config.get_text_config()
-        width = config.hidden_size if layout.hidden_layers else 0
+        layout = self.teacher_pass.layout
+        config = self.teacher_pass.teacher.model.config.get_text_config() if layout.hidden_layers else None
+        width = 0 if config is None else config.hidden_size
         return items * layout.bytes_per_item(self.classes) + positions * layout.bytes_per_position(width)
 
     def _check_readable(self, first: int, lengths: np.ndarray, longest: np.ndarray, ids: pa.ChunkedArray) -> None:

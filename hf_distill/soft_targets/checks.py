@@ -1,5 +1,6 @@
 """Checks of the options and columns of a cache before the teacher is called."""
 
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -42,6 +43,14 @@ def check_options(task: str, layout: Layout, batch_size: int, shard_size: int) -
         )
     if batch_size < 1 or shard_size < 1:
         raise ValueError(f"batch_size and shard_size must be at least 1, got {batch_size} and {shard_size}.")
+
+
+def output_folder(output_dir: str | Path) -> Path:
+    """Where a cache will be; a ValueError if a file is there."""
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir: expected a folder, and {folder} is a file. Choose another name.")
+    return folder
 
 
 def input_columns(dataset: Any) -> tuple[list[str], Any]:

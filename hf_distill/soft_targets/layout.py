@@ -108,9 +108,22 @@ class Layout:
         kept, ids = logits.topk(self.top_k, dim=-1)
         # The rest itself, rather than the whole without the top: their difference would cancel.
         rest = (logits / self.temperature).scatter_(-1, ids, -torch.inf).logsumexp(-1)
+        return self.top_k_logits(kept, ids, rest, logits.shape[-1])
+
+    def top_k_logits(self, kept: Tensor, ids: Tensor, rest: Tensor, classes: int) -> dict[str, np.ndarray]:
+        """The columns of some items of which the top k are known.
+
+        Args:
+            kept: (items, k) float32 logits.
+            ids: (items, k), their classes.
+            rest: (items,) float32, the log-sum-exp of all others / temperature.
+            classes: how many there are.
+        Raises:
+            ValueError: numbers that the dtype cannot hold.
+        """
         return {
             **self._numbers(columns.TOP_K_LOGITS, kept),
-            columns.TOP_K_IDS: ids.cpu().numpy().astype(id_type(logits.shape[-1])),
+            columns.TOP_K_IDS: ids.cpu().numpy().astype(id_type(classes)),
             columns.TAIL: rest.cpu().numpy(),
         }
 

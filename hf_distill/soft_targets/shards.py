@@ -3,16 +3,20 @@
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import accelerate
 import datasets
 import numpy as np
 import torch
+from filelock import FileLock
 
 from hf_distill.soft_targets.checks import ROW_HASH
+
+LOCK = ".lock"
 
 # Several processes
 
@@ -46,6 +50,13 @@ class Processes:
         yield self.number == 0
         if self.number == 0:
             self.wait()
+
+    @contextmanager
+    def only_pass(self, folder: Path) -> Iterator[None]:
+        """Other passes over a folder wait for this one: those of other runs that share a cache."""
+        with FileLock(folder / LOCK) if self.number == 0 else nullcontext():
+            self.wait()
+            yield
 
 
 def stored_hashes(shard: datasets.Dataset) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import datasets
 from transformers import GenerationConfig, PreTrainedModel, set_seed
 
+from hf_distill.checked import nearest
 from hf_distill.columns import teacher_input_columns
 from hf_distill.data.generation import WritingSplits, load_writing
 from hf_distill.environment import optional
@@ -18,7 +19,7 @@ from hf_distill.soft_targets.cache import cache_teacher_outputs
 from hf_distill.students.tokenizer import student_tokenizer
 from hf_distill.tasks.base import Keep, Loaded, RecipeTask
 from hf_distill.tasks.models import Models
-from hf_distill.tasks.settings import Settings, nearest, refuse_unused
+from hf_distill.tasks.settings import Settings, refuse_unused
 from hf_distill.teachers.identity import tokenizer_hash
 
 UNIVERSAL = "universal_logit_distance"

@@ -1,16 +1,63 @@
 """What a recipe asks for, as plain data: its sections, and what follows from them."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hf_distill.checked import LIMITS, POSITIVE, SEED, Limits, check_values, limited, nearest
 from hf_distill.data.config import Data
 from hf_distill.matching import MATCHINGS
 from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
 from hf_distill.training.arguments import Objective
+from hf_distill.training.checks import LOGGED
+
+# Numbers of `distill` and `teacher.fine_tune`, whose classes are those of transformers.
+COUNT, WEIGHT, SHARE = Limits(0), Limits(0.0), Limits(0.0, 1.0)
+TRAINING_LIMITS = {
+    "num_train_epochs": Limits(0.0, 1e6, above=True),
+    "max_steps": Limits(1, 10**9, also=-1),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), Limits(0.0, 1e9, above=True)),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), Limits(1, 10**6)),
+    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps"), Limits(1, 10**6)),
+    **dict.fromkeys(("save_total_limit", "dataloader_prefetch_factor", "torch_empty_cache_steps"), POSITIVE),
+    **dict.fromkeys(("generation_max_length", "generation_num_beams", "sequences", "ddp_timeout"), POSITIVE),
+    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "eval_delay"), WEIGHT),
+    **dict.fromkeys(("seed", "data_seed"), SEED),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), Limits(0.0, 1.0, below=True)),
+    "adam_epsilon": Limits(0.0, above=True),
+    "neftune_noise_alpha": WEIGHT,
+    "dataloader_num_workers": Limits(0, 256),
+}
+STUDENT_LIMITS = {
+    **dict.fromkeys(("embedding_size", "hidden_size", "intermediate_size"), Limits(1, 10**6)),
+    **dict.fromkeys(("num_layers", "num_hidden_layers", "num_attention_heads"), Limits(1, 10**4)),
+    "layers": Limits(0, 10**4),
+    **{"ngram_buckets": Limits(0, 10**9), "ngram_size": Limits(2, 100), "window": Limits(0, 1000)},
+    "dropout": Limits(0.0, 1.0, below=True),
+    "initializer_range": WEIGHT,
+}
+# What a run itself decides on, and where else it is said.
+OF_THE_RUN = {
+    "output_dir": "it belongs at the recipe's top level",
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), "the first of compare.metrics selects the models"),
+    **dict.fromkeys(("push_to_hub", "hub_strategy", "hub_always_push"), "`hf-distill push` publishes the student"),
+    **dict.fromkeys(("hub_model_id", "hub_revision", "hub_private_repo"), "`hf-distill push` publishes the student"),
+    "hub_token": "a recipe is published with its student. Log in with `hf auth login`",
+    **dict.fromkeys(("eval_strategy", "save_strategy", "load_best_model_at_end"), "the best checkpoint is kept"),
+    **dict.fromkeys(
+        ("save_only_model", "ignore_data_skip", "resume_from_checkpoint"), "killed runs go on by themselves"
+    ),
+    **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics", "eval_do_concat_batches"), "it scores all rows"),
+    **dict.fromkeys(("label_names", "remove_unused_columns", "include_for_metrics"), "it makes the columns itself"),
+    **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed", "parallelism_config", "local_rank"), "it is one process"),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "its steps are `--only`'s"),
+    "predict_with_generate": "its task says so",
+}
+STAGE_HINTS = {"matching": list[dict[str, Any]], "targets": str, "sequences": int | None}
 
 GENERATIVE_TEMPERATURE = 1.0  # above it most of the probability is in the tail of a top-k cache, which is one number
 
@@ -47,16 +94,16 @@ class Teacher:
     revision: str | None = None
     trust_remote_code: bool = False
     fine_tune: dict[str, Any] | None = None
-    max_length: int = 128
+    max_length: int = limited(POSITIVE, 128)
     label_map: dict[str, str | None] = field(default_factory=dict)
-    cross_fit: int | None = None
+    cross_fit: int | None = limited(Limits(high=100), None)  # its task says from where on
     calibrate: bool = False
     floor: float | None = None
     bf16: bool = True
     lora: dict[str, Any] | None = None
     generation: dict[str, Any] = field(default_factory=dict)
     ledger: str | None = None
-    top_k: int | None = 64
+    top_k: int | None = limited(POSITIVE, 64)
 
 
 @dataclass
@@ -74,8 +121,8 @@ class Student:
     """
 
     kind: Literal["lstm", "static", "transformer"] = "lstm"
-    vocab_size: int | None = 8000
-    max_length: int = 128
+    vocab_size: int | None = limited(POSITIVE, 8000)
+    max_length: int = limited(POSITIVE, 128)
     config: dict[str, Any] = field(default_factory=dict)
     from_teacher: bool = True
     bf16: bool = True
@@ -108,12 +155,12 @@ class Compare:
     trust_remote_code: bool = False
     revision: str | None = None
     controls: bool | list[str] = True
-    more_seeds: list[int] = field(default_factory=list)
+    more_seeds: list[int] = field(default_factory=list, metadata={LIMITS: SEED})
     by: list[str] = field(default_factory=list)
     test_sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     quote: bool = False
     detailed_costs: bool = True
-    resamples: int = 2000
+    resamples: int = limited(Limits(1, 1_000_000), 2000)
 
     @property
     def asked(self) -> list[str]:
@@ -170,7 +217,7 @@ class Settings:
     compare: Compare = field(default_factory=Compare)
     export: Export = field(default_factory=Export)
     push: Push = field(default_factory=Push)
-    seed: int = 0
+    seed: int = limited(SEED, 0)
 
     @property
     def writes(self) -> bool:
@@ -195,7 +242,11 @@ class Settings:
 
     @staticmethod
     def objective(stage: dict[str, Any]) -> Objective:
-        """The objective of a stage."""
+        """The objective of a stage.
+
+        Raises:
+            ValueError: a setting out of range.
+        """
         names = {each.name for each in dataclasses.fields(Objective)}
         return Objective(**{name: value for name, value in stage.items() if name in names})
 
@@ -205,21 +256,29 @@ class Settings:
         Raises:
             ValueError: an unknown kind, or arguments that do not fit it.
         """
-        made = []
+        made: list[Matching] = []
         for settings in stage.get("matching", []):
             kind, rest = settings.get("kind"), {name: value for name, value in settings.items() if name != "kind"}
             if kind not in MATCHINGS:
                 raise ValueError(f"distill.matching: unknown kind {kind!r}.{nearest(str(kind), MATCHINGS)}")
+            key = f"distill.matching, {kind}"
+            hints = typing.get_type_hints(MATCHINGS[kind].__init__)
+            known = {name: hints[name] for name in inspect.signature(MATCHINGS[kind]).parameters}
+            check_values(rest, known, key, dict.fromkeys(("hidden_size", "latent_size"), Limits(1, 65_536)))
             try:
-                made.append(MATCHINGS[kind](**rest))
-            except TypeError as error:
-                raise ValueError(f"distill.matching, {kind}: {error}") from error
+                made.append(MATCHINGS[kind](**{"layers": {}, **rest}))
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
             meeting = ("word", "sequence") if TASKS[self.task].word_level else ("sequence",)
             if self.student.vocab_size is not None and made[-1].granularity not in meeting:
                 raise ValueError(
                     f'distill.matching, {kind}: granularity="{made[-1].granularity}" needs one tokenizer for both, and '
                     f"the student has its own. Set granularity: {meeting[0]}, or student.vocab_size: null."
                 )
+        names = [each.name for each in made]
+        taken = [name for name in names if not name or name in LOGGED or names.count(name) > 1]
+        if taken:
+            raise ValueError(f"distill.matching: {taken[0]!r} is logged as {taken[0]}_loss twice. Set another name.")
         return made
 
     @property
@@ -249,13 +308,3 @@ def refuse_unused(values: Mapping[str, Any], task: str, of: str) -> None:
     for name, value in values.items():
         if value:
             raise ValueError(f"{name}: is for {of}; leave it out of a {task} recipe.")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest known name, or with all of them.
-
-    >>> nearest("temprature", ["temperature", "seed"])
-    ' Did you mean temperature?'
-    """
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]}?" if close else f" Known are {', '.join(sorted(known))}."

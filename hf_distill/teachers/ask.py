@@ -73,7 +73,7 @@ def ask(
     >>> ask(lambda texts: [text.upper() for text in texts], ["hola", "adiós"])
     ['HOLA', 'ADIÓS']
     """
-    texts = _checked_texts(texts)
+    texts = checked_texts(texts)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     if not isinstance(teacher, TextTeacher):
@@ -122,18 +122,7 @@ def teacher_labels(answers: Sequence[str], classes: Sequence[str]) -> tuple[np.n
     >>> labels.tolist(), counts
     ([1, 0, -100, -100], {'valid': 2, 'invalid': 1, 'empty': 1})
     """
-    numbers = {_normalized(name): number for number, name in enumerate(classes)}
-    if len(numbers) < len(classes) or "" in numbers:
-        raise ValueError(f"Classes need names that differ in more than case and space, got {list(classes)}.")
-
-    def number_of(answer: str) -> int:
-        plain = _normalized(answer)
-        punctuation = {character for character in plain if not character.isalnum()}
-        # Characters that a class begins or ends with are not removed: -1 is not 1, and c++ is not c.
-        bare = plain.lstrip("".join(punctuation - {name[0] for name in numbers}))
-        bare = bare.rstrip("".join(punctuation - {name[-1] for name in numbers}))
-        return numbers.get(plain, numbers.get(bare, IGNORE_INDEX))
-
+    number_of = class_finder(classes)
     labels = np.fromiter((number_of(answer) for answer in answers), dtype=np.int64, count=len(answers))
     empty = sum(not answer.strip() for answer in answers)
     valid = int((labels != IGNORE_INDEX).sum())
@@ -153,13 +142,49 @@ def teacher_labels(answers: Sequence[str], classes: Sequence[str]) -> tuple[np.n
     return labels, counts
 
 
-def _checked_texts(texts: Iterable[str]) -> list[str]:
+def class_finder(classes: Sequence[str]) -> Callable[[str], int]:
+    """A function from an answer to the number of the class that it names, or -100; see `teacher_labels`.
+
+    Args:
+        classes: names, in the order of their numbers.
+    Raises:
+        ValueError: two classes with the same name, or an empty name.
+    """
+    numbers = {_normalized(name): number for number, name in enumerate(classes)}
+    if len(numbers) < len(classes) or "" in numbers:
+        raise ValueError(f"Classes need names that differ in more than case and space, got {list(classes)}.")
+
+    def number_of(answer: str) -> int:
+        plain = _normalized(answer)
+        punctuation = {character for character in plain if not character.isalnum()}
+        # Characters that a class begins or ends with are not removed: -1 is not 1, and c++ is not c.
+        bare = plain.lstrip("".join(punctuation - {name[0] for name in numbers}))
+        bare = bare.rstrip("".join(punctuation - {name[-1] for name in numbers}))
+        return numbers.get(plain, numbers.get(bare, IGNORE_INDEX))
+
+    return number_of
+
+
+def checked_texts(texts: Iterable[str]) -> list[str]:
+    """The texts themselves.
+
+    Args:
+        texts: to ask.
+    Raises:
+        TypeError: something else than texts.
+        ValueError: blank texts.
+    """
     if isinstance(texts, str):
         raise TypeError(f"Expected a list of texts, got one text: {quoted(texts)}.")
     texts = list(texts)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"Expected texts, got {type(text).__name__} as number {number}: {text!r}.")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(
+                f"Text number {number} holds half of a surrogate pair, which no file can take: {quoted(text)}. "
+                'Repair it, with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for instance.'
+            )
     blank = [number for number, text in enumerate(texts) if not text.strip()]
     if blank:
         raise ValueError(

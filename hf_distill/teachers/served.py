@@ -1,15 +1,11 @@
 """A teacher behind an OpenAI-compatible server."""
 
-import base64
 import json
-import os
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
-from hf_distill.redaction import presentable, redacted, without_secrets
-from hf_distill.teachers.text import Answers, TextTeacher, chat_messages, check_options, logger, quoted
+from hf_distill.redaction import without_secrets
+from hf_distill.teachers.requests import Endpoint
+from hf_distill.teachers.text import Answers, TextTeacher, chat_messages, check_options, logger
 
 
 class ServedTeacher(TextTeacher):
@@ -49,28 +45,10 @@ class ServedTeacher(TextTeacher):
         timeout: float = 120.0,
         **options: Any,
     ) -> None:
-        try:
-            import openai
-        except ImportError as error:
-            raise ImportError(
-                "ServedTeacher needs openai, which is not installed. Run: pip install 'hf-distill[served]'"
-            ) from error
+        self.endpoint = Endpoint(model, base_url, api_key, requests_in_flight, max_retries, timeout)
         check_options(options, refused={"n", "stream"})
-        if requests_in_flight < 1:
-            raise ValueError(f"requests_in_flight must be at least 1, got {requests_in_flight}.")
         self.model, self.system, self.requests_in_flight, self.options = model, system, requests_in_flight, options
-        key = api_key or os.environ.get("OPENAI_API_KEY") or "none"  # the client requires a key
-        # In the address they would stand in the client's logs, its errors and its representation.
-        address, auth = _without_user(base_url or os.environ.get("OPENAI_BASE_URL"))
-        basic = None if auth is None else f"Basic {base64.b64encode(':'.join(auth).encode()).decode()}"
-        self._secrets = (key, auth and auth[1], basic)
-        self.client = openai.OpenAI(
-            base_url=address,
-            api_key=key,
-            max_retries=max_retries,
-            timeout=timeout,
-            default_headers=None if basic is None else {"Authorization": basic},
-        )
+        self.client = self.endpoint.client
 
     @property
     def name(self) -> str:
@@ -80,69 +58,19 @@ class ServedTeacher(TextTeacher):
 
     def answers(self, texts: list[str]) -> Answers:
         """Pairs of a text's number and its answer, as they arrive."""
-        unsent = iter(enumerate(texts))
-        waiting: dict[Future[tuple[str, str]], int] = {}
-        failed: BaseException | None = None
         cut = 0
-        with ThreadPoolExecutor(self.requests_in_flight) as pool:
-            while True:
-                if failed is None:
-                    for number, text in islice(unsent, self.requests_in_flight - len(waiting)):
-                        waiting[pool.submit(self._answer, text)] = number
-                if not waiting:
-                    break
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    number = waiting.pop(future)
-                    if error := future.exception():
-                        failed = failed or error
-                    else:
-                        answer, reason = future.result()
-                        cut += reason == "length"
-                        yield number, answer
-        if cut:
-            logger.warning(f"{cut} of {len(texts)} answers were truncated by the server at its maximum length.")
-        if failed is not None:
-            raise failed
+        try:
+            for number, (answer, reason) in self.endpoint.in_flight(self._answer, texts):
+                cut += reason == "length"
+                yield number, answer
+        finally:
+            if cut:
+                logger.warning(f"{cut} of {len(texts)} answers were truncated by the server at its maximum length.")
 
     def _answer(self, text: str) -> tuple[str, str]:
         """The answer to a text, and the reason why it ended."""
-        import openai
-
-        where = f"{self.model} at {redacted(str(self.client.base_url), *self._secrets)}"
-        try:
-            response: Any = self.client.chat.completions.create(
-                model=self.model,
-                messages=chat_messages(text, self.system),  # type: ignore[arg-type]
-                **self.options,
-            )
-        except (openai.APIError, json.JSONDecodeError) as error:
-            status = getattr(error, "status_code", 500)
-            temporary = status >= 500 or status in (408, 409, 429)
-            kind, then = (ConnectionError, "try again later") if temporary else (ValueError, "correct the request")
-            # The reason of a lost connection is only in the cause.
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise kind(
-                f"{where} did not answer {quoted(text)}: {redacted(f'{error}{cause}', *self._secrets)}. Earlier "
-                f"answers are in the ledger, if there is one: {then}, and only the missing texts are sent."
-            ) from presentable(error, *self._secrets)
-        if not getattr(response, "choices", None):
-            raise ConnectionError(
-                f"{where} did not answer {quoted(text)} with a chat completion but with "
-                f"{quoted(redacted(str(response), *self._secrets))}. Is base_url the address of its OpenAI-compatible "
-                "interface? It usually ends in /v1."
-            )
+        create = self.client.chat.completions.create
+        response = self.endpoint.send(
+            create, text, model=self.model, messages=chat_messages(text, self.system), **self.options
+        )
         return response.choices[0].message.content or "", response.choices[0].finish_reason
-
-
-def _without_user(url: str | None) -> tuple[str | None, tuple[str, str] | None]:
-    """An address without the user and the password in it, and these two, as they are sent.
-
-    >>> _without_user("http://me:p%40w@host:8000/v1"), _without_user("http://host/v1")
-    (('http://host:8000/v1', ('me', 'p@w')), ('http://host/v1', None))
-    """
-    parts = urlsplit(url or "")
-    user, _, host = parts.netloc.rpartition("@")
-    if not user:
-        return url, None
-    name, _, password = user.partition(":")
-    return urlunsplit(parts._replace(netloc=host)), (unquote(name), unquote(password))

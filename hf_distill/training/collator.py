@@ -115,11 +115,18 @@ class TeacherColumnsCollator:
 
     def _check_own_columns(self, rows: list[dict[str, Any]]) -> None:
         # A collator that pads labels reads lists of them; another one takes them as they are.
-        padded = hasattr(self.collator, "label_pad_token_id")
+        padded = hasattr(self.collator, "label_pad_token_id") or isinstance(self.collator, DataCollatorWithFlattening)
         check_student_columns(rows, self.per_position and not self.in_decoder, self._is_plain, padded, self.in_decoder)
         if not self._is_plain or isinstance(self.collator, DataCollatorWithFlattening):
             return
-        if not hasattr(self.collator, "tokenizer"):
+        pads = hasattr(self.collator, "tokenizer")
+        for name in () if padded else LABELS if pads else ("label",):
+            if any(isinstance(row.get(name), Tensor) and row[name].numel() != 1 for row in rows):
+                raise ValueError(
+                    f"{name}: {type(self.collator).__name__} cannot put tensors of several labels together. Give it "
+                    'lists or arrays, by dataset.with_format(None) or with_format("numpy").'
+                )
+        if not pads:
             for name in rows[0]:
                 if not is_teacher_column(name) and not isinstance(rows[0][name], str | None):
                     tensors = [as_tensor(row.get(name), name, packed=False) for row in rows]
@@ -328,6 +335,16 @@ def check_student_columns(
         ValueError: token ids that are no list of whole numbers, companions or labels of another length, or labels that
             are no numbers.
     """
+    for name in LABELS if are_collated_here and not labels_are_padded else ():
+        values = [row[name] for row in rows if name in row]
+        if all(isinstance(value, int | float) and not abs(value) > MOST for value in values):
+            continue
+        if len({as_tensor(value, name, packed=False).shape for value in values}) > 1 and not may_lack_labels:
+            raise ValueError(
+                f"{name} must have one shape in every row of a batch, since the collator does not pad it; got "
+                f"{', '.join(f'{value!s:.40}' for value in values[:3])}. Use a collator that pads labels, as "
+                "DataCollatorForTokenClassification does, or labels of one length."
+            )
     for number, row in enumerate(rows):
         tokens = _length(row, "input_ids", number) if "input_ids" in row else None
         if not are_collated_here:
@@ -338,8 +355,6 @@ def check_student_columns(
                 continue
             of_tokens = name not in LABELS or (at_tokens and isinstance(row[name], Sized))
             if not of_tokens and not labels_are_padded:
-                if not isinstance(row[name], int | float) or abs(row[name]) > MOST:
-                    as_tensor(row[name], name, packed=False)
                 continue
             found = _length(row, name, number)
             if of_tokens and tokens is not None and found != tokens:
@@ -395,7 +410,8 @@ def of_one_shape(rows: Sequence[Mapping[str, Any]], name: str) -> list[Tensor]:
     tensors = [numbers(row, name) for row in rows]
     filled = [tensor for tensor in tensors if tensor.numel() or not tensor.dim()]
     shapes = {(tensor.dim(), *tensor.shape[1:]) for tensor in filled}
-    if len(shapes) > 1 or any(tensor.dim() > 2 for tensor in tensors if is_output(name)):
+    mixed = len({tensor.dim() == 0 for tensor in tensors}) > 1
+    if mixed or len(shapes) > 1 or any(tensor.dim() > 2 for tensor in tensors if is_output(name)):
         raise ValueError(
             f"{name} must have one shape in every row of a batch, but for the number of items; got the shapes "
             f"{_shapes(tensors)}. Were they made by teachers of different classes, or for another task?"

@@ -119,7 +119,7 @@ class ResumableTrainer(PublishingTrainer):
                     "in progress is drawn in another order than that of the training that was interrupted."
                 )
             return place
-        self._resumed = torch.load(path, map_location=self.args.device, weights_only=True)
+        self._resumed = torch.load(path, map_location="cpu", weights_only=True)
         self._epoch_ended = self._resumed["epoch_ended"]
         if self._resumed["batches_in_epoch"] != self._batches_in_epoch:  # another batch size
             return place
@@ -132,16 +132,14 @@ class ResumableTrainer(PublishingTrainer):
             epoch, batches = epoch - 1, self._batches_in_epoch
         return epoch, 0 if self.args.ignore_data_skip else batches
 
-    def _maybe_log_save_evaluate(
-        self, tr_loss: Any, grad_norm: Any, *arguments: Any, learning_rate: float | None = None, **kwargs: Any
-    ) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *arguments: Any, **kwargs: Any) -> None:
         """`Trainer`'s, which it calls after each step and again at the end of an epoch."""
         self._epoch_ended = self.state.global_step == self._last_step
         self._last_step = self.state.global_step
-        if learning_rate is None:  # resumed at the end of an epoch
-            grad_norm, learning_rate = self._of_last_step
-        self._of_last_step = [grad_norm, learning_rate]
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, learning_rate=learning_rate, **kwargs)
+        if kwargs.get("learning_rate") is None:  # resumed at the end of an epoch
+            grad_norm, kwargs["learning_rate"] = self._of_last_step
+        self._of_last_step = [grad_norm, kwargs["learning_rate"]]
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **kwargs)
         self._remember()
 
     def _evaluate(self, *arguments: Any, **kwargs: Any) -> Any:
@@ -178,8 +176,8 @@ class ResumableTrainer(PublishingTrainer):
     def _load_progress(self, record: dict[str, Any]) -> None:
         """Put back what `_progress_record` returned."""
         if isinstance(self._sampler, RecordedOrder) and record["order"] is not None:
-            self._sampler.resumed = record["order_epoch"], record["order"].cpu()
-        self._tr_loss = record["loss"].clone()
+            self._sampler.resumed = record["order_epoch"], record["order"]
+        self._tr_loss = record["loss"].to(self.args.device, copy=True)
         self._globalstep_last_logged = record["last_logged"]
         self._of_last_step = record["of_last_step"]
 

@@ -22,7 +22,7 @@ class RandomOrder(Sampler[int]):
         seed: of the order.
 
     >>> list(RandomOrder(4, seed=1))
-    [0, 2, 3, 1]
+    [1, 3, 2, 0]
     """
 
     def __init__(self, rows: int, seed: int) -> None:

@@ -45,4 +45,5 @@ class Totals:
 
     def load(self, record: dict[str, Any]) -> None:
         """Put back what `record` returned."""
-        self.sums, self.steps, self.unmatched = dict(record["sums"]), record["steps"], record["unmatched"]
+        self.sums = {name: total.to(self.device) for name, total in record["sums"].items()}
+        self.steps, self.unmatched = record["steps"], record["unmatched"].to(self.device)

@@ -294,9 +294,9 @@ def test_further_test_sets_leave_out_what_was_trained_on(tmp_path):
 
 
 def test_new_texts_have_no_label_of_any_kind(tmp_path):
-    rows = [(text, number % 2, number / 10) for number, (text, _, _) in enumerate(many())]
-    path = write(tmp_path / "a.csv", rows, ("text", "wet", "depth"))
-    for settings in ({"label": "wet"}, {"label": ["wet"] * 2}, {"label": "depth", "problem_type": "regression"}):
+    rows = [(text, number % 2, number // 2 % 2, number / 10) for number, (text, _, _) in enumerate(many())]
+    path = write(tmp_path / "a.csv", rows, ("text", "wet", "tall", "depth"))
+    for settings in ({"label": "wet"}, {"label": ["wet", "tall"]}, {"label": "depth", "problem_type": "regression"}):
         train = load(Data(path, test=20, **settings)).train
         made = unlabelled(["a new oak"], train)
         assert made.features == train.features

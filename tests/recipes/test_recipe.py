@@ -44,7 +44,7 @@ def test_overrides(tmp_path):
             ["--student.config.hiden_size", "1"],
             r"student\.config: unknown key 'hiden_size'\. Did you mean hidden_size\?",
         ),
-        (["--seed", "abc"], "Expected a <class 'int'>. Got value: abc"),
+        (["--seed", "abc"], "seed: expected a whole number, got the text 'abc'"),
         (["--student.kind", "gru"], "gru"),
         (
             ["--student.kind", "static", "--student.config.num_layers", "1"],
@@ -63,17 +63,63 @@ def test_overrides(tmp_path):
             ["--distill", "{matching: [{kind: hiden_state}]}"],
             r"unknown kind 'hiden_state'\. Did you mean hidden_state\?",
         ),
-        (["--distill", "{matching: [{kind: relation, layer: 1}]}"], "distill.matching, relation: .*layer"),
+        (
+            ["--distill", "{matching: [{kind: relation, layer: 1}]}"],
+            "distill.matching, relation: unknown key 'layer'. Did you mean layers",
+        ),
         (["--distill", "{matching: [{kind: relation, layers: {1: 1}}]}"], 'granularity="token" needs one tokenizer'),
-        (["--distill.output_dir", "x"], "output_dir belongs at the recipe's top level"),
+        (["--distill.output_dir", "x"], "output_dir cannot be set here; it belongs at the recipe's top level"),
         (["seed", "1"], "Expected --key.of.the.recipe VALUE, got 'seed'"),
         (["--seed"], "--seed needs a value"),
-        (["--data", "x"], "data: expected keys and values, got 'x'"),
+        (["--data.text", "@x"], "--data.text: expected YAML. Line 1, column 1: .*Quote it"),
+        (["--seed.x", "1"], "--seed.x: seed holds no keys, it is 5"),
+        (
+            ["--distill", "[{}]", "--distill.seed", "1"],
+            r"--distill.seed: distill holds no keys, it is \[{}\]; change a stage in the file",
+        ),
+        (["--", "1"], "Expected --key.of.the.recipe VALUE, got '--'"),
+        (["--distill.num_train_epochs", "null"], "distill.num_train_epochs: expected a number, got null"),
+        (["--distill.num_train_epochs", "0"], "distill.num_train_epochs: expected above 0.0 and at most"),
+        (["--distill.num_train_epochs", ".nan"], "distill.num_train_epochs: expected a finite number, got nan"),
+        (["--distill.max_steps", "0"], "distill.max_steps: expected at least 1 .*, or -1, got 0"),
+        (["--distill.per_device_train_batch_size", "-4"], "batch_size: expected at least 1"),
+        (["--distill", "[{}, {seed: -1}]"], r"distill\[1\].seed: expected at least 0"),
+        (["--distill.matching", "3"], "distill.matching: expected a list of keys and values, got 3"),
+        (["--distill.matching", "[x]"], r"distill.matching\[0\]: expected keys and values, got the text 'x'"),
+        (["--distill.matching", "[{kind: relation, layers: [1]}]"], "layers: expected keys and values"),
+        (["--distill.matching", "[{kind: relation, layers: {1: 1}, weight: x}]"], "weight: expected a number"),
+        (["--distill.hub_token", "secret"], "hub_token cannot be set here; a recipe is published with its student"),
+        (["--distill.metric_for_best_model", "f1"], "the first of compare.metrics selects the models"),
+        (["--teacher", "{model: b, fine_tune: {seed: 1.5}}"], "teacher.fine_tune.seed: expected a whole number"),
+        (["--teacher.model", ""], "teacher.model: expected a text, got null"),
+        (["--compare.resamples", "0"], "compare.resamples: expected at least 1"),
+        (["--compare.more_seeds", "[-1]"], r"compare.more_seeds\[0\]: expected at least 0"),
+        (["--compare.test_sets", "{a: {path: 3}}"], "compare.test_sets.a.path: expected a text, got 3"),
+        (["--compare.test_sets", "{a: {together: x}}"], "compare.test_sets.a: together is about what is trained on"),
+        (["--data.test", "0"], "data.test: expected at least 1, or a share"),
+        (["--data.text", "[a, b, c]"], "data.text: expected one column or two different ones"),
+        (["--student.config.dropout", "x"], "student.config.dropout: expected a number"),
+        (["--student.config.pad_token_id", "0"], "pad_token_id follows from the data, the tokenizer"),
+        (["--student.max_length", "0"], "student.max_length: expected at least 1"),
+        (["--push.language", "no"], "push.language: expected a list of a text, got false"),
+        (["--data", "x"], "data: expected keys and values, got the text 'x'"),
     ],
 )
 def test_what_does_not_fit(tmp_path, words, message):
     with pytest.raises(ValueError, match=message):
-        Recipe.load(written(tmp_path), words)
+        Recipe.load(written(tmp_path, seed=5), words)
+
+
+def test_keys_of_a_section_that_the_file_leaves_empty(tmp_path):
+    path = written(tmp_path)
+    path.write_text(path.read_text() + "student:\n")
+    assert Recipe.load(path, ["--student.vocab_size", "500"]).student.vocab_size == 500
+
+
+def test_numbers_as_yaml_1_2_writes_them(tmp_path):
+    path = written(tmp_path)
+    path.write_text(path.read_text() + "distill: {learning_rate: 5e-5}\n")
+    assert Recipe.load(path).distill == {"learning_rate": 5e-5}
 
 
 def test_missing_keys_and_files(tmp_path):

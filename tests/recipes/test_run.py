@@ -303,7 +303,7 @@ def test_folders_of_something_else_are_not_replaced(finished, tmp_path, capsys):
     (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
     (tmp_path / "teacher").symlink_to(finished / "teacher")
     assert main(["run", str(recipe(tmp_path))]) == 1
-    assert "has student already, not from a run of a recipe" in capsys.readouterr().err
+    assert "has student/thesis.tex already, not from a run of a recipe" in capsys.readouterr().err
     assert (tmp_path / "out" / "student" / "thesis.tex").exists()
 
 

@@ -2,13 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
 
-from hf_distill.recipes.workspace import CARD, Workspace, named, write_text
+from hf_distill.recipes.workspace import CARD, Workspace, named
 
 INPUTS = {"distill.temperature": 2.0, "rows.train": "0" * 32}
 
@@ -99,15 +96,39 @@ def test_a_record_that_was_cut_falls_back_to_the_one_before(done):
     workspace.finish("controls", {}, 1, [])
     path = done / ".work" / "record.json"
     path.write_text(path.read_text()[:50])
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     again = Workspace(done)
-    assert again.changes("distill", INPUTS, 1) == [] and again.changes("controls", {}, 1) is None
-    assert again.is_ours and (done / ".work" / "record.json.damaged").exists()
+    assert again.changes("distill", INPUTS, 1) == [] and again.changes("controls", {}, 1) is None and again.is_ours
+    after = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    assert after == before, "who only looks changes nothing, a plan for instance"
+    again.save()
+    assert (done / ".work" / "record.json.damaged").exists()
+    assert Workspace(done).changes("distill", INPUTS, 1) == []
 
 
 def test_a_record_of_something_else_is_refused(tmp_path):
     (tmp_path / ".work").mkdir()
     (tmp_path / ".work" / "record.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match=r"expected the record of a run of this version .* got something else"):
+        Workspace(tmp_path)
+    assert [path.name for path in (tmp_path / ".work").iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        {"distill": 5},
+        {"distill": {"inputs": {}, "revision": 1, "files": {"../../outside": [1, "0"]}}},
+        {"distill": {"inputs": {}, "revision": 1, "files": {"/etc/passwd": [1, "0"]}}},
+        {"distill": {"inputs": [], "revision": 1, "files": {}}},
+    ],
+)
+def test_a_record_that_somebody_wrote_leads_nowhere_else(tmp_path, steps):
+    (tmp_path / ".work").mkdir()
+    content = {"format": 2, "steps": steps, "hashes": {}}
+    (tmp_path / ".work" / "record.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="expected the record of a run"):
         Workspace(tmp_path)
 
 
@@ -140,12 +161,6 @@ def test_a_result_that_fails_leaves_the_old_one(done):
     assert (done / "student" / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_text_is_written_whole(tmp_path):
-    write_text(tmp_path / "a.json", "{}")
-    assert json.loads((tmp_path / "a.json").read_text()) == {}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
 def test_nested_values_have_dotted_names():
     stages = [{"temperature": 2.0, "matching": [{"kind": "hidden_state"}]}, {"seed": 1}]
     assert named("distill", stages) == {
@@ -156,22 +171,78 @@ def test_nested_values_have_dotted_names():
     assert named("compare", {"by": [], "test_sets": {}}) == {"compare.by": [], "compare.test_sets": {}}
 
 
-def test_one_run_at_a_time(done):
-    told = rf"another run is at work in .* \(process {os.getpid()} on "
-    with Workspace(done).locked(), pytest.raises(ValueError, match=told), Workspace(done).locked():
-        pass
-    with Workspace(done).locked():
-        pass
+# Whose files these are
 
 
-def test_the_lock_of_a_killed_run_does_not_count(done):
-    code = f"""
-        import os, pathlib, signal
-        from hf_distill.recipes.workspace import Workspace
-        with Workspace(pathlib.Path({str(done)!r})).locked():
-            os.kill(os.getpid(), signal.SIGKILL)
-    """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == -9
-    assert (done / ".work" / "owner.json").exists()
-    with Workspace(done).locked():
-        assert json.loads((done / ".work" / "owner.json").read_text())["process"] == os.getpid()
+def test_what_a_run_left_is_its_own(done):
+    workspace = Workspace(done)
+    workspace.check_links(["student"])
+    workspace.check_foreign(["student", "report.json"])
+    (done / "student" / "model.safetensors").write_bytes(b"cut")
+    workspace.move_aside(done / "student" / "model.safetensors", ".damaged")
+    workspace.check_foreign(["student"])
+
+
+@pytest.mark.parametrize("name", ["student/notes.txt", "report.json", "baseline/model.safetensors", "student/a/b"])
+def test_what_no_run_made_is_refused_with_its_name(done, name):
+    (done / name).parent.mkdir(exist_ok=True, parents=True)
+    (done / name).write_text("years of work")
+    with pytest.raises(ValueError, match=rf"has {name} already, not from a run .* another output_dir, or move it away"):
+        Workspace(done).check_foreign(["student", "baseline", "report.json"])
+    assert (done / name).read_text() == "years of work"
+
+
+def test_claims_outlive_a_step_that_does_not_count_any_more(done):
+    Workspace(done).forget("distill")
+    Workspace(done).check_foreign(["student"])
+    Workspace(done).claim(["cache/*shard-*"])
+    (done / "cache" / "fold-0").mkdir(parents=True)
+    (done / "cache" / "fold-0" / "shard-0.arrow").write_text("")
+    Workspace(done).check_foreign(["cache"])
+    (done / "cache" / "mine.txt").write_text("")
+    with pytest.raises(ValueError, match=r"has cache/mine\.txt already"):
+        Workspace(done).check_foreign(["cache"])
+
+
+def test_a_folder_for_work_without_the_mark_is_foreign(tmp_path):
+    (tmp_path / ".work").mkdir()
+    with Workspace(tmp_path).locked():
+        pass
+    (tmp_path / ".work" / "record.json").unlink()
+    (tmp_path / ".work" / "record.json.before").unlink(missing_ok=True)
+    Workspace(tmp_path).check_foreign([])  # killed before it was marked
+    (tmp_path / ".work" / "todo.txt").write_text("")
+    with pytest.raises(ValueError, match=r"has \.work/todo\.txt already"):
+        Workspace(tmp_path).check_foreign([])
+
+
+@pytest.mark.parametrize("name", ["student", "student/onnx", "report.json", ".work/initial"])
+def test_links_are_told_at_once(done, tmp_path_factory, name):
+    other = tmp_path_factory.mktemp("other")
+    (other / "thesis.tex").write_text("years of work")
+    if name == "student":
+        (done / "student").rename(done / "elsewhere")
+    (done / name).symlink_to(other)
+    with pytest.raises(ValueError, match=rf"has symbolic links where a run writes: {name} → {other}\. Nothing is"):
+        Workspace(done).check_links(["student", "report.json"])
+    assert (other / "thesis.tex").exists()
+
+
+def test_a_result_changes_places_even_if_it_is_killed_in_between(done):
+    workspace = Workspace(done)
+    (done / CARD).write_text("my own words")
+    workspace.move_aside(done / CARD, ".edited")
+    (done / "student").rename(done / ".work" / "replaced-student")  # killed after the first of two renames
+    (done / ".work" / "new").mkdir()
+    with workspace.replacing("student") as folder:
+        (folder / "model.safetensors").write_bytes(b"again")
+    assert (done / "student" / "model.safetensors").read_bytes() == b"again"
+    assert (done / "student" / "README.md.edited").read_text() == "my own words"
+    assert sorted(path.name for path in (done / ".work").iterdir()) == ["record.json", "record.json.before"]
+
+
+def test_a_result_that_fails_gives_its_room_back(done):
+    with pytest.raises(OSError, match="full"), Workspace(done).replacing("student") as folder:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError("full")
+    assert not (done / ".work" / "new").exists()

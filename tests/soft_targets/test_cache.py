@@ -586,7 +586,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path):
             cached(rows, teacher, tmp_path, shard_size=5, hidden_layers=[1])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["provenance.json", "shard-00000.arrow"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "provenance.json", "shard-00000.arrow"]
     kept = (tmp_path / "shard-00000.arrow").stat().st_mtime_ns
     assert len(cached(rows, teacher, tmp_path, shard_size=5, hidden_layers=[1])) == 10
     assert (tmp_path / "shard-00000.arrow").stat().st_mtime_ns == kept
