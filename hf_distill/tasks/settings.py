@@ -36,6 +36,7 @@ STUDENT_LIMITS = {
     **dict.fromkeys(("embedding_size", "hidden_size", "intermediate_size"), Limits(1, 10**6)),
     **dict.fromkeys(("num_layers", "num_hidden_layers", "num_attention_heads"), Limits(1, 10**4)),
     "layers": Limits(0, 10**4),
+    **{"ngram_buckets": Limits(0, 10**9), "ngram_size": Limits(2, 100), "window": Limits(0, 1000)},
     "dropout": Limits(0.0, 1.0, below=True),
     "initializer_range": WEIGHT,
 }

@@ -50,6 +50,7 @@ def test_overrides(tmp_path):
             ["--student.kind", "static", "--student.config.num_layers", "1"],
             r"student\.config: unknown key 'num_layers'",
         ),
+        (["--student.kind", "static", "--student.config.ngram_size", "1"], r"student\.config\.ngram_size: .*2"),
         (["--task", "translation", "--student.kind", "static"], "student.kind: static students classify texts or tag"),
         (["--task", "text-clasification"], r"Did you mean text-classification\?"),
         (["--task", "translation", "--distill.targets", "letter"], "expected one of word, sequence, both"),
