@@ -303,7 +303,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.long
+@pytest.mark.faults
 def test_a_whole_run_leaves_no_secret_and_publishes_no_folder(tmp_path):
     from tests.recipes.test_run import recipe, write_reviews, write_teacher
 

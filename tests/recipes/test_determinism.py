@@ -149,7 +149,7 @@ def elsewhere(tmp_path_factory) -> dict[str, dict[str, str]]:
     return torch.load(folder / "made.pt")
 
 
-@pytest.mark.long
+@pytest.mark.faults
 @pytest.mark.parametrize("name", TASKS)
 def test_the_same_seed_gives_the_same_student(name, elsewhere, tmp_path):
     torch.manual_seed(12345)  # the recipe has its own

@@ -350,7 +350,17 @@ def test_the_order_is_that_of_plain_trainer(tmp_path):
 def test_two_processes(tmp_path):
     """Each with dropout of its own: all rows once an epoch, in one order, and the same ones after a resume."""
     launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    command = [sys.executable, "-m", *launch.split(), "--dynamo_backend", "no", "-m", "tests.training.test_resuming"]
+    command = [
+        sys.executable,
+        "-m",
+        *launch.split(),
+        "--main_process_port",
+        "0",
+        "--dynamo_backend",
+        "no",
+        "-m",
+        "tests.training.test_resuming",
+    ]
     ended = subprocess.run(
         [*command, str(tmp_path)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=800
     )

@@ -55,7 +55,10 @@ def test_two_processes_train_and_evaluate_as_one_does(tmp_path):
     """Rows of uneven lengths: the same weights and evaluation as one process, a row counted once."""
     launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     for number, command in enumerate(
-        ("tests.training.stream_run", f"{launch} --dynamo_backend no -m tests.training.stream_run")
+        (
+            "tests.training.stream_run",
+            f"{launch} --main_process_port 0 --dynamo_backend no -m tests.training.stream_run",
+        )
     ):
         made = subprocess.run(
             [sys.executable, "-m", *command.split(), str(tmp_path / f"{number}.pt")],
