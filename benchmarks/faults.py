@@ -6,6 +6,7 @@ A recipe with a fine-tuned teacher, two stages, controls, a further seed and an 
 processes that are forked from a warm parent. Kinds of faults:
 
 - `moments`: SIGKILL at a random moment of the run;
+- `interrupts`: Ctrl-C (SIGINT) at a random moment of the run;
 - `checkpoints`: SIGKILL while a checkpoint is being written;
 - `cuts`: a finished run, of which one file is cut to half or to nothing, is run again.
 
@@ -97,8 +98,10 @@ def run(recipe: dict[str, Any], output: Path) -> None:
         run_recipe(Recipe.from_dict({**recipe, "output_dir": str(output)}))
 
 
-def forked(work: Callable[[], None], until: Callable[[], bool] | None = None) -> int:
-    """Do something in a child process, which is killed when `until` holds; its exit status, -9 if it was killed."""
+def forked(
+    work: Callable[[], None], until: Callable[[], bool] | None = None, by: signal.Signals = signal.SIGKILL
+) -> int:
+    """Do something in a child process, which gets a signal when `until` holds; its exit status, -9 if it was killed."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -112,7 +115,7 @@ def forked(work: Callable[[], None], until: Callable[[], bool] | None = None) ->
         if ended:
             return os.waitstatus_to_exitcode(status)
         if until is not None and until():
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, by)
             until = None
         time.sleep(0.0005)
 
@@ -167,7 +170,7 @@ def main() -> None:
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
     found: dict[str, dict[str, Any]] = {
-        kind: {"tried": 0, "survived": 0, "lost": []} for kind in ("moments", "checkpoints", "cuts")
+        kind: {"tried": 0, "survived": 0, "lost": []} for kind in ("moments", "interrupts", "checkpoints", "cuts")
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -193,8 +196,9 @@ def main() -> None:
             output.mkdir()
             if number % 3:
                 moment = chance.uniform(0.05, 1.0) * took
-                forked(functools.partial(run, recipe, output), after(moment))
-                judged("moments", f"after {moment:.2f} s", output)
+                kind, by = ("moments", signal.SIGKILL) if number % 3 == 1 else ("interrupts", signal.SIGINT)
+                forked(functools.partial(run, recipe, output), after(moment), by)
+                judged(kind, f"after {moment:.2f} s", output)
             else:
                 wanted, wait = chance.randrange(1, 15), chance.uniform(0, 0.03)
                 forked(functools.partial(run, recipe, output), during_checkpoint(output, wanted, wait))

@@ -24,6 +24,7 @@ from hf_distill.recipes.training import Training
 from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, Workspace, digest
 from hf_distill.reports.card import model_card
 from hf_distill.reports.report import Report
+from hf_distill.soft_targets import provenance
 from hf_distill.students.from_teacher import student_from_teacher
 from hf_distill.tasks import RECIPE_TASKS
 from hf_distill.tasks.base import Loaded, Trained
@@ -253,7 +254,18 @@ class Run:
         if not mark.exists():
             folder.mkdir(parents=True, exist_ok=True)
             write_text(mark, now)
+        self.drop_unknown_shards(folder)
         return self.task.with_soft_targets(rows, folder, self.bf16)
+
+    def drop_unknown_shards(self, folder: Path) -> None:
+        """Remove shards of the run's own cache whose record is gone or was cut: they are computed again."""
+        for place in {path.parent for path in folder.rglob("shard-*.arrow")}:
+            try:
+                provenance.read(place / provenance.FILE)
+            except (OSError, ValueError):
+                self.console.print(f"cache: {place / provenance.FILE} is gone or damaged; it is made again.")
+                for path in [*place.glob("shard-*.arrow"), *place.glob(provenance.FILE)]:
+                    path.unlink()
 
     # The student
 

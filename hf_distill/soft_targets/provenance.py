@@ -115,7 +115,7 @@ def check(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
                 f"{folder} holds Arrow files and no {FILE} that says where they come from. Choose another output_dir."
             )
         return None
-    before = _read(path)
+    before = read(path)
     differences = [
         f"{part}.{name}: {before[part].get(name)!r} there, {value!r} now"
         for part in ("teacher", "tokenizer", "rows", "options")
@@ -130,7 +130,15 @@ def check(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
     return before
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The record of a cache.
+
+    Args:
+        path: of the record.
+    Raises:
+        OSError: there is none.
+        ValueError: the file is not one.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):  # of text that is not UTF-8, or not JSON
