@@ -100,12 +100,13 @@ def test_a_teacher_without_positions_for_the_longest_text_is_told(folder, vocab_
     assert [refusal.split(",")[0] for refusal in refusals] == ([] if vocab_size else ["student.max_length: 128"])
 
 
-def test_a_static_student_is_checked_before_its_vocabulary_is_known(folder):
-    student = {"kind": "static", "vocab_size": 120, "config": {"unpooled_token_ids": [110]}}
-    assert plan_recipe(recipe(folder, student=student)).refusals == []
-    student["config"] = {"teacher_embeddings": "layer"}
-    (refusal,) = plan_recipe(recipe(folder, student=student)).refusals
-    assert "teacher_embeddings must be one of table, layers, got 'layer'" in refusal
+def test_token_ids_of_a_static_student_are_checked_against_its_vocabulary(folder):
+    def refusals(*ids):
+        student = {"kind": "static", "vocab_size": 120, "config": {"unpooled_token_ids": list(ids)}}
+        return plan_recipe(recipe(folder, student=student)).refusals
+
+    assert refusals(10) == []
+    assert "110 is not a row of an embedding table of vocab_size" in str(refusals(110))
 
 
 def test_a_family_that_cannot_be_cut_is_told(folder):
