@@ -101,12 +101,14 @@ def test_a_teacher_without_positions_for_the_longest_text_is_told(folder, vocab_
 
 
 def test_token_ids_of_a_static_student_are_checked_against_its_vocabulary(folder):
-    def refusals(*ids):
-        student = {"kind": "static", "vocab_size": 120, "config": {"unpooled_token_ids": list(ids)}}
+    def refusals(**config):
+        student = {"kind": "static", "vocab_size": 120, "config": config}
         return plan_recipe(recipe(folder, student=student)).refusals
 
-    assert refusals(10) == []
-    assert "110 is not a row of an embedding table of vocab_size" in str(refusals(110))
+    assert refusals(unpooled_token_ids=[10]) == []
+    assert "110 is not a row of an embedding table of vocab_size" in str(refusals(unpooled_token_ids=[110]))
+    (refusal,) = refusals(teacher_embeddings="layer")
+    assert "teacher_embeddings must be one of table, layers, got 'layer'" in refusal
 
 
 def test_a_family_that_cannot_be_cut_is_told(folder):
