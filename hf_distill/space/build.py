@@ -21,7 +21,6 @@ from hf_distill.problems import TASKS
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.redaction import shareable_config
 from hf_distill.reports.report import Report
-from hf_distill.students import lstm
 
 APP = Path(__file__).with_name("app.py")
 # The versions that the app was tested with. A Space is rebuilt when it restarts and must get the same versions again.
@@ -134,8 +133,9 @@ def _brings_code(folder: Path, trust_remote_code: bool) -> bool:
     read = [json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()]
     if not any("auto_map" in config for config in read):
         return False
-    own = {path.name: path.read_bytes() for path in Path(str(lstm.__file__)).parent.glob("*.py")}
-    other = [path.name for path in sorted(folder.glob("*.py")) if own.get(path.name) != path.read_bytes()]
+    package = Path(__file__).parents[1]
+    own = {(path.name, path.read_bytes()) for path in [*package.glob("students/*/*.py"), package / "runtime.py"]}
+    other = [path.name for path in sorted(folder.glob("*.py")) if (path.name, path.read_bytes()) not in own]
     elsewhere = [each for config in read for each in _texts(config.get("auto_map")) if "--" in each]
     if (other or elsewhere) and not trust_remote_code:
         raise ValueError(
