@@ -98,7 +98,7 @@ def test_a_number_that_another_process_was_given_does_not_count(work):
     """Process 1 always runs; the owner had its number, and started at another time."""
     owned_by(work, process=1, started=psutil.Process(1).create_time() - 3600)
     with locked(work):
-        pass
+        assert json.loads((work / "owner.json").read_text())["process"] == os.getpid()
 
 
 def test_a_run_whose_lock_was_deleted_still_counts(work):
@@ -122,11 +122,11 @@ def test_a_run_of_another_machine_is_told_with_the_remedy(work):
 def test_an_owner_that_was_cut_does_not_count(work, content):
     (work / "owner.json").write_text(content)
     with locked(work):
-        pass
+        assert json.loads((work / "owner.json").read_text())["process"] == os.getpid()
 
 
 @pytest.mark.parametrize("process", [0, -1, 2**40, 2**70])
 def test_a_number_that_no_process_has_does_not_count(work, process):
     owned_by(work, process=process)
     with locked(work):
-        pass
+        assert json.loads((work / "owner.json").read_text())["process"] == os.getpid()
