@@ -85,6 +85,7 @@ def undisturbed(folder: Any, build: Any, step: int) -> tuple[Any, Any]:
     broken = build(folder / "broken", (Cut(step),))
     with pytest.raises(KeyboardInterrupt):
         broken.train()
+    broken.accelerator.wait_for_everyone()  # another process may still be writing the checkpoint
     scramble()
     resumed = build(folder / "broken", ())
     scramble()
