@@ -253,6 +253,10 @@ class RecipeTask(ABC):
     def compare(self, trained: Trained) -> Report:
         """Measure the models on the test rows."""
 
+    def replying(self, tokenizer: Any) -> Any:
+        """A model's tokenizer, as it is used where the model is given single texts."""
+        return tokenizer
+
     @property
     @abstractmethod
     def example(self) -> Any:

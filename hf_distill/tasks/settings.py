@@ -195,6 +195,10 @@ class Push:
         license: of the student, an identifier of the Hub's list.
         language: of the texts, ISO codes.
         datasets: Hub ids of the data.
+        title: what the student does, in words, for the card's title: `Tweet sentiment` for instance. None: the name of
+            the data.
+        samples: sentences of your own that the card shows with the answers of teacher and student; of pairs, lists of
+            two texts.
     """
 
     repo_id: str | None = None
@@ -202,6 +206,8 @@ class Push:
     license: str | None = None
     language: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
+    title: str | None = None
+    samples: list[str | list[str]] = field(default_factory=list)
 
 
 @dataclass
