@@ -37,7 +37,7 @@ SHORTEST = 6  # characters of a secret that is looked for by its value: a shorte
 FILE_URL = re.compile(r"\bfile:(?://[^/\s]*)?(?=/)", re.IGNORECASE)
 ROOTED = re.compile(r"(?:\.{0,2}|~\w*|[A-Za-z]:)[/\\]")
 FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".gz", ".zip", ".xz", ".bz2", ".zst")
-CLASSES = ("labels", "label_map")  # names of classes, which the card shows too
+CLASSES = ("labels", "label_map", "classes", "spellings")  # names of classes, which the card shows too
 FOLDERS = ("output_dir", "logging_dir", "resume_from_checkpoint", "cache_dir", "data_dir")  # keys of nothing else
 
 
