@@ -121,6 +121,8 @@ def with_prompt_defaults(content: dict[str, Any]) -> dict[str, Any]:
     >>> with_prompt_defaults({"teacher": {"prompt": {}}, "data": {"path": "x"}})["data"]
     {'path': 'x', 'label': None}
     """
+    if not isinstance(content, dict):
+        return content
     teacher, data, student = (content.get(name, {}) for name in ("teacher", "data", "student"))
     if not all(isinstance(each, dict) for each in (teacher, data, student)) or teacher.get("prompt") is None:
         return content
