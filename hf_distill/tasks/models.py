@@ -1,8 +1,8 @@
 """The models and tokenizers of a run: where they are, and how they are loaded."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers import (
 from hf_distill.data.tokenization import tokenize
 from hf_distill.environment import optional
 from hf_distill.models import input_limits
-from hf_distill.paths import resolve
+from hf_distill.paths import naming, resolve
 from hf_distill.problems import TASKS
 from hf_distill.remote_code import how_to_allow, refused_with, suggest_revision
 from hf_distill.students.tokenizer import empty_tokenizer
@@ -83,7 +83,7 @@ class Models:
         """
         path = self.source if path is None else path
         place, options = self.loading(path)
-        with self.by_consent():
+        with self.by_consent(path):
             config = AutoConfig.from_pretrained(place, **options)
         if options["trust_remote_code"] and self.revision is None and not self.suggested:
             suggest_revision("teacher.revision", path, getattr(config, "_commit_hash", None))
@@ -95,10 +95,18 @@ class Models:
         """The commit of a teacher from the Hub; None of one on a server or in a folder."""
         return None if self.asked is None else getattr(self.config(self.asked), "_commit_hash", None)
 
-    def by_consent(self) -> AbstractContextManager[None]:
-        """Names the key of a recipe that allows the teacher's own code, where it is refused."""
+    @contextmanager
+    def by_consent(self, path: str | Path) -> Iterator[None]:
+        """Names a model where it cannot be loaded, and the key that allows its own code where it has some.
+
+        Args:
+            path: a folder, a Hub id, or one GGUF file.
+        """
+        base = "teacher.model" if self.asked == self.source else "student.base"
+        key = "teacher.model" if path == self.asked else base if path == self.source else "a model of this run"
         asked = self.asked or self.source
-        return refused_with(how_to_allow("teacher.trust_remote_code", asked), asked)
+        with naming(key, str(path)), refused_with(how_to_allow("teacher.trust_remote_code", asked), asked):
+            yield
 
     @cached_property
     def teacher_classes(self) -> list[str]:
@@ -138,7 +146,7 @@ class Models:
         if "gguf_file" in options:
             optional("gguf", "generation")
         options["dtype"] = torch.float32
-        with self.by_consent():
+        with self.by_consent(path):
             if path == self.source and self.needs_trained_source:
                 model = load_teacher(place, self.kind.auto_class, **options)
             else:
@@ -162,7 +170,7 @@ class Models:
         if "gguf_file" in options:
             optional("gguf", "generation")
         kind: Any = AutoModelForSeq2SeqLM if self.config(source).is_encoder_decoder else AutoModelForCausalLM
-        with self.by_consent():
+        with self.by_consent(source):
             model = kind.from_pretrained(place, **options, dtype=dtype)
         model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         return model.eval(), self.tokenizer(source)
@@ -174,7 +182,7 @@ class Models:
             head: fields of its config that the head depends on.
         """
         place, options = self.loading(self.source)
-        with self.by_consent():
+        with self.by_consent(self.source):
             return self.kind.auto_class.from_pretrained(
                 place, **options, **head, dtype=torch.float32, ignore_mismatched_sizes=True
             )
@@ -188,7 +196,7 @@ class Models:
         if path == NOTHING:
             return empty_tokenizer()
         place, options = self.loading(path)
-        with self.by_consent():
+        with self.by_consent(path):
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
             if self.kind.word_level and getattr(tokenizer, "add_prefix_space", True) is False:
                 # A byte-level one splits a word in the same pieces everywhere only when it is told to.
