@@ -19,6 +19,7 @@ from hf_distill.paths import local, name_of
 from hf_distill.recipes.checks import Checks, check_process_and_sources, replaced_by
 from hf_distill.recipes.files import write_text
 from hf_distill.recipes.inputs import Inputs
+from hf_distill.recipes.progress import RUNS
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
 from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, Workspace, digest
@@ -86,7 +87,7 @@ class Run:
         self.workspace = Workspace(self.folder)
         self.work = self.workspace.work
         replaced = replaced_by(recipe)
-        self.workspace.check_links(replaced)
+        self.workspace.check_links([*replaced, RUNS])
         if not self.workspace.is_ours:
             self.workspace.check_foreign(replaced)
         check_process_and_sources(recipe)
@@ -148,6 +149,7 @@ class Run:
         self.workspace.forget(name)
         self.workspace.claim(IN_PLACE.get(name, ()))
         self.console.rule(name)
+        self.training.step = name
         start = time.perf_counter()
         getattr(self, f"_step_{name}")()
         self.tell_notes()
@@ -403,7 +405,6 @@ class Run:
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
         report.save(self.folder)
         report.save(self.folder / "student")
-        self.console.print(report.table())
 
     def about_the_run(self, start: float) -> dict[str, Any]:
         """What a report tells of the run that made it.
