@@ -18,7 +18,7 @@ from hf_distill.redaction import redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
-from hf_distill.tasks import RECIPE_TASKS, task_of
+from hf_distill.tasks import RECIPE_TASKS, cascading, task_of
 from hf_distill.tasks.prompt_checks import check_prompted
 from hf_distill.tasks.prompt_settings import with_prompt_defaults
 from hf_distill.tasks.settings import (
@@ -26,6 +26,7 @@ from hf_distill.tasks.settings import (
     STAGE_HINTS,
     STUDENT_LIMITS,
     TRAINING_LIMITS,
+    Cascade,
     Compare,
     Export,
     Push,
@@ -34,7 +35,7 @@ from hf_distill.tasks.settings import (
     Teacher,
 )
 
-__all__ = ["Compare", "Data", "Export", "Push", "Recipe", "Student", "Teacher"]
+__all__ = ["Cascade", "Compare", "Data", "Export", "Push", "Recipe", "Student", "Teacher"]
 
 STUDENTS: dict[str, Any] = {
     "lstm": LSTMStudentConfig,
@@ -65,6 +66,7 @@ class Recipe(Settings):
         compare: see `Compare`.
         export: see `Export`.
         push: see `Push`.
+        cascade: see `Cascade`.
         output_dir: where everything goes.
         seed: of the splits, the initialisation and the training.
     """
@@ -114,6 +116,7 @@ class Recipe(Settings):
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
         check_prompted(self)
         task.check_settings(self)
+        cascading.check_settings(self)
         self._check_report()
         kind: Any = task.arguments_class
         hints = argument_types(kind)

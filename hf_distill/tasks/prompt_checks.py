@@ -49,6 +49,11 @@ def check_prompted(settings: Settings) -> None:
     if settings.task != TASK:
         raise ValueError(f"teacher.prompt: is for {TASK}, and the task is {settings.task}. Leave it out.")
     _check_refused(settings, REFUSED)
+    if settings.cascade is not None:
+        raise ValueError(
+            "cascade: cannot go with teacher.prompt: what a text costs a cascade is measured beside the student, and "
+            "this teacher is asked once, before. Leave it out, and see hf_distill.Cascade."
+        )
     if len(data.text_columns) > 1 or isinstance(data.label, list):
         raise ValueError(
             "teacher.prompt: asks for one class of one text: expected one column in data.text and data.label."

@@ -404,6 +404,7 @@ SERVER = {"url": "http://127.0.0.1:9/v1", "model": "tiny"}
         ({"data__fidelity": 5}, "data.fidelity: cannot go with teacher.prompt without labels"),
         ({"data__augment": {"texts": 5}}, "data.augment: cannot go with teacher.prompt"),
         ({"teacher__calibrate": True}, "teacher.calibrate: cannot go with teacher.prompt without labels"),
+        ({"cascade": {"defer": 0.1}}, "cascade: cannot go with teacher.prompt"),
         ({"teacher__floor": 0.5}, "teacher.floor: there are no labels"),
         ({"compare__metrics": ["accuracy"]}, "compare.metrics: without labels there is nothing but agreement"),
         ({"compare__test_sets": {"x": {"label": "y"}}}, "compare.test_sets: without labels quality is agreement"),
