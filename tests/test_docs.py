@@ -27,10 +27,11 @@ from hf_distill import DistillationArguments, LSTMStudentForSequenceClassificati
 from hf_distill.cli import _parser, _parted
 from hf_distill.data.config import Augment, Data
 from hf_distill.plain_yaml import parse_yaml
-from hf_distill.recipes.recipe import Compare, Export, Push, Recipe, Student, Teacher
+from hf_distill.recipes.recipe import Cascade, Compare, Export, Push, Recipe, Student, Teacher
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
+from hf_distill.tasks.prompt_settings import Price, Prompt, Server
 from hf_distill.training.arguments import Objective
 
 ROOT = Path(__file__).parents[1]
@@ -60,11 +61,15 @@ def rows(hook, page):
         ("data.", Data),
         ("data.augment.", Augment),
         ("teacher.", Teacher),
+        ("teacher.prompt.", Prompt),
+        ("teacher.server.", Server),
+        ("teacher.price.", Price),
         ("student.", Student),
         ("student.config.", TransformerStudentConfig),
         ("distill.", Objective),
         ("compare.", Compare),
         ("export.", Export),
+        ("cascade.", Cascade),
         ("push.", Push),
     ],
 )
