@@ -25,7 +25,6 @@ from hf_distill.recipes.training import Training
 from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, Workspace, digest
 from hf_distill.reports.card import model_card, title
 from hf_distill.reports.report import Report
-from hf_distill.reports.samples import answers
 from hf_distill.soft_targets import provenance
 from hf_distill.students.from_teacher import student_from_teacher
 from hf_distill.tasks import cascading, task_of
@@ -461,19 +460,8 @@ class Run:
             splits=self.workspace.steps["compare"]["counts"],  # in their order, which report.json does not keep
             reproduce="hf-distill run recipe.yaml",
             example=self.task.example,
-            samples=self.samples(),
+            samples=self.task.samples(self.folder / "student"),
         )
-
-    def samples(self) -> list[tuple[str, str, str]]:
-        """The recipe's sentences for the card, each with what teacher and student answer."""
-        texts = self.recipe.push.samples
-        if not texts:
-            return []
-        found = []
-        for model, tokenizer in (self.models.teacher(), self.models.load(self.folder / "student")):
-            found.append(answers(model, self.task.replying(tokenizer), self.recipe.task, texts))
-        shown = [text if isinstance(text, str) else " / ".join(text) for text in texts]
-        return list(zip(shown, *found, strict=True))
 
     def told_of(self, stage: dict[str, Any]) -> dict[str, Any]:
         """A stage's settings for the card: with temperature and loss of the soft targets, where it has some."""

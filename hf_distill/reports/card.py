@@ -125,9 +125,12 @@ def title(report: Report, subject: str, kind: str, teacher: str) -> str:
         teacher: id on the Hub, or a local folder.
     """
     shown = {"lstm": "LSTM", "static": "static model", "transformer": "Transformer"}.get(kind, kind)
-    sizes = {name: tables.rounded(report.models[name]["parameters"]) for name in ("student", "teacher")}
-    source = teacher.rpartition("/")[2] if is_hub_id(teacher) else f"a {sizes['teacher']}-parameter teacher"
-    return f"{subject}: {sizes['student']}-parameter {shown} distilled from {source}"
+    known = report.models["teacher"].get("parameters")  # none of one on a server
+    source = Path(teacher).name
+    if not is_hub_id(teacher) and known:
+        source = f"a {tables.rounded(known)}-parameter teacher"
+    size = tables.rounded(report.models["student"]["parameters"])
+    return f"{subject}: {size}-parameter {shown} distilled from {source}"
 
 
 def _usage(

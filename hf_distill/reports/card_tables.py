@@ -276,8 +276,10 @@ def carried(sources: Mapping[str, str]) -> str | None:
 
 
 def samples(rows: Sequence[tuple[str, str, str]]) -> str | None:
-    """Texts with the answers of teacher and student; None without any."""
-    return table(["text", "teacher", "student"], [[text(cell) for cell in row] for row in rows]) if rows else None
+    """Texts with the answers of teacher and student; None without any. A teacher that was not asked has no column."""
+    asked = any(teacher for _, teacher, _ in rows)
+    cells = [[text(cell) for cell in (row if asked else (row[0], row[2]))] for row in rows]
+    return table(["text", "teacher", "student"] if asked else ["text", "student"], cells) if rows else None
 
 
 def rounded(count: int) -> str:

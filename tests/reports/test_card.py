@@ -449,6 +449,8 @@ def test_samples_and_what_hosted_inference_does(report, folder):
     assert "| text | teacher | student |\n| --- | --- | --- |\n| a \\| b | good (0.9) | bad (0.6) |" in card.text
     assert "Hosted inference does not run a repository's own code" in card.text
     assert_whole(card.content)
+    card = render(report, folder, samples=[("a", "", "bad (0.6)")])  # of a teacher that was not asked
+    assert "| text | student |\n| --- | --- |\n| a | bad (0.6) |" in card.text
     (folder / "config.json").write_text("{}")
     assert "Hosted inference" not in render(report, folder).text
 
