@@ -50,7 +50,7 @@ def _known(tokens: int | None, theirs: str, size: int) -> int:
         raise ValueError(
             f"The teacher's vocabulary table has {theirs} and the student's {size}, and it is unknown which tokens "
             "both have. If one tokenizer made the rows of both, pass it as processing_class and as "
-            "teacher_processing_class (and to cache_teacher_outputs): the longer table then only pads it. If the vocabularies differ, choose "
-            'soft_target_loss="universal_logit_distance".'
+            "teacher_processing_class (and to cache_teacher_outputs): the longer table then only pads it. If the "
+            'vocabularies differ, choose soft_target_loss="universal_logit_distance".'
         )
     return tokens
