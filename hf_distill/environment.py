@@ -60,7 +60,8 @@ def summary(bf16: bool) -> str:
     """
     from hf_distill import __version__
 
-    where = f"{torch.get_num_threads()} threads of the processor"
+    threads = torch.get_num_threads()
+    where = f"{threads} thread{'' if threads == 1 else 's'} of the processor"
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         where = torch.cuda.get_device_name(0) + (f" and {count - 1} more" if count > 1 else "")
