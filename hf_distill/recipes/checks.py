@@ -1,7 +1,6 @@
 """What a run refuses before anything expensive."""
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,12 +40,8 @@ def replaced_by(recipe: Recipe, steps: Iterable[str] = tuple(REPLACES)) -> list[
     return [name for step in steps if step not in idle for name in REPLACES.get(step, ())]
 
 
-def check_process_and_sources(recipe: Recipe) -> None:
-    """Raise a ValueError under several processes, and where a recipe reads what its own run replaces."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            "A recipe runs in one process, on all devices that it sees; for several processes use the trainer."
-        )
+def check_sources(recipe: Recipe) -> None:
+    """Raise a ValueError where a recipe reads what its own run replaces."""
     folder = Path(recipe.output_dir).resolve()
     augment = recipe.data.augment
     filler = augment.masked_language_model if augment is not None else None
