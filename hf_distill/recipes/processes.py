@@ -254,14 +254,17 @@ class Failures:
         number: of this process.
         host: of the store that the launcher opened.
         port: of the store.
-        end: called with a line when another process has failed.
+        end: called with a line when another process has failed. None: this process ends.
+        run: its number among those of this launch. None: the next one.
     """
 
-    def __init__(self, number: int, host: str, port: int, end: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, number: int, host: str, port: int, end: Callable[[str], None] | None = None, run: int | None = None
+    ) -> None:
         self.number, self.step = number, "start"
         self._end = self._ended if end is None else end
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._key = f"hf_distill/failed/{attempt}/{next(RUNS)}"
+        self._key = f"hf_distill/failed/{attempt}/{next(RUNS) if run is None else run}"
         self._store = distributed.TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=30))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -18,7 +18,8 @@ from hf_distill.problems import Task, any_tensor, task_of
 from hf_distill.teachers.agreement import check_members, complete_config
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher, load_teacher
-from hf_distill.teachers.shared_weights import check_weights_are_not_shared
+from hf_distill.teachers.placement import load_sharded, settled
+from hf_distill.teachers.shared_weights import check_nothing_is_shared, check_weights_are_not_shared
 from hf_distill.training import checks
 from hf_distill.training.arguments import Objective, Weights, check_best_metric
 from hf_distill.training.attached_matchings import NAME, AttachedMatchings
@@ -163,9 +164,14 @@ class DistillationTrainer(EvaluatingTrainer):
         self.alignment = checks.Alignment(self.task, self.model.config, (), tokenizers)
         if teacher is None:
             return None
+        placement = settled(getattr(self.args, "teacher_placement", "replicate"), teacher, self.args.device)
         if isinstance(teacher, str | Path):
-            teacher = load_teacher(teacher, self.task.auto_class)
-        teacher = LiveTeacher(teacher, self.args.device)
+            options = {"device": self.args.device} if placement == "shard" else {}
+            load: Any = load_sharded if placement == "shard" else load_teacher
+            teacher = load(teacher, self.task.auto_class, **options)
+        elif placement != "replicate":
+            check_nothing_is_shared(self.model, teacher)
+        teacher = LiveTeacher(teacher, self.args.device, placement)
         try:
             check_members(self.model.config, teacher, self.task)
         except ValueError:
@@ -173,7 +179,8 @@ class DistillationTrainer(EvaluatingTrainer):
             if self.settings.wants_soft_targets and not any(name in names for name in columns.SOFT_TARGETS):
                 raise
             self._comparable = False
-        check_weights_are_not_shared(self.model, teacher.members)
+        if placement == "replicate":
+            check_weights_are_not_shared(self.model, teacher.members)
         self.alignment = checks.Alignment(self.task, self.model.config, teacher.configs, tokenizers)
         self._places = teacher.limits[0]
         return teacher
@@ -413,8 +420,6 @@ class DistillationTrainer(EvaluatingTrainer):
     ) -> tuple[dict[str, Term], Any]:
         """The terms that have items in this batch, and the student's output."""
         attached = None if evaluating else self._attached
-        if isinstance(batch.inputs, Uncounted):
-            return {}, model(**batch.student_inputs)
         problem = self.task.problem_type(self.model.config, batch.labels)
         soft_targets = self._soft_targets(batch, attached, problem) if weights.soft > 0 or attached is not None else {}
         if columns.TEMPERATURE in batch.inputs:
@@ -434,7 +439,7 @@ class DistillationTrainer(EvaluatingTrainer):
             terms["soft"] = soft_term(batch, logits[..., :same], soft_targets, problem, self.settings, weights)
         for name, items in outputs.get(NAME, {}).items():
             terms[name] = Term(items["values"], items["rows"], items["logged"])
-        return terms, outputs
+        return {} if isinstance(batch.inputs, Uncounted) else terms, outputs
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """`Trainer`'s, and what the student's decoder reads: it is made of labels, which the student is not given."""
