@@ -32,6 +32,7 @@ TESTED_BY = {
     "data.labels": "data/test_splits.py",
     "data.near_duplicates": "data/test_splits.py",
     "data.scripts": "data/test_near_duplicates.py",
+    "evaluation.answering": "evaluation/test_cascade.py",
     "evaluation.quality": "reports/test_classification.py",
     "evaluation.seeds": "reports/test_classification.py",
     "hub.cache": "hub/test_server.py",

@@ -1,5 +1,6 @@
 """The site: generated tables are complete, and the code of the README runs."""
 
+import argparse
 import dataclasses
 import importlib.util
 import inspect
@@ -19,6 +20,7 @@ from transformers import (
 
 import hf_distill
 from hf_distill import DistillationArguments, LSTMStudentForSequenceClassification
+from hf_distill.cli import _parser
 from hf_distill.data.config import Augment, Data
 from hf_distill.recipes.recipe import Compare, Export, Push, Recipe, Student, Teacher
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
@@ -129,6 +131,16 @@ def test_a_new_field_needs_a_description(hook):
 def test_the_glossary_defines(term):
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     assert re.search(rf"^\*\*{term}\*\*  *[-–:]? *\w|^\*\*{term}\*\*\n: \w", text, re.M | re.I), term
+
+
+def test_every_command_and_option_is_on_the_site():
+    text = (ROOT / "docs" / "api" / "command_line.md").read_text(encoding="utf-8")
+    (commands,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    for name, parser in commands.choices.items():
+        part = re.search(rf"^## {name}\n(.*?)(?=^## )", text, re.M | re.S)[1]
+        for action in parser._actions:
+            written = action.option_strings[-1] if action.option_strings else action.dest
+            assert written == "--help" or re.search(rf"^\| `{written}\b", part, re.M), f"{name} {written}"
 
 
 def readme():

@@ -24,13 +24,16 @@ CARD = """
 import sys
 from importlib.resources import files
 import hf_distill
+from hf_distill.cli import main
 from hf_distill.reports import Report
 from hf_distill.reports.card import model_card
 
-report, folder = sys.argv[1:]
+report, run, space = sys.argv[1:]
+folder = f"{run}/student"
 card = model_card(Report.load(report), folder, student_name="a student", teacher="user/teacher")
 assert "# a student" in card.text and "user/teacher" in card.text
 assert files("hf_distill").joinpath("py.typed").is_file()
+assert main(["space", run, "--output", space]) == 0
 print(hf_distill.__file__)
 """
 
@@ -100,8 +103,7 @@ def test_the_wheel_writes_cards_and_apps(built, tmp_path):
     assert "run a recipe" in call(command, "--help", cwd=tmp_path)
     run = finished_run(tmp_path)
     report = ROOT / "model_cards" / "tweet-sentiment-lstm"
-    assert str(tmp_path / "env") in call(python, "-c", CARD, report, run / "student", cwd=tmp_path)
-    call(command, "space", run, "--output", tmp_path / "space", cwd=tmp_path)
+    assert str(tmp_path / "env") in call(python, "-c", CARD, report, run, tmp_path / "space", cwd=tmp_path)
     assert (tmp_path / "space" / "app.py").read_bytes() == (ROOT / "hf_distill" / "space" / "app.py").read_bytes()
 
 

@@ -77,11 +77,21 @@ class Plan:
         """Whether the estimate comes so close to the free space that the disk may become full."""
         return self.needed_bytes > TIGHT * self.free_bytes
 
+    @property
+    def size(self) -> str:
+        """Task and rows, in words."""
+        rows = ", ".join(f"{number:,} {name}" for name, number in self.rows.items() if number)
+        return f"{self.task}: {rows} rows"
+
+    @property
+    def work(self) -> str:
+        """The steps that run, in words."""
+        runs = [step.name for step in self.steps if step.runs]
+        return f"runs {', '.join(runs) if runs else 'nothing, all is done'}"
+
     def summary(self) -> str:
         """One line."""
-        runs = [step.name for step in self.steps if step.runs]
-        rows = ", ".join(f"{number:,} {name}" for name, number in self.rows.items() if number)
-        return f"{self.task}: {rows} rows; runs {', '.join(runs) if runs else 'nothing, all is done'}"
+        return f"{self.size}; {self.work}"
 
     def details(self) -> Group:
         """All of it, for a terminal."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hf_distill.environment import summary
 from hf_distill.recipes.failures import OneLine
 from hf_distill.recipes.plan import Plan, plan
 from hf_distill.recipes.processes import Processes
@@ -53,7 +54,11 @@ def run_recipe(recipe: Recipe | str | Path, only: str | None = None, *, verify: 
                     if not processes.is_main:
                         return None
             processes.leave()
-    return Report.load(run.folder) if processes.is_main and only in (None, "compare", "card") else None
+    if not processes.is_main or only not in (None, "compare", "card"):
+        return None
+    report = Report.load(run.folder)
+    run.console.print(report.table())
+    return report
 
 
 def _checked(recipe: Recipe, verify: bool, processes: Processes) -> Run:
@@ -63,7 +68,7 @@ def _checked(recipe: Recipe, verify: bool, processes: Processes) -> Run:
     refusals = list(dict.fromkeys(refusal for each in processes.gathered(planned.refusals) for refusal in each))
     if refusals:
         raise ValueError("\n".join(refusals))
-    run.console.print(planned.summary(), highlight=False)
+    run.console.print(f"{planned.size}, on {summary(run.bf16)}\n{planned.work}", highlight=False)
     if planned.is_tight:
         run.console.print(f"The disk may become full: {planned.space}", style="yellow", highlight=False)
     return run

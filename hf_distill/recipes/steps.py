@@ -20,6 +20,7 @@ from hf_distill.recipes.checks import Checks, check_sources, replaced_by
 from hf_distill.recipes.files import write_text
 from hf_distill.recipes.inputs import Inputs
 from hf_distill.recipes.processes import Processes
+from hf_distill.recipes.progress import RUNS
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
 from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, digest
@@ -88,7 +89,7 @@ class Run:
         self.workspace = self.processes.workspace(self.folder)
         self.work = self.workspace.work
         replaced = replaced_by(recipe)
-        self.workspace.check_links(replaced)
+        self.workspace.check_links([*replaced, RUNS])
         if not self.workspace.is_ours:
             self.workspace.check_foreign(replaced)
         check_sources(recipe)
@@ -140,6 +141,7 @@ class Run:
         """Run one step unless it is done."""
         if not self.processes.on_main(lambda: self.begin(name)):
             return
+        self.training.step = name
         start = time.perf_counter()
         getattr(self, f"_step_{name}")()
         self.tell_notes()
@@ -409,7 +411,6 @@ class Run:
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
         report.save(self.folder)
         report.save(self.folder / "student")
-        self.console.print(report.table())
 
     def about_the_run(self, start: float) -> dict[str, Any]:
         """What a report tells of the run that made it.

@@ -1,8 +1,8 @@
 """The models and tokenizers of a run: where they are, and how they are loaded."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from hf_distill.data.tokenization import tokenize
 from hf_distill.environment import optional
 from hf_distill.models import input_limits
-from hf_distill.paths import resolve
+from hf_distill.paths import naming, resolve
 from hf_distill.problems import TASKS
 from hf_distill.remote_code import how_to_allow, refused_with, suggest_revision
 from hf_distill.tasks.settings import Settings
@@ -68,16 +68,24 @@ class Models:
             ValueError: it brings code of its own, which the recipe does not allow.
         """
         place, options = self.loading(self.source)
-        with self.by_consent():
+        with self.by_consent(self.source):
             config = AutoConfig.from_pretrained(place, **options)
         if self.trusted and self.revision is None and not self.suggested:
             suggest_revision("teacher.revision", self.source, getattr(config, "_commit_hash", None))
             self.suggested = True
         return config
 
-    def by_consent(self) -> AbstractContextManager[None]:
-        """Names the key of a recipe that allows the teacher's own code, where it is refused."""
-        return refused_with(how_to_allow("teacher.trust_remote_code", self.source), self.source)
+    @contextmanager
+    def by_consent(self, path: str | Path) -> Iterator[None]:
+        """Names a model where it cannot be loaded, and the key that allows its own code where it has some.
+
+        Args:
+            path: a folder, a Hub id, or one GGUF file.
+        """
+        key = "teacher.model" if path == self.source else "a model of this run"
+        allowed = how_to_allow("teacher.trust_remote_code", self.source)
+        with naming(key, str(path)), refused_with(allowed, self.source):
+            yield
 
     @cached_property
     def teacher_classes(self) -> list[str]:
@@ -111,7 +119,7 @@ class Models:
         if "gguf_file" in options:
             optional("gguf", "generation")
         options["dtype"] = torch.float32
-        with self.by_consent():
+        with self.by_consent(path):
             if path == self.source and self.needs_trained_source:
                 model = load_teacher(place, self.kind.auto_class, **options)
             else:
@@ -131,7 +139,7 @@ class Models:
             head: fields of its config that the head depends on.
         """
         place, options = self.loading(self.source)
-        with self.by_consent():
+        with self.by_consent(self.source):
             return self.kind.auto_class.from_pretrained(
                 place, **options, **head, dtype=torch.float32, ignore_mismatched_sizes=True
             )
@@ -143,7 +151,7 @@ class Models:
             path: a folder, a Hub id, or one GGUF file.
         """
         place, options = self.loading(path)
-        with self.by_consent():
+        with self.by_consent(path):
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
             if self.kind.word_level and getattr(tokenizer, "add_prefix_space", True) is False:
                 # A byte-level one splits a word in the same pieces everywhere only when it is told to.

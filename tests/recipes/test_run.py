@@ -200,7 +200,13 @@ def test_what_is_done_is_skipped(finished, capsys):
     out = finished / "out"
     weights = {path: path.stat().st_mtime_ns for path in out.glob("**/model.safetensors")}
     report = (out / "report.json").read_text()
+    capsys.readouterr()
     assert main(["run", str(recipe(finished))]) == 0
+    told = capsys.readouterr().err
+    first = told.split(" runs ")[0]
+    assert "text-classification: " in first and " threads " in first and "torch " in first
+    assert told.count("done before") == 9 and "test examples" in told and "gain over the best control" in told
+    assert f"The student is in {out}/student" in told and f"hf-distill push {out}/student --repo-id" in told
     assert {path: path.stat().st_mtime_ns for path in out.glob("**/model.safetensors")} == weights
     assert (out / "report.json").read_text() == report
     assert main(["run", str(recipe(finished)), "--compare.resamples", "100"]) == 0
@@ -214,12 +220,13 @@ def test_what_is_done_is_skipped(finished, capsys):
 
 
 @pytest.mark.long
-def test_results_that_are_gone_or_replaced_are_made_again(finished, tmp_path):
+def test_results_that_are_gone_or_replaced_are_made_again(tmp_path):
     """A step is done where its result is there and nothing before it ran since."""
-    (tmp_path / "teacher").symlink_to(finished / "teacher")
-    (tmp_path / "reviews.csv").symlink_to(finished / "reviews.csv")
+    write_reviews(tmp_path / "reviews.csv", 400)
+    write_teacher(tmp_path / "teacher")
     quick = {"num_train_epochs": 1, "disable_tqdm": True}
-    path = str(recipe(tmp_path, compare={"controls": False, "resamples": 100, "detailed_costs": False}, distill=quick))
+    compare = {"controls": False, "resamples": 20, "detailed_costs": False}
+    path = str(recipe(tmp_path, compare=compare, distill=quick, teacher__fine_tune=quick))
     student = tmp_path / "out" / "student"
     assert main(["run", path]) == 0
     before = load_file(student / "model.safetensors")

@@ -75,7 +75,7 @@ def test_from_a_file_to_a_student(tmp_path, problem, metrics, kind, least):
             "fine_tune": {"num_train_epochs": 12, "learning_rate": 2.0e-3, "per_device_train_batch_size": 16},
         },
         "student": {"kind": "transformer", "vocab_size": None, "config": {"num_hidden_layers": 1}},
-        "distill": {"num_train_epochs": 12, "learning_rate": 2.0e-3, "disable_tqdm": True},
+        "distill": {"num_train_epochs": 12, "learning_rate": 3.0e-3, "per_device_train_batch_size": 16},
         "compare": {"resamples": 100, "metrics": metrics, "controls": False, "detailed_costs": False},
     }
     report = run_recipe(Recipe.from_dict(content))
