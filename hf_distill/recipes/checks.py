@@ -74,7 +74,7 @@ class Checks:
     @property
     def all(self) -> Sequence[Callable[[], None]]:
         """The checks in their order: those of the trainings first, then those of the task."""
-        own = (self.check_stages, self.check_trackers, self.check_lengths)
+        own = (self.check_stages, self.check_trackers, self.check_lengths, self.models.check_placement)
         return *own, *self.task.checks, self.check_student, self.check_matchings, self.check_export
 
     def check_stages(self) -> None:

@@ -16,7 +16,7 @@ from hf_distill.tasks.models import Models
 
 # Of a recipe's section `teacher`, what its fine-tuning does not depend on.
 AFTER_FINE_TUNING = (
-    *("label_map", "calibrate", "floor", "generation", "ledger", "top_k", "cross_fit", "bf16"),
+    *("label_map", "calibrate", "floor", "generation", "ledger", "top_k", "cross_fit", "bf16", "placement"),
     *("model", "revision", "trust_remote_code"),  # the commit stands for them
 )
 

@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from accelerate import PartialState
 from torch import distributed
 
+from hf_distill.environment import accelerator
 from hf_distill.recipes.workspace import Workspace
 
 Result = TypeVar("Result")
@@ -73,7 +73,7 @@ class Processes:
                 "teacher.placement: shard."
             )
         theirs = distributed.is_initialized()  # by a script around the run, which ends it too
-        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+        state = PartialState(cpu=accelerator() is None, timeout=PATIENCE)
         if state.num_processes != size:
             raise ValueError(
                 f"WORLD_SIZE is {size}, and torch sees {state.num_processes} process. Launch the recipe by `accelerate "

@@ -238,14 +238,18 @@ class Run:
     def _step_teacher(self) -> None:
         """Fine-tune the teacher, or check that the given one loads."""
         if self.recipe.teacher.fine_tune is None:
-            self.models.teacher()
-            self.task.check_loaded_teacher()
+            self.processes.on_main(self.check_teacher)
             return
         train = self.task.splits.train
         self.once("teacher", self.inputs["fine-tuned teacher"], lambda: self.fine_tuned("teacher", train))
         for number in range(self.recipe.teacher.cross_fit or 0):
             make = functools.partial(self.fine_tuned, f"teacher-{number}", self.task.fold_rows(number))
             self.once(f".work/folds/{number}", self.inputs["teacher"], make)
+
+    def check_teacher(self) -> None:
+        """Raise a ValueError where a teacher that is used as it is does not load, or does not fit."""
+        self.models.teacher()
+        self.task.check_loaded_teacher()
 
     def fine_tuned(self, name: str, rows: Dataset) -> Loaded:
         """The teacher after its fine-tuning on some labelled rows, and its tokenizer."""
@@ -311,6 +315,10 @@ class Run:
 
     def _step_initialize(self) -> None:
         """Make the student's tokenizer and its first weights."""
+        self.processes.on_main(self.initialize)
+
+    def initialize(self) -> None:
+        """See `_step_initialize`; the other processes read what the main one makes."""
         tokenizer = self.task.student_tokenizer()
         student, carried = self.untrained(tokenizer, self.recipe.seed)
         for name, source in carried.items():

@@ -12,7 +12,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import Trainer, get_scheduler, set_seed
 
-from hf_distill.environment import has_fast_bf16
+from hf_distill.environment import accelerator, has_fast_bf16
 from hf_distill.matching.base import Matching
 from hf_distill.recipes import checkpoints, progress
 from hf_distill.recipes.files import write_text
@@ -95,7 +95,7 @@ def training_arguments(
             "load_best_model_at_end": True,
             "metric_for_best_model": metric,
             "greater_is_better": greater_is_better,
-            "use_cpu": not torch.accelerator.is_available(),
+            "use_cpu": accelerator() is None,
             **settings,
         }
     )
@@ -262,7 +262,8 @@ class Training:
         matching: Sequence[Matching],
     ) -> DistillationTrainer:
         """The trainer of the task; see `fit`."""
-        teacher, teacher_tokenizer = self.models.teacher() if matching else (None, None)
+        teacher, teacher_tokenizer, placement = self.models.live_teacher() if matching else (None, None, "replicate")
+        arguments.teacher_placement = placement
         return self.task.trainer_class(
             model,
             arguments,

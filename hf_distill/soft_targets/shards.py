@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from hf_distill.environment import accelerator
 from hf_distill.soft_targets.checks import ROW_HASH
 
 LOCK = ".lock"
@@ -33,10 +34,9 @@ class Processes:
     def assembled(cls, device: str | torch.device | None) -> "Processes":
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             # Without an accelerator it would take each process for the only one.
-            state = accelerate.PartialState(cpu=not torch.accelerator.is_available())
+            state = accelerate.PartialState(cpu=accelerator() is None)
             return cls(state.process_index, state.num_processes, torch.device(device or state.device))
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return cls(0, 1, torch.device(device or accelerator or "cpu"))
+        return cls(0, 1, torch.device(device or accelerator() or "cpu"))
 
     def wait(self) -> None:
         if self.size > 1:

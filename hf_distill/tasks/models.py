@@ -17,8 +17,10 @@ from hf_distill.models import input_limits
 from hf_distill.paths import naming, resolve
 from hf_distill.problems import TASKS
 from hf_distill.remote_code import how_to_allow, refused_with, suggest_revision
+from hf_distill.soft_targets.shards import Processes
 from hf_distill.tasks.settings import Settings
 from hf_distill.teachers.live import load_teacher
+from hf_distill.teachers.placement import load_sharded, settled
 
 GGUF = ".gguf"
 
@@ -43,6 +45,14 @@ class Models:
         self.needs_trained_source = settings.teacher.fine_tune is None and (
             settings.uses_soft_targets or settings.targets == "sequence"
         )
+        # Whose fine-tuning, folds and calibration need all of its weights on every process.
+        self.needs_whole = [
+            name
+            for name in ("fine_tune", "cross_fit", "calibrate")
+            if getattr(settings.teacher, name) not in (None, False)
+        ]
+        asked = settings.teacher.placement
+        self.placement = "replicate" if asked == "auto" and self.needs_whole else asked
         self.suggested = False  # to pin the revision of its code
         self.initialized = False  # whether `initial` holds the student of this recipe
         self._teacher: tuple[PreTrainedModel, Any] | None = None
@@ -104,6 +114,41 @@ class Models:
         if self._teacher is None:
             self._teacher = self.load(self.teacher_path)
         return self._teacher
+
+    def live_teacher(self) -> tuple[PreTrainedModel, Any, str]:
+        """The teacher for forwards alone, its tokenizer, and the placement that it gets."""
+        device, (place, options) = Processes.assembled(None).device, self.loading(self.teacher_path)
+        placement = settled(self.placement, str(place), device)
+        if placement == "replicate":
+            return *self.teacher(), placement
+        if placement == "offload":  # a teacher of its own, since others compute with the weights themselves
+            return *self.load(self.teacher_path), placement
+        with self.by_consent(self.teacher_path):
+            model = load_sharded(place, self.kind.auto_class, device, dtype=torch.float32, **options)
+        tokenizer = self.tokenizer(self.teacher_path)
+        if self.kind.writes and model.config.get_text_config().vocab_size > max(tokenizer.get_vocab().values()) + 1:
+            raise ValueError(
+                "teacher.placement: shard, and the teacher's table has more rows than its tokenizer has tokens, which "
+                "are cut off. Cut them once: model.resize_token_embeddings(len(tokenizer)), save_pretrained."
+            )
+        return model, tokenizer, placement
+
+    def check_placement(self) -> None:
+        """Raise a ValueError where the teacher cannot be placed as the recipe asks."""
+        if self.placement == "replicate":
+            return
+        if self.needs_whole:
+            raise ValueError(
+                f"teacher.placement: {self.placement}, and teacher.{self.needs_whole[0]} needs the whole teacher on "
+                "every process. Leave one of them out."
+            )
+        place, options = self.loading(self.teacher_path)
+        if "gguf_file" in options:
+            raise ValueError("teacher.placement: GGUF files are read whole. Set it to replicate.")
+        try:
+            settled(self.placement, str(place), Processes.assembled(None).device)
+        except ValueError as error:
+            raise ValueError(f"teacher.placement: {error}") from error
 
     def release(self) -> None:
         """Forget the loaded teacher, whose memory the next step may need."""
