@@ -1,5 +1,6 @@
 """Recipes in one process or in several: `python -m tests.recipes.processes_run tasks|killed|refused FOLDER`."""
 
+import importlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from transformers import TrainerCallback, trainer
 from hf_distill.recipes import processes
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.run import run_recipe
+from tests.conftest import BRIEFLY
 from tests.recipes.test_determinism import TASKS
 
 NAMES = ("text classification", "tagging", "translation", "text generation")
@@ -105,6 +107,8 @@ def refused(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    for module, settings in BRIEFLY.items():  # models are timed briefly
+        vars(importlib.import_module(f"hf_distill.evaluation.{module}")).update(settings)
     if WORLD > 1:
         PartialState(cpu=True)  # one group for all runs
     globals()[sys.argv[1]](Path(sys.argv[2]))

@@ -23,10 +23,7 @@ from hf_distill.recipes.workspace import Workspace
 from tests.recipes.processes_run import NAMES, write
 
 ROOT = Path(__file__).parents[2]
-ACCELERATE = (
-    "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    " --main_process_port 0"
-)
+ACCELERATE = "accelerate.commands.launch --config_file examples/accelerate/cpu.yaml"
 TORCHRUN = "torch.distributed.run --standalone --nproc_per_node 2"
 
 
