@@ -42,6 +42,7 @@ TESTED_BY = {
     "recipes.overrides": "recipes/test_recipe.py",
     "recipes.steps": "recipes/test_run.py",
     "recipes.training": "recipes/test_run.py",
+    "reports.deferral": "recipes/test_run_cascade.py",
     "reports.comparison": "reports/test_classification.py",
     "reports.card_tables": "reports/test_card.py",
     "reports.report": "reports/test_card.py",
@@ -66,6 +67,7 @@ TESTED_BY = {
         f"tasks.{name}": "recipes/test_run.py"
         for name in ("base", "labelling", "models", "new_texts", "settings", "teacher_logits")
     },
+    "tasks.cascading": "recipes/test_run_cascade.py",
     "tasks.generation": "recipes/test_run_translation.py",
     "tasks.text_classification": "recipes/test_run_problems.py",
     "tasks.text_generation": "recipes/test_run_dialogue.py",

@@ -22,7 +22,7 @@ import hf_distill
 from hf_distill import DistillationArguments, LSTMStudentForSequenceClassification
 from hf_distill.cli import _parser
 from hf_distill.data.config import Augment, Data
-from hf_distill.recipes.recipe import Compare, Export, Push, Recipe, Student, Teacher
+from hf_distill.recipes.recipe import Cascade, Compare, Export, Push, Recipe, Student, Teacher
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
@@ -60,6 +60,7 @@ def rows(hook, page):
         ("distill.", Objective),
         ("compare.", Compare),
         ("export.", Export),
+        ("cascade.", Cascade),
         ("push.", Push),
     ],
 )

@@ -50,6 +50,11 @@ class Inputs:
     def _after(self, *steps: str) -> dict[str, Any]:
         return {f"after.{step}": digest(self[step]) for step in steps}
 
+    @property
+    def _after_training(self) -> dict[str, Any]:
+        """What depends on the student but not on the threshold of its cascade."""
+        return {"after.distill": digest(self["trained student"])}
+
     @cached_property
     def _rows(self) -> dict[str, str]:
         return {f"rows.{name}": rows_digest(part) for name, part in self.task.parts.items()}
@@ -130,6 +135,16 @@ class Inputs:
         }
 
     def _distill(self) -> dict[str, Any]:
+        cascade = self.recipe.cascade
+        if cascade is None:
+            return self["trained student"]
+        return {
+            **self["trained student"],
+            **named("cascade", dataclasses.asdict(cascade)),
+            **self._of("fidelity"),
+        }
+
+    def _trained_student(self) -> dict[str, Any]:
         teacher = self.recipe.teacher
         return {
             **self._after("cache", "initialize"),
@@ -144,10 +159,10 @@ class Inputs:
         }
 
     def _controls(self) -> dict[str, Any]:
-        return {**self._after("distill"), "compare.controls": self.recipe.compare.controls, **self._of("test")}
+        return {**self._after_training, "compare.controls": self.recipe.compare.controls, **self._of("test")}
 
     def _seeds(self) -> dict[str, Any]:
-        return {**self._after("distill"), "compare.more_seeds": self.recipe.compare.more_seeds}
+        return {**self._after_training, "compare.more_seeds": self.recipe.compare.more_seeds}
 
     def _export(self) -> dict[str, Any]:
         return {**self._after("distill"), **named("export", dataclasses.asdict(self.recipe.export))}

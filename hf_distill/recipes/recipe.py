@@ -18,12 +18,13 @@ from hf_distill.redaction import redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
-from hf_distill.tasks import RECIPE_TASKS
+from hf_distill.tasks import RECIPE_TASKS, cascading
 from hf_distill.tasks.settings import (
     OF_THE_RUN,
     STAGE_HINTS,
     STUDENT_LIMITS,
     TRAINING_LIMITS,
+    Cascade,
     Compare,
     Export,
     Push,
@@ -32,7 +33,7 @@ from hf_distill.tasks.settings import (
     Teacher,
 )
 
-__all__ = ["Compare", "Data", "Export", "Push", "Recipe", "Student", "Teacher"]
+__all__ = ["Cascade", "Compare", "Data", "Export", "Push", "Recipe", "Student", "Teacher"]
 
 STUDENTS: dict[str, Any] = {
     "lstm": LSTMStudentConfig,
@@ -63,6 +64,7 @@ class Recipe(Settings):
         compare: see `Compare`.
         export: see `Export`.
         push: see `Push`.
+        cascade: see `Cascade`.
         output_dir: where everything goes.
         seed: of the splits, the initialisation and the training.
     """
@@ -111,6 +113,7 @@ class Recipe(Settings):
         if not self.stages:
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
         task.check_settings(self)
+        cascading.check_settings(self)
         self._check_report()
         kind: Any = task.arguments_class
         hints = argument_types(kind)

@@ -28,8 +28,9 @@ from hf_distill.reports.card import model_card
 from hf_distill.reports.report import Report
 from hf_distill.soft_targets import provenance
 from hf_distill.students.from_teacher import student_from_teacher
-from hf_distill.tasks import RECIPE_TASKS
+from hf_distill.tasks import RECIPE_TASKS, cascading
 from hf_distill.tasks.base import Loaded, Trained
+from hf_distill.tasks.labelling import LabellingTask
 from hf_distill.tasks.models import Models
 
 # Each with the revision of its code: a higher one makes the step run again where an older one made its result.
@@ -51,11 +52,14 @@ RESULTS = {
     "teacher": ("teacher/**/*", ".work/folds/**/*"),
     "cache": ("cache/**/*.arrow", "cache/**/provenance.json"),
     "initialize": (".work/initial/**/*",),
-    "distill": ("student/*",),
+    "distill": ("student/*", ".work/cascade.json"),
     "controls": ("baseline/**/*", ".work/controls.json"),
     "seeds": (".work/seeds/**/*",),
     "export": ("student/onnx/*", "student/runtime.py"),
-    "compare": ("report.json", "report.png", "student/report.json", "student/report.png"),
+    "compare": (
+        *("report.json", "report.png", "deferral.png"),
+        *("student/report.json", "student/report.png", "student/deferral.png"),
+    ),
     "card": (CARD, "recipe.yaml"),
 }
 # What each step writes in place, by patterns.
@@ -339,9 +343,31 @@ class Run:
 
     def _step_distill(self) -> None:
         """Train the student on its targets and on the teacher's outputs."""
+        if self.recipe.cascade is None:
+            self.save("student", *self.trained())
+            return
+        self.once(".work/trained", self.inputs["trained student"], self.trained)  # other thresholds need no training
+        student, tokenizer = self.models.load(self.work / "trained")
+        found = cascading.fit(self.labelling_task, (student, tokenizer))
+        self.workspace.write_json("cascade.json", found.as_dict())
+        self.save("student", student, tokenizer)
+
+    def trained(self) -> Loaded:
+        """The student after its training, and its tokenizer."""
         student, tokenizer = self.models.load(self.models.initial)
         self.train_student("student", student, tokenizer, self.distillation_rows)
-        self.save("student", student, tokenizer)
+        return student, tokenizer
+
+    @property
+    def labelling_task(self) -> LabellingTask:
+        """The task of the run, which has classes.
+
+        Raises:
+            TypeError: it has none.
+        """
+        if not isinstance(self.task, LabellingTask):
+            raise TypeError(f"{self.recipe.task} has no classes.")
+        return self.task
 
     def _step_controls(self) -> None:
         """Train what the student must beat: first the same student without a teacher."""
@@ -362,7 +388,7 @@ class Run:
         for seed in self.recipe.compare.more_seeds:
             for name in ("student", "baseline"):
                 make = functools.partial(self.trained_again, name, seed)
-                self.once(f".work/seeds/{seed}/{name}", self.inputs["distill"], make)
+                self.once(f".work/seeds/{seed}/{name}", self.inputs["trained student"], make)
 
     def trained_again(self, name: str, seed: int) -> Loaded:
         """A student or a baseline from another seed, and its tokenizer."""
@@ -389,7 +415,7 @@ class Run:
             name, len(rows), len(self.distillation_rows), without_teacher=without_teacher, seed=seed
         ):
             train, judged = (self.task.training_rows(part, matching) for part in (rows, validation))
-            self.training.fit(student, tokenizer, arguments, train, judged, self.inputs["distill"], matching)
+            self.training.fit(student, tokenizer, arguments, train, judged, self.inputs["trained student"], matching)
 
     # The end
 
@@ -415,6 +441,9 @@ class Run:
                 onnx=self.folder / "student" if self.recipe.export.onnx else None,
             )
         )
+        if self.recipe.cascade is not None:
+            student, fitted = self.models.load(self.folder / "student"), self.workspace.read_json("cascade.json")
+            report = cascading.with_deferral(self.labelling_task, student, report, fitted)
         self.task.counts = self.task.final_counts()
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
         report.save(self.folder)

@@ -66,6 +66,12 @@ class Report:
             of; then `quality` lists their `values`, first that of the student which all other fields describe.
         environment: the machine, versions, and how speed was measured.
         warnings: what a reader should know before using the numbers, in plain words.
+        deferral: of a cascade on the test examples: `curve`, a row for each share that is handed over: `threshold`;
+            `handed_over`, `agreement` (with the teacher, texts that are handed over included) and `quality` (the
+            `metric`), each `{value,low,high}`; and `cost`, the time of student and teacher in shares of the teacher's
+            for all texts. `at_threshold`, such a row for the threshold of the student's config; `texts`; and `fit`, on
+            which rows and how many texts threshold and temperature were fitted, and for which `agreement` (with which
+            `confidence`) or share to `defer`.
         run: what the run that made the student adds about itself: seconds, rows, and `curves`, the first metric on
             validation by step: `{"student": [[step, value], ...], "baseline": ...}`, or whatever `curves_of` says in
             its place. Empty after `compare`.
@@ -93,6 +99,7 @@ class Report:
     seeds: int = 1
     environment: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    deferral: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
@@ -105,7 +112,10 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        from hf_distill.reports import plot  # matplotlib, for those who draw
+        from hf_distill.reports import deferral, plot  # matplotlib, for those who draw
+
+        if self.deferral:
+            deferral.save(folder / deferral.PICTURE, self.deferral)
 
         plot.save(
             folder / "report.png",

@@ -484,10 +484,8 @@ class LabellingTask(RecipeTask):
 
     def for_comparison(self, rows: datasets.Dataset) -> datasets.Dataset:
         """Rows as `compare` reads them: with the teacher's mapped logits where it has other classes."""
-        tokenized = self.read(rows)
-        if not self.settings.teacher.label_map:
-            return tokenized
-        return self.teacher_logits.adjusted(self.teacher_logits.live(tokenized, self.models.teacher()[0]))
+        asked = self.settings.teacher.label_map or self.settings.cascade is not None
+        return self.teacher_logits.compared(self.read(rows)) if asked else self.read(rows)
 
     @property
     def groups(self) -> dict[str, Sequence[Any]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hf_distill.checked import LIMITS, POSITIVE, SEED, Limits, check_values, limited, nearest
 from hf_distill.data.config import Data
+from hf_distill.evaluation.deferral import Target
 from hf_distill.matching import MATCHINGS
 from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
@@ -17,6 +18,7 @@ from hf_distill.training.checks import LOGGED
 
 # Numbers of `distill` and `teacher.fine_tune`, whose classes are those of transformers.
 COUNT, WEIGHT, SHARE = Limits(0), Limits(0.0), Limits(0.0, 1.0)
+INSIDE = Limits(0.0, 1.0, above=True, below=True)
 TRAINING_LIMITS = {
     "num_train_epochs": Limits(0.0, 1e6, above=True),
     "max_steps": Limits(1, 10**9, also=-1),
@@ -192,6 +194,37 @@ class Export:
 
 
 @dataclass
+class Cascade:
+    """Which texts the student should hand to its teacher: one of `agreement` and `defer`.
+
+    The threshold is fitted on the rows of `data.fidelity`, or without those on the validation rows, no labels needed.
+
+    Attributes:
+        agreement: 1 minus the largest probability that the student answers a text and differs from its teacher.
+        defer: share of the texts that is handed over.
+        confidence: with which the agreement holds.
+    Raises:
+        ValueError: none or both of them.
+    """
+
+    agreement: float | None = limited(INSIDE, None)
+    defer: float | None = limited(INSIDE, None)
+    confidence: float = limited(INSIDE, 0.95)
+
+    def __post_init__(self) -> None:
+        if (self.agreement is None) == (self.defer is None):
+            raise ValueError(
+                f"cascade: expected agreement (0.99, for instance) or defer (0.1), got agreement={self.agreement} and "
+                f"defer={self.defer}. Set one of them."
+            )
+
+    @property
+    def target(self) -> Target:
+        """What a threshold is fitted for."""
+        return Target(self.agreement, self.defer, self.confidence)
+
+
+@dataclass
 class Push:
     """What the student's card says, and where `hf-distill push` takes it.
 
@@ -223,6 +256,7 @@ class Settings:
     compare: Compare = field(default_factory=Compare)
     export: Export = field(default_factory=Export)
     push: Push = field(default_factory=Push)
+    cascade: Cascade | None = None
     seed: int = limited(SEED, 0)
 
     @property
