@@ -4,7 +4,6 @@ compare → card."""
 import dataclasses
 import functools
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_distill.environment import has_fast_bf16, peak_memory
 from hf_distill.paths import local, name_of
+from hf_distill.recipes.cache_folder import open_cache
 from hf_distill.recipes.checks import Checks, check_sources, replaced_by
-from hf_distill.recipes.files import write_text
 from hf_distill.recipes.inputs import Inputs
 from hf_distill.recipes.processes import Processes
 from hf_distill.recipes.progress import RUNS
@@ -26,7 +25,6 @@ from hf_distill.recipes.training import Training
 from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, digest
 from hf_distill.reports.card import model_card
 from hf_distill.reports.report import Report
-from hf_distill.soft_targets import provenance
 from hf_distill.students.from_teacher import student_from_teacher
 from hf_distill.tasks import RECIPE_TASKS, cascading
 from hf_distill.tasks.base import Loaded, Trained
@@ -290,30 +288,8 @@ class Run:
         if not self.recipe.uses_soft_targets:
             return rows
         folder = self.folder / "cache"
-        self.processes.on_main(lambda: self.open_cache(folder))
+        self.processes.on_main(lambda: open_cache(folder, digest(self.inputs["cache"]), self.console))
         return self.task.with_soft_targets(rows, folder, self.bf16)
-
-    def open_cache(self, folder: Path) -> None:
-        """Make the folder of the cache, or remove from it what was not made of these inputs."""
-        mark = folder / "inputs.json"
-        now = json.dumps(digest(self.inputs["cache"]))
-        if folder.exists() and (not mark.exists() or mark.read_text(encoding="utf-8", errors="replace") != now):
-            self.console.print("cache: of another recipe or other data; it is made again.", style="yellow")
-            shutil.rmtree(folder)
-        if not mark.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(mark, now)
-        self.drop_unknown_shards(folder)
-
-    def drop_unknown_shards(self, folder: Path) -> None:
-        """Remove shards of the run's own cache whose record is gone or was cut: they are computed again."""
-        for place in {path.parent for path in folder.rglob("shard-*.arrow")}:
-            try:
-                provenance.read(place / provenance.FILE)
-            except (OSError, ValueError):
-                self.console.print(f"cache: {place / provenance.FILE} is gone or damaged; it is made again.")
-                for path in [*place.glob("shard-*.arrow"), *place.glob(provenance.FILE)]:
-                    path.unlink()
 
     # The student
 
@@ -348,8 +324,8 @@ class Run:
             return
         self.once(".work/trained", self.inputs["trained student"], self.trained)  # other thresholds need no training
         student, tokenizer = self.models.load(self.work / "trained")
-        found = cascading.fit(self.labelling_task, (student, tokenizer))
-        self.workspace.write_json("cascade.json", found.as_dict())
+        found = self.processes.on_main(lambda: cascading.fit(self.labelling_task, (student, tokenizer)).as_dict())
+        self.workspace.write_json("cascade.json", found)
         self.save("student", student, tokenizer)
 
     def trained(self) -> Loaded:

@@ -45,12 +45,10 @@ class Models:
         self.needs_trained_source = settings.teacher.fine_tune is None and (
             settings.uses_soft_targets or settings.targets == "sequence"
         )
-        # Whose fine-tuning, folds and calibration need all of its weights on every process.
-        self.needs_whole = [
-            name
-            for name in ("fine_tune", "cross_fit", "calibrate")
-            if getattr(settings.teacher, name) not in (None, False)
-        ]
+        # What needs all of its weights on every process.
+        teacher, keys = settings.teacher, ("teacher.fine_tune", "teacher.cross_fit", "teacher.calibrate")
+        given = (teacher.fine_tune is not None, teacher.cross_fit, teacher.calibrate, settings.targets != "word")
+        self.needs_whole = [key for key, needed in zip((*keys, "distill.targets"), given, strict=True) if needed]
         asked = settings.teacher.placement
         self.placement = "replicate" if asked == "auto" and self.needs_whole else asked
         self.suggested = False  # to pin the revision of its code
@@ -139,8 +137,8 @@ class Models:
             return
         if self.needs_whole:
             raise ValueError(
-                f"teacher.placement: {self.placement}, and teacher.{self.needs_whole[0]} needs the whole teacher on "
-                "every process. Leave one of them out."
+                f"teacher.placement: {self.placement}, and {self.needs_whole[0]} needs the whole teacher on every "
+                "process. Leave one of them out."
             )
         place, options = self.loading(self.teacher_path)
         if "gguf_file" in options:
