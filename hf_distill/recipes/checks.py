@@ -77,8 +77,19 @@ class Checks:
     @property
     def all(self) -> Sequence[Callable[[], None]]:
         """The checks in their order: those of the trainings first, then those of the task."""
-        own = (self.check_stages, self.check_trackers, self.check_lengths, self.models.check_placement)
+        own = (self.check_rows, self.check_stages, self.check_trackers, self.check_lengths, self.models.check_placement)
         return *own, *self.task.checks, self.check_student, self.check_matchings, self.check_export, self.check_cascade
+
+    def check_rows(self) -> None:
+        """Raise a ValueError where a process would have no row to train on, or to validate."""
+        size = self.training.processes.size
+        for name in ("train", "validation"):
+            rows = len(self.task.parts[name])
+            if size > 1 and rows < size:
+                raise ValueError(
+                    f"data: {rows} {name} rows for {size} processes, so that some would have none. Launch at most "
+                    f"{max(1, rows)}."
+                )
 
     def check_stages(self) -> None:
         """Raise a ValueError for trainings that cannot be, or where nothing is learned from the teacher."""

@@ -60,6 +60,11 @@ def tasks(folder: Path) -> None:
     """Each task, from its recipe to its card."""
     for name in NAMES:
         run_recipe(recipe(folder / name, folder / name / f"of-{WORLD}"))
+    # A teacher as it is, with a matching that calls it, sharded by two processes and offloaded by one.
+    placement, place = "shard" if WORLD > 1 else "offload", folder / NAMES[0]
+    teacher = ["--teacher.model", str(place / "of-1" / "teacher"), "--teacher.fine_tune", "null"]
+    words = [*teacher, "--teacher.placement", placement]
+    run_recipe(recipe(place, place / f"{placement}-of-{WORLD}", *words), only="distill")
 
 
 class At(TrainerCallback):
@@ -92,6 +97,7 @@ def refused(folder: Path) -> None:
     apart.mkdir()
     for name, output, words in (
         ("batches", folder / "refused", ["--teacher.fine_tune.per_device_train_batch_size", "15"]),
+        ("placement", folder / "refused", ["--teacher.placement", "shard"]),
         ("folders", Path("out"), []),
         ("data", folder / "refused", ["--data.test", str(40 + NUMBER)]),
         ("lock", folder / "locked", []),

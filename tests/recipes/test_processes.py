@@ -17,6 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
+from hf_distill.recipes.checks import Checks
 from hf_distill.recipes.processes import Failures, Processes, ReadWorkspace
 from hf_distill.recipes.training import Training, share_of
 from hf_distill.recipes.workspace import Workspace
@@ -90,6 +91,13 @@ def test_two_processes_make_the_student_of_one(of_one_and_two, name):
 
 
 @pytest.mark.processes
+def test_recipes_shard_and_offload_teachers(of_one_and_two):
+    place = of_one_and_two / NAMES[0]
+    assert np.array_equal(logits(place / "offload-of-1")[1], logits(place / "shard-of-2")[1])
+    assert weights_differ(place / "offload-of-1" / "student", place / "shard-of-2" / "student") <= 1e-6
+
+
+@pytest.mark.processes
 def test_a_killed_process_and_a_run_to_the_end(of_one_and_two, tmp_path):
     shutil.copytree(of_one_and_two / NAMES[0], tmp_path / NAMES[0], ignore=shutil.ignore_patterns("of-*"))
     undisturbed = of_one_and_two / NAMES[0] / "of-2"
@@ -119,6 +127,7 @@ def test_refusals_are_those_of_all_processes_and_a_fault_of_one_ends_them(of_one
     assert told[0] == told[1]
     assert told[0]["world"] == 2
     assert "15 rows cannot be divided evenly among 2 processes" in told[0]["batches"]
+    assert "teacher.fine_tune needs the whole teacher on every process" in told[0]["placement"]
     assert "1 of 2 processes do not see it" in told[0]["folders"]
     assert "machine-1" in told[0]["folders"] and "no such file" in told[0]["folders"]
     assert "process 1 has another" in told[0]["data"]
@@ -197,3 +206,13 @@ def test_a_failure_is_told_to_the_others():
     assert seen.wait(60)
     assert line == ["distill, process 1 of 2: a fault"]
     one.stop()
+
+
+def test_each_process_has_a_row():
+    parts = {"train": range(3), "validation": range(9)}
+    training = SimpleNamespace(processes=SimpleNamespace(size=4))
+    checks = Checks(None, SimpleNamespace(parts=parts), None, training)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="3 train rows for 4 processes, so that some would have none"):
+        checks.check_rows()
+    training.processes.size = 3
+    checks.check_rows()
