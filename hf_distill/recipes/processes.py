@@ -21,6 +21,7 @@ from torch import distributed
 
 from hf_distill.environment import accelerator
 from hf_distill.recipes.workspace import Workspace
+from hf_distill.soft_targets.shards import ALONE
 
 Result = TypeVar("Result")
 # Of collective operations. Within it the others wait for a process that writes a shard of the cache or a control alone;
@@ -45,13 +46,13 @@ class Processes:
 
     Attributes:
         number: of this process, 0 is the main one.
-        size: how many they are.
+        size: how many they are; 1 after `leave`.
+        launched: how many they were.
     """
 
     def __init__(self, number: int = 0, size: int = 1) -> None:
-        self.number, self.size = number, size
+        self.number, self.size, self.launched = number, size, size
         self._words: Any = None  # the group that objects and errors are sent through
-        self._alone = False  # within `on_main` and `together`
         self._ends = False  # whether torch's process group is ended with the run
         self._failures: Failures | None = None
 
@@ -112,7 +113,7 @@ class Processes:
         Args:
             work: the same for all processes. Within it the main process counts as the only one.
         """
-        if self.size == 1 or self._alone:
+        if self.size == 1 or ALONE.get():
             return work()
         return self._shared(work if self.is_main else None, send=True)[0]
 
@@ -122,19 +123,19 @@ class Processes:
         Args:
             work: the same for all processes; it waits for no other.
         """
-        if self.size == 1 or self._alone:
+        if self.size == 1 or ALONE.get():
             return work()
         return self._shared(work, send=False)[0]
 
     def _shared(self, work: Callable[[], Any] | None, send: bool) -> list[Any]:
         """What the processes make; only their errors are exchanged unless the results are to be sent."""
         result, told, whole = None, None, False
+        before = ALONE.set(True)  # what it calls waits for no other process
         try:
-            self._alone = True
             result = None if work is None else work()
             whole = True
         finally:
-            self._alone = False
+            ALONE.reset(before)
             error = None if whole else sys.exception()
             told = None if error is None else (isinstance(error, TOLD), f"{error}" or type(error).__name__)
             outcomes = self.gathered((result if send and whole else None, told))
@@ -151,7 +152,12 @@ class Processes:
         """The folder locked by the main process; see `Workspace.locked`."""
         with ExitStack() as stack:
             self.on_main(lambda: stack.enter_context(workspace.locked()))
-            yield
+            before = ALONE.get()
+            try:
+                yield
+            finally:
+                if not self._ends:  # a script that goes on with the same processes
+                    ALONE.set(before)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -217,6 +223,7 @@ class Processes:
             self._failures.stop()
         if self.size > 1:
             self.wait()
+            ALONE.set(True)
             if self._ends:
                 distributed.destroy_process_group()
         self.size, self._words, self._failures = 1, None, None

@@ -26,7 +26,7 @@ from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, digest
 from hf_distill.reports.card import model_card
 from hf_distill.reports.report import Report
 from hf_distill.students.from_teacher import student_from_teacher
-from hf_distill.tasks import RECIPE_TASKS, cascading
+from hf_distill.tasks import cascading, task_of
 from hf_distill.tasks.base import Loaded, Trained
 from hf_distill.tasks.labelling import LabellingTask
 from hf_distill.tasks.models import Models
@@ -84,8 +84,7 @@ class Run:
     def __init__(self, recipe: Recipe, verify: bool = False, processes: Processes | None = None) -> None:
         self.recipe, self.verify = recipe, verify
         self.processes = processes or Processes()
-        self.launched = self.processes.size
-        # Classes and columns may have brackets.
+        # No markup: classes and columns may have brackets.
         self.console = Console(stderr=True, markup=False, quiet=not self.processes.is_main)
         self.folder = Path(recipe.output_dir)
         self.workspace = self.processes.workspace(self.folder)
@@ -97,7 +96,7 @@ class Run:
         check_sources(recipe)
         self.bf16 = recipe.teacher.bf16 and has_fast_bf16()
         self.models = Models(recipe)
-        self.task = RECIPE_TASKS[recipe.task](recipe, self.models, self._keep)
+        self.task = task_of(recipe)(recipe, self.models, self._keep)
         self.inputs = Inputs(recipe, self.task, self.models, self.workspace.hash_of)
         self.task.on_main = self.processes.on_main
         self.training = Training(recipe, self.task, self.models, self.workspace, self.processes, self.console)
@@ -324,8 +323,8 @@ class Run:
             return
         self.once(".work/trained", self.inputs["trained student"], self.trained)  # other thresholds need no training
         student, tokenizer = self.models.load(self.work / "trained")
-        found = self.processes.on_main(lambda: cascading.fit(self.labelling_task, (student, tokenizer)).as_dict())
-        self.workspace.write_json("cascade.json", found)
+        found = cascading.fit(self.labelling_task, (student, tokenizer))
+        self.workspace.write_json("cascade.json", found.as_dict())
         self.save("student", student, tokenizer)
 
     def trained(self) -> Loaded:
@@ -347,9 +346,10 @@ class Run:
 
     def _step_controls(self) -> None:
         """Train what the student must beat: first the same student without a teacher."""
-        student, tokenizer = self.models.load(self.models.initial)
-        self.train_student("baseline", student, tokenizer, self.task.labelled_rows(), without_teacher=True)
-        self.save("baseline", student, tokenizer)
+        if self.task.has_baseline:
+            student, tokenizer = self.models.load(self.models.initial)
+            self.train_student("baseline", student, tokenizer, self.task.labelled_rows(), without_teacher=True)
+            self.save("baseline", student, tokenizer)
         made = self.task.controls(lambda: self.distillation_rows, self.trained_control, self.folder / "baseline")
         self.workspace.write_json("controls.json", made)
 
@@ -362,7 +362,7 @@ class Run:
     def _step_seeds(self) -> None:
         """Train the student and its baseline again, from other seeds."""
         for seed in self.recipe.compare.more_seeds:
-            for name in ("student", "baseline"):
+            for name in ("student", *(["baseline"] if self.task.has_baseline else [])):
                 make = functools.partial(self.trained_again, name, seed)
                 self.once(f".work/seeds/{seed}/{name}", self.inputs["trained student"], make)
 
@@ -411,8 +411,8 @@ class Run:
             Trained(
                 teacher=self.models.teacher(),
                 student=self.models.load(self.folder / "student"),
-                baseline=self.models.load(self.folder / "baseline"),
-                more=[(self.models.load(each / "student"), self.models.load(each / "baseline")) for each in folders],
+                baseline=self.baseline(self.folder),
+                more=[(self.models.load(each / "student"), self.baseline(each)) for each in folders],
                 controls=self.workspace.read_json("controls.json", {}),
                 onnx=self.folder / "student" if self.recipe.export.onnx else None,
             )
@@ -422,8 +422,13 @@ class Run:
             report = cascading.with_deferral(self.labelling_task, student, report, fitted)
         self.task.counts = self.task.final_counts()
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
+        report = self.task.finished_report(report)
         report.save(self.folder)
         report.save(self.folder / "student")
+
+    def baseline(self, folder: Path) -> Any:
+        """The student without a teacher that is in a folder; a pair of None where there are no labels."""
+        return self.models.load(folder / "baseline") if self.task.has_baseline else (None, None)
 
     def about_the_run(self, start: float) -> dict[str, Any]:
         """What a report tells of the run that made it.
@@ -439,7 +444,7 @@ class Run:
         return {
             "seconds": seconds,
             "total_seconds": round(sum(seconds.values()), 1),
-            "processes": self.launched,
+            "processes": self.processes.launched,
             "peak_memory_bytes": max(peak_memory(), *(step["peak_memory_bytes"] for step in done.values())),
             "rows": self.task.counts,
             "bf16_teacher": self.bf16,
@@ -460,9 +465,11 @@ class Run:
         model_card(
             report,
             self.folder / "student",
-            student_name=(push.repo_id or f"{recipe.student.kind} student of {name_of(recipe.teacher.model)}"),
-            teacher=push.base_model or local(recipe.teacher.model),
-            teacher_revision=getattr(self.models.config(), "_commit_hash", None),
+            student_name=(
+                push.repo_id or f"{recipe.student.kind} student of {name_of(recipe.teacher.source).removeprefix('./')}"
+            ),
+            teacher=push.base_model or local(recipe.teacher.source),
+            teacher_revision=self.models.commit,
             repo_id=push.repo_id,
             license=push.license,
             language=push.language or None,
