@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
 from hf_distill.models import base_model, device_of, evaluating, forward_arguments, unwrapped
@@ -56,6 +57,7 @@ def check_nothing_is_shared(student: nn.Module, teacher: Any) -> None:
 
 
 def _storage(parameter: Tensor) -> int:
+    parameter = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     # Weights on the meta device have no storage, and the pointer 0.
     return 0 if parameter.numel() == 0 or parameter.is_meta else parameter.untyped_storage().data_ptr()
 
