@@ -70,6 +70,8 @@ class RecipeTask(ABC):
 
     def __init__(self, settings: Settings, models: Models, keep: Keep) -> None:
         self.settings, self.models, self.keep = settings, models, keep
+        # Gives what the main one of several processes makes, to all of them; a run sets it.
+        self.on_main: Callable[[Callable[[], Any]], Any] = lambda make: make()
         self.kind = TASKS[settings.task]  # what trainers and reports call their task
         self.notes: list[str] = []  # for the console
         self.splits: Any = self.load_splits()
