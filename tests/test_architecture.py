@@ -43,6 +43,7 @@ TESTED_BY = {
     "recipes.steps": "recipes/test_run.py",
     "recipes.training": "recipes/test_run.py",
     "reports.deferral": "recipes/test_run_cascade.py",
+    "reports.ladder": "recipes/test_ladder.py",
     "reports.comparison": "reports/test_classification.py",
     "reports.card_tables": "reports/test_card.py",
     "reports.report": "reports/test_card.py",
@@ -68,6 +69,7 @@ TESTED_BY = {
         for name in ("base", "labelling", "models", "new_texts", "settings", "teacher_logits")
     },
     "tasks.cascading": "recipes/test_run_cascade.py",
+    "tasks.rungs": "recipes/test_ladder.py",
     "tasks.generation": "recipes/test_run_translation.py",
     "tasks.text_classification": "recipes/test_run_problems.py",
     "tasks.text_generation": "recipes/test_run_dialogue.py",

@@ -30,7 +30,7 @@ REPLACES = {
     "cache": ("cache",),
     "distill": ("student",),
     "controls": ("baseline",),
-    "compare": ("report.json", "report.png", "deferral.png"),
+    "compare": ("report.json", "report.png", "deferral.png", "ladder.png"),
     "card": ("recipe.yaml",),
 }
 SMALL_VOCABULARY = 1000  # tokens; from there on special tokens and an alphabet always leave room for words
@@ -41,6 +41,7 @@ def replaced_by(recipe: Recipe, steps: Iterable[str] = tuple(REPLACES)) -> list[
     idle = [] if recipe.uses_soft_targets else ["cache"]
     idle += [] if recipe.teacher.fine_tune is not None else ["teacher"]
     idle += [] if recipe.cascade is not None else ["deferral.png"]
+    idle += [] if recipe.student.ladder else ["ladder.png"]
     return [name for step in steps if step not in idle for name in REPLACES.get(step, ()) if name not in idle]
 
 

@@ -19,6 +19,7 @@ from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.tasks import RECIPE_TASKS, cascading
+from hf_distill.tasks.rungs import check_ladder, rungs_of
 from hf_distill.tasks.settings import (
     OF_THE_RUN,
     STAGE_HINTS,
@@ -114,6 +115,7 @@ class Recipe(Settings):
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
         task.check_settings(self)
         cascading.check_settings(self)
+        check_ladder(self)
         self._check_report()
         kind: Any = task.arguments_class
         hints = argument_types(kind)
@@ -123,6 +125,11 @@ class Recipe(Settings):
             if own:
                 self.matchings(stage)
         self._check_student()
+        for name, changes in rungs_of(self).items():
+            try:
+                dataclasses.replace(self, **changes).check()
+            except ValueError as error:
+                raise ValueError(f"student.ladder, {name}: {error}") from error
 
     def _check_report(self) -> None:
         if self.seed in self.compare.more_seeds or len(set(self.compare.more_seeds)) < len(self.compare.more_seeds):

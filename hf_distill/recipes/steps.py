@@ -19,6 +19,7 @@ from hf_distill.paths import local, name_of
 from hf_distill.recipes.checks import Checks, check_process_and_sources, replaced_by
 from hf_distill.recipes.files import write_text
 from hf_distill.recipes.inputs import Inputs
+from hf_distill.recipes.ladder import Ladder
 from hf_distill.recipes.progress import RUNS
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
@@ -50,13 +51,13 @@ RESULTS = {
     "teacher": ("teacher/**/*", ".work/folds/**/*"),
     "cache": ("cache/**/*.arrow", "cache/**/provenance.json"),
     "initialize": (".work/initial/**/*",),
-    "distill": ("student/*", ".work/cascade.json"),
+    "distill": ("student/*", ".work/cascade.json", ".work/ladder.json"),
     "controls": ("baseline/**/*", ".work/controls.json"),
     "seeds": (".work/seeds/**/*",),
-    "export": ("student/onnx/*", "student/runtime.py"),
+    "export": ("student/onnx/*", "student/runtime.py", ".work/rungs/*/onnx/*"),
     "compare": (
-        *("report.json", "report.png", "deferral.png"),
-        *("student/report.json", "student/report.png", "student/deferral.png"),
+        *("report.json", "report.png", "deferral.png", "ladder.png"),
+        *("student/report.json", "student/report.png", "student/deferral.png", "student/ladder.png"),
     ),
     "card": (CARD, "recipe.yaml"),
 }
@@ -81,7 +82,7 @@ class Run:
     """
 
     def __init__(self, recipe: Recipe, verify: bool = False) -> None:
-        self.recipe, self.verify = recipe, verify
+        self.recipe, self.given, self.verify = recipe, recipe, verify
         self.console = Console(stderr=True, markup=False)  # classes and columns may have brackets
         self.folder = Path(recipe.output_dir)
         self.workspace = Workspace(self.folder)
@@ -97,13 +98,16 @@ class Run:
         self.inputs = Inputs(recipe, self.task, self.models, self.workspace.hash_of)
         self.training = Training(recipe, self.task, self.models, self.workspace)
         self.checked = Checks(recipe, self.task, self.models, self.training)
-        self.checks: Sequence[Callable[[], None]] = (self.check_foreign, *self.checked.all)
+        self.ladder = Ladder(self)
+        self.checks: Sequence[Callable[[], None]] = (self.check_foreign, *self.checked.all, *self.ladder.checks)
         self.edited: dict[str, Any] = {}  # files that a person changed, and what the run had written
-        self._distillation_rows: Dataset | None = None
+        self.distillation_rows_now: Dataset | None = None  # once they are read
         done = [name for name in STEPS if self.state(name) == []]
         for name in done:
             self.task.counts |= self.workspace.steps[name]["counts"]
-        self.models.initialized = "initialize" in done
+        self.models.initialized = "initialize" in done and not self.ladder  # whose rungs have folders of their own
+        if self.ladder and "distill" in done:
+            self.ladder.take_chosen()
 
     def _keep(self, name: str, make: Callable[[], Any]) -> Any:
         return self.workspace.kept(name, self.inputs[name], make)
@@ -165,7 +169,7 @@ class Run:
             keep=self.edited,
         )
         if name == "initialize":
-            self.models.initialized = True
+            self.models.initialized = not self.ladder
         now = self.workspace.steps[name]
         if before is not None and before["inputs"] == now["inputs"] and before["files"] != now["files"]:
             for later in STEPS[STEPS.index(name) + 1 :]:  # another machine or version gave another result
@@ -238,14 +242,14 @@ class Run:
 
     def _step_cache(self) -> None:
         """Compute the teacher's outputs for every training text, where the student learns from them."""
-        self._distillation_rows = self._rows_with_outputs()
+        self.distillation_rows_now = self._rows_with_outputs()
 
     @property
     def distillation_rows(self) -> Dataset:
         """What the student learns from, with the teacher's outputs where it uses them."""
-        if self._distillation_rows is None:
-            self._distillation_rows = self._rows_with_outputs()
-        return self._distillation_rows
+        if self.distillation_rows_now is None:
+            self.distillation_rows_now = self._rows_with_outputs()
+        return self.distillation_rows_now
 
     def _rows_with_outputs(self) -> Dataset:
         rows = self.task.distillation_rows()
@@ -277,14 +281,21 @@ class Run:
 
     def _step_initialize(self) -> None:
         """Make the student's tokenizer and its first weights."""
+        with self.workspace.replacing(".work/initial") as folder:
+            if self.ladder:
+                self.ladder.initialize(self.write_untrained, folder)
+            else:
+                self.write_untrained(folder)
+
+    def write_untrained(self, folder: Path) -> None:
+        """Write the student's tokenizer and its first weights, and tell where these came from."""
         tokenizer = self.task.student_tokenizer()
         student, carried = self.untrained(tokenizer, self.recipe.seed)
         for name, source in carried.items():
             self.console.print(f"  {name} ← {source}", highlight=False, markup=False)
-        with self.workspace.replacing(".work/initial") as folder:
-            student.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            (folder / "carried.json").write_text(json.dumps(carried, indent=2))
+        student.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "carried.json").write_text(json.dumps(carried, indent=2))
 
     def untrained(self, tokenizer: Any, seed: int) -> tuple[PreTrainedModel, dict[str, str]]:
         """A new student, and where its weights came from."""
@@ -300,19 +311,23 @@ class Run:
 
     def _step_distill(self) -> None:
         """Train the student on its targets and on the teacher's outputs."""
-        if self.recipe.cascade is None:
-            self.save("student", *self.trained())
-            return
-        self.once(".work/trained", self.inputs["trained student"], self.trained)  # other thresholds need no training
-        student, tokenizer = self.models.load(self.work / "trained")
-        found = cascading.fit(self.labelling_task, (student, tokenizer))
-        self.workspace.write_json("cascade.json", found.as_dict())
+        if self.ladder:
+            student, tokenizer = self.ladder.distill()
+        elif self.recipe.cascade is None:
+            student, tokenizer = self.trained("student")
+        else:  # another threshold needs no training
+            make = functools.partial(self.trained, "student")
+            self.once(".work/trained", self.inputs["trained student"], make)
+            student, tokenizer = self.models.load(self.work / "trained")
+        if self.recipe.cascade is not None:
+            found = cascading.fit(self.labelling_task, (student, tokenizer))
+            self.workspace.write_json("cascade.json", found.as_dict())
         self.save("student", student, tokenizer)
 
-    def trained(self) -> Loaded:
+    def trained(self, name: str) -> Loaded:
         """The student after its training, and its tokenizer."""
         student, tokenizer = self.models.load(self.models.initial)
-        self.train_student("student", student, tokenizer, self.distillation_rows)
+        self.train_student(name, student, tokenizer, self.distillation_rows)
         return student, tokenizer
 
     @property
@@ -345,7 +360,7 @@ class Run:
         for seed in self.recipe.compare.more_seeds:
             for name in ("student", "baseline"):
                 make = functools.partial(self.trained_again, name, seed)
-                self.once(f".work/seeds/{seed}/{name}", self.inputs["trained student"], make)
+                self.once(f".work/seeds/{seed}/{name}", self.inputs["chosen student"], make)
 
     def trained_again(self, name: str, seed: int) -> Loaded:
         """A student or a baseline from another seed, and its tokenizer."""
@@ -372,7 +387,7 @@ class Run:
             name, len(rows), len(self.distillation_rows), without_teacher=without_teacher, seed=seed
         ):
             train, judged = (self.task.training_rows(part, matching) for part in (rows, validation))
-            self.training.fit(student, tokenizer, arguments, train, judged, self.inputs["trained student"], matching)
+            self.training.fit(student, tokenizer, arguments, train, judged, self.inputs["chosen student"], matching)
 
     # The end
 
@@ -383,6 +398,7 @@ class Run:
 
             student, _ = self.models.load(self.folder / "student")
             export_onnx(student, self.folder / "student", int8=self.recipe.export.int8)
+            self.ladder.export(export_onnx)
 
     def _step_compare(self) -> None:
         """Measure the models, and write the report."""
@@ -401,6 +417,7 @@ class Run:
         if self.recipe.cascade is not None:
             student, fitted = self.models.load(self.folder / "student"), self.workspace.read_json("cascade.json")
             report = cascading.with_deferral(self.labelling_task, student, report, fitted)
+        report = self.ladder.with_ladder(report) if self.ladder else report
         self.task.counts = self.task.final_counts()
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
         report.save(self.folder)
@@ -434,7 +451,7 @@ class Run:
         if fine_tuning is not None and recipe.teacher.lora:
             fine_tuning = {**fine_tuning, "lora": recipe.teacher.lora}
         if self.unedited("recipe.yaml"):
-            recipe.save(self.folder / "recipe.yaml")
+            self.given.save(self.folder / "recipe.yaml")
         if not self.unedited("student/README.md"):
             return
         model_card(

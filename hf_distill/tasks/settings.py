@@ -120,6 +120,11 @@ class Student:
         config: fields of its `LSTMStudentConfig`, `StaticStudentConfig` or `TransformerStudentConfig`.
         from_teacher: whether it starts from the teacher's weights or from random ones.
         bf16: whether it trains in bfloat16 where the hardware is fast at it.
+        ladder: several students to choose the cheapest from that keeps `floor` of the teacher's quality: `static`,
+            `lstm-64` (hidden and embedding size), `transformer-3` (layers, with the teacher's tokens), or the fields of
+            a student with, if need be, a `name` and a section `distill` that differs. Fields of this section but `kind`
+            and `config` hold for all. Empty: one student.
+        floor: of a ladder, the least `quality_kept` on the first metric. None: 0.97.
     """
 
     kind: Literal["lstm", "static", "transformer"] = "lstm"
@@ -128,6 +133,8 @@ class Student:
     config: dict[str, Any] = field(default_factory=dict)
     from_teacher: bool = True
     bf16: bool = True
+    ladder: list[str | dict[str, Any]] = field(default_factory=list)
+    floor: float | None = limited(Limits(0.0, 2.0, above=True), None)
 
 
 @dataclass
