@@ -164,6 +164,11 @@ def _constant(values: np.ndarray) -> bool:
     return bool(np.ptp(values) == 0)
 
 
+class AgreementWithTeacher(Accuracy):
+    """Share of examples on which a model chooses the teacher's class, where the teacher's choices are the references
+    because there are no labels."""
+
+
 class TeacherAgreement(OfflineMetric):
     """Share of examples on which student (predictions) and teacher (references) choose the same class.
 
@@ -350,6 +355,7 @@ METRICS: dict[str, type[OfflineMetric]] = {
     "chrf": Chrf,
     "bits_per_byte": BitsPerByte,
     "distinct_n": DistinctN,
+    "agreement_with_teacher": AgreementWithTeacher,
     "teacher_agreement": TeacherAgreement,
     "teacher_kl": TeacherKL,
     "calibration_error": CalibrationError,

@@ -30,6 +30,7 @@ TESTED_BY = {
     "data.delimited": "data/test_files.py",
     "data.labelled": "data/test_splits.py",
     "data.labels": "data/test_splits.py",
+    "data.no_labels": "recipes/test_run_prompted.py",
     "data.near_duplicates": "data/test_splits.py",
     "data.scripts": "data/test_near_duplicates.py",
     "evaluation.answering": "evaluation/test_cascade.py",
@@ -71,6 +72,10 @@ TESTED_BY = {
     "tasks.cascading": "recipes/test_run_cascade.py",
     "tasks.rungs": "recipes/test_ladder.py",
     "tasks.generation": "recipes/test_run_translation.py",
+    **{
+        f"tasks.{name}": "recipes/test_run_prompted.py"
+        for name in ("prompt_checks", "prompt_settings", "prompted_classification", "prompted_teacher")
+    },
     "tasks.text_classification": "recipes/test_run_problems.py",
     "tasks.text_generation": "recipes/test_run_dialogue.py",
     "tasks.token_classification": "recipes/test_run_tagging.py",

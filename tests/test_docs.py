@@ -26,6 +26,7 @@ from hf_distill.recipes.recipe import Cascade, Compare, Export, Push, Recipe, St
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
+from hf_distill.tasks.prompt_settings import Price, Prompt, Server
 from hf_distill.training.arguments import Objective
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,9 @@ def rows(hook, page):
         ("data.", Data),
         ("data.augment.", Augment),
         ("teacher.", Teacher),
+        ("teacher.prompt.", Prompt),
+        ("teacher.server.", Server),
+        ("teacher.price.", Price),
         ("student.", Student),
         ("student.config.", TransformerStudentConfig),
         ("distill.", Objective),

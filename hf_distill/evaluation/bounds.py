@@ -10,7 +10,7 @@ import numpy as np
 import scipy.stats
 
 from hf_distill.evaluation.counts import FROM_COUNTS, Items, divide
-from hf_distill.metrics import OfflineMetric
+from hf_distill.metrics import Accuracy, OfflineMetric
 
 LEVEL = 0.95
 FEW = 10  # right or wrong examples below which a share's interval is the exact one
@@ -63,7 +63,7 @@ def bounds_of(
         drawn: (resamples,) its values.
     """
     examples = len(np.unique(items.owners))
-    if metric.name == "accuracy" and isinstance(metric, OfflineMetric):
+    if isinstance(metric, Accuracy):
         return share_bounds(predictions == references, items, value)
     if not len(drawn) or not alike(drawn):
         return None

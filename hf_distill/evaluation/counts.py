@@ -216,6 +216,7 @@ def _macro_f1_of_rows(totals: np.ndarray) -> np.ndarray:
 
 FROM_COUNTS: dict[str, Counted] = {
     "accuracy": Counted(class_counts, _accuracy),
+    "agreement_with_teacher": Counted(class_counts, _accuracy),
     "f1": Counted(class_counts, _f1),
     "macro_f1": Counted(class_counts, _macro_f1),
     "matthews_correlation": Counted(class_counts, _matthews_correlation),

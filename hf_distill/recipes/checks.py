@@ -54,7 +54,12 @@ def check_process_and_sources(recipe: Recipe) -> None:
     folder = Path(recipe.output_dir).resolve()
     augment = recipe.data.augment
     filler = augment.masked_language_model if augment is not None else None
-    read = {"teacher.model": recipe.teacher.model, "data.path": recipe.data.path, "data.augment": filler}
+    read = {
+        "teacher.model": recipe.teacher.model,
+        "data.path": recipe.data.path,
+        "data.augment": filler,
+        "student.base": recipe.student.base,
+    }
     for key, path in read.items():
         place = None if path is None else Path(resolve(path))
         if place is None or not exists(place) or not place.resolve().is_relative_to(folder):
@@ -151,8 +156,10 @@ class Checks:
 
     def check_matchings(self) -> None:
         """Raise a ValueError for a matching of states that student or teacher does not have, or of other sizes."""
+        if not any(self.recipe.matchings(stage) for stage in self.recipe.stages):
+            return
         self._check_layers()
-        if self.recipe.writes or not any(self.recipe.matchings(stage) for stage in self.recipe.stages):
+        if self.recipe.writes:
             return  # the states of a model that writes depend on which of its halves are compared
         student, teacher = (_states_like(config) for config in (self.student_config(), self.models.config()))
         if student is None or teacher is None:

@@ -67,11 +67,19 @@ class Inputs:
 
     @cached_property
     def _given_teacher(self) -> dict[str, Any]:
-        """The teacher as it is given: its files by content, or the commit of a Hub id."""
-        path = Path(self.models.source)
-        if not path.exists():
-            return {"teacher.model": self.models.source, "teacher.commit": self.models.config()._commit_hash}
-        return self._files("teacher.model", path)
+        """The teacher as it is given, or what the student starts from in place of one behind a prompt."""
+        if self.recipe.teacher.prompt is None:
+            return self._model("teacher", self.models.source)
+        return self._model("student.base", self.models.source)
+
+    def _model(self, key: str, source: str | None) -> dict[str, Any]:
+        """A model as it is given: its files by content, or the commit of a Hub id; nothing of none."""
+        if not source:
+            return {}
+        name = "teacher.model" if key == "teacher" else key
+        if not Path(source).exists():
+            return {name: source, f"{key}.commit": self.models.config(source)._commit_hash}
+        return self._files(name, Path(source))
 
     def _files(self, key: str, path: Path) -> dict[str, Any]:
         """The files of a folder, or one file, by content."""
@@ -113,6 +121,7 @@ class Inputs:
         teacher, student = self.recipe.teacher, self.recipe.student
         return {
             **self._after("teacher"),
+            **self._model("language model", self.models.language_model),
             "uses_soft_targets": self.recipe.uses_soft_targets,
             "teacher.bf16": teacher.bf16 and has_fast_bf16(),
             "teacher.max_length": teacher.max_length,
@@ -183,7 +192,7 @@ class Inputs:
         return {
             **self._after("compare"),
             **named("push", dataclasses.asdict(recipe.push)),
-            "teacher.name": local(recipe.teacher.model),
+            "teacher.name": local(recipe.teacher.source),
             "data.name": name_of(recipe.data.path),
             "recipe": digest(without_secrets(dataclasses.asdict(recipe))),
         }

@@ -18,7 +18,9 @@ from hf_distill.redaction import redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
-from hf_distill.tasks import RECIPE_TASKS, cascading
+from hf_distill.tasks import RECIPE_TASKS, cascading, task_of
+from hf_distill.tasks.prompt_checks import check_prompted
+from hf_distill.tasks.prompt_settings import with_prompt_defaults
 from hf_distill.tasks.rungs import check_ladder, rungs_of
 from hf_distill.tasks.settings import (
     OF_THE_RUN,
@@ -100,7 +102,7 @@ class Recipe(Settings):
         """
         check_size(content)
         try:
-            recipe = section_from(cls, content)
+            recipe = section_from(cls, with_prompt_defaults(content))
         except ValueError as error:
             raise ValueError(redacted(str(error), *secrets_in(content))) from None
         recipe.check()
@@ -110,9 +112,10 @@ class Recipe(Settings):
         """Raise a ValueError for what can be known to be wrong without reading any data."""
         if self.task not in RECIPE_TASKS:
             raise ValueError(f"task: unknown {self.task!r}.{nearest(self.task, RECIPE_TASKS)}")
-        task = RECIPE_TASKS[self.task]
+        task = task_of(self)
         if not self.stages:
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
+        check_prompted(self)
         task.check_settings(self)
         cascading.check_settings(self)
         check_ladder(self)
@@ -139,8 +142,9 @@ class Recipe(Settings):
         taken = {*self.data.label_columns, *self.data.text_columns, "label", "text", "text_pair", "words"}
         if taken & set(self.compare.by):
             raise ValueError(f"compare.by: {', '.join(sorted(taken & set(self.compare.by)))} is the text or its label.")
-        for name, changes in self.compare.test_sets.items():
-            key = f"compare.test_sets.{name}"
+        others = {f"compare.test_sets.{name}": changes for name, changes in self.compare.test_sets.items()}
+        others |= {} if self.data.labelled_test is None else {"data.labelled_test": self.data.labelled_test}
+        for key, changes in others.items():
             fixed = {"minimum", "together", "augment"} & changes.keys()
             if fixed:
                 raise ValueError(f"{key}: {fixed.pop()} is about what is trained on. Leave it out.")

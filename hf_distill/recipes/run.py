@@ -39,6 +39,8 @@ def run_recipe(recipe: Recipe | str | Path, only: str | None = None, *, verify: 
         if planned.refusals:
             raise ValueError("\n".join(planned.refusals))
         run.console.print(f"{planned.size}, on {summary(run.bf16)}\n{planned.work}", highlight=False)
+        if planned.questions is not None and any(step.name == "cache" and step.runs for step in planned.steps):
+            run.console.print(f"{planned.questions}\n", highlight=False, markup=False)
         if planned.is_tight:
             run.console.print(f"The disk may become full: {planned.space}", style="yellow", highlight=False)
         with run.workspace.locked():

@@ -28,7 +28,7 @@ from hf_distill.reports.card import model_card
 from hf_distill.reports.report import Report
 from hf_distill.soft_targets import provenance
 from hf_distill.students.from_teacher import student_from_teacher
-from hf_distill.tasks import RECIPE_TASKS, cascading
+from hf_distill.tasks import cascading, task_of
 from hf_distill.tasks.base import Loaded, Trained
 from hf_distill.tasks.labelling import LabellingTask
 from hf_distill.tasks.models import Models
@@ -94,7 +94,7 @@ class Run:
         check_process_and_sources(recipe)
         self.bf16 = recipe.teacher.bf16 and has_fast_bf16()
         self.models = Models(recipe)
-        self.task = RECIPE_TASKS[recipe.task](recipe, self.models, self._keep)
+        self.task = task_of(recipe)(recipe, self.models, self._keep)
         self.inputs = Inputs(recipe, self.task, self.models, self.workspace.hash_of)
         self.training = Training(recipe, self.task, self.models, self.workspace)
         self.checked = Checks(recipe, self.task, self.models, self.training)
@@ -343,9 +343,10 @@ class Run:
 
     def _step_controls(self) -> None:
         """Train what the student must beat: first the same student without a teacher."""
-        student, tokenizer = self.models.load(self.models.initial)
-        self.train_student("baseline", student, tokenizer, self.task.labelled_rows(), without_teacher=True)
-        self.save("baseline", student, tokenizer)
+        if self.task.has_baseline:
+            student, tokenizer = self.models.load(self.models.initial)
+            self.train_student("baseline", student, tokenizer, self.task.labelled_rows(), without_teacher=True)
+            self.save("baseline", student, tokenizer)
         made = self.task.controls(lambda: self.distillation_rows, self.trained_control, self.folder / "baseline")
         self.workspace.write_json("controls.json", made)
 
@@ -358,7 +359,7 @@ class Run:
     def _step_seeds(self) -> None:
         """Train the student and its baseline again, from other seeds."""
         for seed in self.recipe.compare.more_seeds:
-            for name in ("student", "baseline"):
+            for name in ("student", *(["baseline"] if self.task.has_baseline else [])):
                 make = functools.partial(self.trained_again, name, seed)
                 self.once(f".work/seeds/{seed}/{name}", self.inputs["chosen student"], make)
 
@@ -408,8 +409,8 @@ class Run:
             Trained(
                 teacher=self.models.teacher(),
                 student=self.models.load(self.folder / "student"),
-                baseline=self.models.load(self.folder / "baseline"),
-                more=[(self.models.load(each / "student"), self.models.load(each / "baseline")) for each in folders],
+                baseline=self.baseline(self.folder),
+                more=[(self.models.load(each / "student"), self.baseline(each)) for each in folders],
                 controls=self.workspace.read_json("controls.json", {}),
                 onnx=self.folder / "student" if self.recipe.export.onnx else None,
             )
@@ -420,8 +421,13 @@ class Run:
         report = self.ladder.with_ladder(report) if self.ladder else report
         self.task.counts = self.task.final_counts()
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
+        report = self.task.finished_report(report)
         report.save(self.folder)
         report.save(self.folder / "student")
+
+    def baseline(self, folder: Path) -> Any:
+        """The student without a teacher that is in a folder; a pair of None where there are no labels."""
+        return self.models.load(folder / "baseline") if self.task.has_baseline else (None, None)
 
     def about_the_run(self, start: float) -> dict[str, Any]:
         """What a report tells of the run that made it.
@@ -457,9 +463,11 @@ class Run:
         model_card(
             report,
             self.folder / "student",
-            student_name=(push.repo_id or f"{recipe.student.kind} student of {name_of(recipe.teacher.model)}"),
-            teacher=push.base_model or local(recipe.teacher.model),
-            teacher_revision=getattr(self.models.config(), "_commit_hash", None),
+            student_name=(
+                push.repo_id or f"{recipe.student.kind} student of {name_of(recipe.teacher.source).removeprefix('./')}"
+            ),
+            teacher=push.base_model or local(recipe.teacher.source),
+            teacher_revision=self.models.commit,
             repo_id=push.repo_id,
             license=push.license,
             language=push.language or None,

@@ -18,6 +18,7 @@ from hf_distill.redaction import redacted, without_folders
 from hf_distill.reports import card_tables as tables
 from hf_distill.reports import deferral, ladder
 from hf_distill.reports.card_tables import interval, words
+from hf_distill.reports.costs import answers_told, costs_told, first_line
 from hf_distill.reports.report import Report
 
 OPERATIONS = "Operations are those of the matrix products, a multiplication and an addition being two"
@@ -145,6 +146,8 @@ def _findings(report: Report, folder: Path) -> dict[str, Any]:
         "exported": tables.exported(report),
         "conditions": _conditions(report),
         "ratios": tables.ratios(report),
+        "answers": answers_told(report),
+        "costs": costs_told(report),
         "warnings": [text(warning) for warning in report.warnings],
         "limits": _limits(report),
     }
@@ -230,6 +233,9 @@ def _summary(report: Report, teacher: str) -> str:
     reached += f" (mean of {report.seeds} seeds)" if report.seeds > 1 else ""
     # A teacher of other classes has no quality here.
     reached += "" if above is None else f" against the teacher's {above['value']:.4f}"
+    if "smaller" not in report.ratios:  # a teacher that is not here
+        made = f"A student of {student['parameters']:,} parameters for {text(report.task)}, distilled from {teacher}"
+        return f"{first_line(report)}{made}, which was asked by a prompt: {reached}."
     return (
         f"A student of {student['parameters']:,} parameters for {text(report.task)}, distilled from {teacher} "
         f"({report.models['teacher']['parameters']:,} parameters): {reached}, with "

@@ -115,7 +115,7 @@ def per_class(report: Report) -> str | None:
 
 def speed(report: Report) -> str:
     """Size, latency and throughput of the models, and of the student's ONNX files; what they compute, where counted."""
-    rows = [(words(name), report.models[name]) for name in by_rank(report.models)]
+    rows = [(words(name), model) for name in by_rank(report.models) if "latency_ms" in (model := report.models[name])]
     rows += [(f"student, onnx {text(kind)}", measured) for kind, measured in report.onnx.items()]
     counted = any("flops_per_text" in model for _, model in rows)
     read, handled = (", read", ", read or written") if TASKS[report.task].writes else ("", "")

@@ -77,6 +77,9 @@ def _draw_models_and_controls(
     quality = {name: model["quality"][metric] for name, model in models.items() if metric in model["quality"]}
     control_values = {name: values[metric]["value"] for name, values in controls.items() if metric in values}
 
+    unseen = {name for name, model in models.items() if "latency_ms" not in model}  # a teacher that is not here
+    control_values |= {name: quality.pop(name)["value"] for name in unseen & quality.keys()}
+    models = {name: model for name, model in models.items() if name not in unseen}
     low, high = _range(quality, [value for name, value in control_values.items() if name not in TRIVIAL])
     axes.set_ylim(low, high)
     axes.set_xscale("log")

@@ -34,7 +34,7 @@ class Trained:
     Attributes:
         teacher: after its fine-tuning.
         student: as published.
-        baseline: the same student, trained without a teacher.
+        baseline: the same student, trained without a teacher; a pair of None where there are no labels.
         more: students of further seeds, each with its baseline.
         controls: what the other controls predict on the test set, by name.
         onnx: the student's folder, where its exported files are. None: it was not exported.
@@ -260,6 +260,19 @@ class RecipeTask(ABC):
         return {}
 
     # The end
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether there are labels to train a student without a teacher on."""
+        return True
+
+    def questions(self) -> Any:
+        """What a teacher behind a prompt would be asked, see `teachers.prompted.Questions`; None of any other."""
+        return None
+
+    def finished_report(self, report: Report) -> Report:
+        """A report that knows of its run, with what follows from that for this task."""
+        return report
 
     @abstractmethod
     def compare(self, trained: Trained) -> Report:

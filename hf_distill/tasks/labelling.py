@@ -30,7 +30,7 @@ from hf_distill.tasks.teacher_logits import TeacherLogits
 
 SINGLE_LABEL = "single_label_classification"
 SELF_TRAINING, HARD_LABELS = "self_training", "teacher_hard_labels"
-COMPARING = ("teacher_agreement", "teacher_kl")
+COMPARING = ("teacher_agreement", "agreement_with_teacher", "teacher_kl")
 OF_CLASSES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "calibration_error")
 Control = Callable[[Splits], Any]
 

@@ -92,7 +92,7 @@ def test_overrides(tmp_path):
         (["--distill.hub_token", "secret"], "hub_token cannot be set here; a recipe is published with its student"),
         (["--distill.metric_for_best_model", "f1"], "the first of compare.metrics selects the models"),
         (["--teacher", "{model: b, fine_tune: {seed: 1.5}}"], "teacher.fine_tune.seed: expected a whole number"),
-        (["--teacher.model", ""], "teacher.model: expected a text, got null"),
+        (["--teacher.model", ""], "The recipe lacks the key .teacher.model."),
         (["--compare.resamples", "0"], "compare.resamples: expected at least 1"),
         (["--compare.more_seeds", "[-1]"], r"compare.more_seeds\[0\]: expected at least 0"),
         (["--compare.test_sets", "{a: {path: 3}}"], "compare.test_sets.a.path: expected a text, got 3"),
