@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import numpy as np
@@ -33,9 +33,6 @@ from hf_distill.tasks.base import Loaded
 from hf_distill.tasks.labelling import LabellingTask
 from hf_distill.tasks.models import Models
 from hf_distill.tasks.rungs import rungs_of
-
-if TYPE_CHECKING:
-    from hf_distill.recipes.steps import Run
 
 FILE, FOLDER = "ladder.json", "rungs"  # in `.work`
 FLOOR = 0.97
@@ -65,10 +62,10 @@ class Ladder:
     """The rungs of a run. Of a recipe without a ladder, there are none.
 
     Args:
-        run: that they are of, before it works on any of them.
+        run: a `steps.Run` that they are of, before it works on any of them.
     """
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: Any) -> None:
         self.run, self.recipe = run, run.recipe
         self.task: Any = run.task  # one with classes, see `rungs.check_ladder`
         self.rungs = {name: self._rung(name, changes) for name, changes in rungs_of(run.recipe).items()}

@@ -61,8 +61,8 @@ class Report:
             in torch at the same texts. `runtime` is "torch", "onnx float32" or "onnx int8".
         onnx: of the student's exported files, `float32` and `int8`: `bytes`, `quality`, `latency_ms`, `throughput` and
             `tokens_per_text` as of a model; `agreement`, the share of the test items to which it gives the class that
-            the student in torch gives; `ratios` (`lighter`, `faster`, `throughput`) to the teacher in torch, and
-            `ratio_intervals`.
+            the student in torch gives; `runtime`, the end-to-end times in `hf_distill.runtime`; `ratios` (`lighter`,
+            `faster`, `throughput`) to the teacher in torch, and `ratio_intervals`.
         seeds: how many trainings of the student `quality`, `ratios`, `errors`, `differences` and `test_sets` are means
             of; then `quality` lists their `values`, first that of the student which all other fields describe.
         environment: the machine, versions, and how speed was measured.

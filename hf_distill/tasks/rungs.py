@@ -79,6 +79,10 @@ def check_ladder(settings: Settings) -> None:
         return
     if settings.task not in ("text-classification", "token-classification"):
         raise ValueError(f"student.ladder: is for text and token classification, and the task is {settings.task}.")
+    if settings.teacher.prompt is not None:
+        raise ValueError(
+            "student.ladder: needs a classifier as teacher, and this one is behind a prompt. Leave it out."
+        )
     if student.config or student.kind != Student().kind:
         raise ValueError("student.ladder: kind and config belong to its rungs. Move them there, or leave them out.")
     if len(student.ladder) < 2:

@@ -20,6 +20,14 @@ QUICK = {
 }
 
 
+PROMPTED = {
+    "teacher": {"model": "some", "prompt": {"classes": ["bad", "good"]}},
+    "data__labels": None,
+    "data__fidelity": 0,
+    "distill": {},
+}
+
+
 @pytest.mark.cheapest
 def test_a_run_with_a_cascade(tmp_path, capsys):
     reviews.write_reviews(tmp_path / "reviews.csv", 500)
@@ -95,6 +103,8 @@ def test_what_has_no_cascade_is_refused_before_anything_runs(tmp_path):
         ({"cascade": {"agreement": 0.9, "defer": 0.1}}, "Set one of them"),
         ({"cascade": {"agreement": 1.0}}, r"cascade\.agreement: expected .*got 1\.0"),
         ({"cascade": {"agrement": 0.9}}, "unknown key 'cascade.agrement'.*agreement"),
+        ({"cascade": {"defer": 0.1}, **PROMPTED}, r"cascade: cannot go with teacher\.prompt"),
+        ({"student": {"ladder": ["static", "lstm-8"]}, **PROMPTED}, r"student\.ladder: .* is behind a prompt"),
         ({"cascade": {"defer": 0.1}, "task": "token-classification"}, "cascade: is for classes of texts, and this is"),
     ],
 )

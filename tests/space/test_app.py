@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 
+import gradio
 import httpx2
+import numpy as np
 import pytest
 import torch
 from playwright.sync_api import expect, sync_playwright
@@ -23,7 +25,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill.space.app import Panel, ask, summarize, timed
+from hf_distill.space.app import Panel, ask, build, summarize, timed
 from hf_distill.space.build import write_space
 from tests.conftest import tiny_bert
 from tests.space.conftest import NAMES, finished_run, lstm, named, save, tokenizer
@@ -47,6 +49,23 @@ def test_both_models_answer_with_their_probabilities(run):
     assert ("Both predict" in closing) == (max(teacher, key=teacher.get) == max(student, key=student.get))
     with pytest.raises(Exception, match="Type a text first"):
         ask(panels, "  ")
+
+
+@pytest.mark.cheapest
+def test_a_slider_says_who_answers(run):
+    space = write_space(run)
+    plain = len(build(space).fns[0].inputs)
+    path = space / "student" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cascade_threshold": 0.9, "cascade_temperature": 2.0}))
+    (shown,) = [each for each in build(space).fns[0].inputs if isinstance(each, gradio.Slider)]
+    assert shown.value == 0.9 and len(build(space).fns[0].inputs) == plain + 1
+    settings = json.loads((space / "space.json").read_text())
+    panels = [Panel(model, settings["task"], space) for model in settings["models"]]
+    logits = np.log(list(probabilities(lstm().eval(), "lovely food it was").values())) / 2
+    sure = float((np.exp(logits) / np.exp(logits).sum()).max())
+    for threshold, answering in ((sure + 1e-3, "teacher"), (sure - 1e-3, "student")):
+        *_, closing = ask(panels, "lovely food it was", threshold)
+        assert f"The student is {sure:.3f} sure" in closing and f"**the {answering} answers**" in closing
 
 
 def panel(model, task, folder, reads=None):
