@@ -196,7 +196,11 @@ class Ladder:
     def _compared(self, split: datasets.Dataset) -> datasets.Dataset:
         """Rows of a split in the run's tokens, with the teacher's logits."""
         rows = self.task.for_comparison(split)
-        return rows if LOGITS in rows.column_names else self.task.teacher_logits.compared(rows)
+        if LOGITS not in rows.column_names:
+            rows = self.task.teacher_logits.compared(rows)
+        if self.task.models is not self.run.models:
+            self.task.models.release()  # the run has its own copy of the teacher
+        return rows
 
     def _predictors(self, rung: Rung, model: Any, teacher: Any, rows: datasets.Dataset) -> dict[str, Predictor]:
         tokenizer, word_level = rung.models.tokenizer(rung.models.initial), self.task.kind.word_level
