@@ -14,17 +14,16 @@ from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 
 from hf_distill.environment import has_fast_bf16, peak_memory
-from hf_distill.paths import local, name_of
 from hf_distill.recipes.cache_folder import open_cache
+from hf_distill.recipes.card import write_card
 from hf_distill.recipes.checks import Checks, check_sources, replaced_by
 from hf_distill.recipes.inputs import Inputs
+from hf_distill.recipes.ladder import Ladder
 from hf_distill.recipes.processes import Processes
 from hf_distill.recipes.progress import RUNS
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
 from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, digest
-from hf_distill.reports.card import model_card, title
-from hf_distill.reports.report import Report
 from hf_distill.students.from_teacher import student_from_teacher
 from hf_distill.tasks import cascading, task_of
 from hf_distill.tasks.base import Loaded, Trained
@@ -50,13 +49,13 @@ RESULTS = {
     "teacher": ("teacher/**/*", ".work/folds/**/*"),
     "cache": ("cache/**/*.arrow", "cache/**/provenance.json"),
     "initialize": (".work/initial/**/*",),
-    "distill": ("student/*", ".work/cascade.json"),
+    "distill": ("student/*", ".work/cascade.json", ".work/ladder.json"),
     "controls": ("baseline/**/*", ".work/controls.json"),
     "seeds": (".work/seeds/**/*",),
-    "export": ("student/onnx/*", "student/runtime.py"),
+    "export": ("student/onnx/*", "student/runtime.py", ".work/rungs/*/onnx/*"),
     "compare": (
-        *("report.json", "report.png", "deferral.png"),
-        *("student/report.json", "student/report.png", "student/deferral.png"),
+        *("report.json", "report.png", "deferral.png", "ladder.png"),
+        *("student/report.json", "student/report.png", "student/deferral.png", "student/ladder.png"),
     ),
     "card": (CARD, "recipe.yaml"),
 }
@@ -82,7 +81,7 @@ class Run:
     """
 
     def __init__(self, recipe: Recipe, verify: bool = False, processes: Processes | None = None) -> None:
-        self.recipe, self.verify = recipe, verify
+        self.recipe, self.given, self.verify = recipe, recipe, verify
         self.processes = processes or Processes()
         # No markup: classes and columns may have brackets.
         self.console = Console(stderr=True, markup=False, quiet=not self.processes.is_main)
@@ -101,14 +100,17 @@ class Run:
         self.task.on_main = self.processes.on_main
         self.training = Training(recipe, self.task, self.models, self.workspace, self.processes, self.console)
         self.checked = Checks(recipe, self.task, self.models, self.training)
-        self.checks: Sequence[Callable[[], None]] = (self.check_foreign, *self.checked.all)
+        self.ladder = Ladder(self)
+        self.checks: Sequence[Callable[[], None]] = (self.check_foreign, *self.checked.all, *self.ladder.checks)
         self.edited: dict[str, Any] = {}  # files that a person changed, and what the run had written
         self.before: dict[str, Any] | None = None  # what the step in progress left the last time
-        self._distillation_rows: Dataset | None = None
+        self.distillation_rows_now: Dataset | None = None  # once they are read
         done = [name for name in STEPS if self.state(name) == []]
         for name in done:
             self.task.counts |= self.workspace.steps[name]["counts"]
-        self.models.initialized = "initialize" in done
+        self.models.initialized = "initialize" in done and not self.ladder  # whose rungs have folders of their own
+        if self.ladder and "distill" in done:
+            self.ladder.take_chosen()
 
     def _keep(self, name: str, make: Callable[[], Any]) -> Any:
         return self.processes.on_main(lambda: self.workspace.kept(name, self.inputs[name], make))
@@ -149,7 +151,7 @@ class Run:
         self.models.release()
         self.processes.on_main(lambda: self.end(name, time.perf_counter() - start))
         if name == "initialize":
-            self.models.initialized = True
+            self.models.initialized = not self.ladder
 
     def begin(self, name: str) -> bool:
         """Make room for what a step writes; False where it is done."""
@@ -222,15 +224,13 @@ class Run:
             self.save(folder, *make())
             self.processes.on_main(lambda: self.workspace.finish(name, inputs, 1, [f"{folder}/**/*"]))
 
-    def save(self, folder: str, model: PreTrainedModel, tokenizer: Any, **beside: Any) -> None:
-        """Keep a model and its tokenizer, and plain data beside them, each in a JSON file of its name."""
+    def save(self, folder: str, model: PreTrainedModel, tokenizer: Any) -> None:
+        """Keep a model and its tokenizer."""
 
         def write() -> None:
             with self.workspace.replacing(folder) as temporary:
                 model.save_pretrained(temporary)
                 tokenizer.save_pretrained(temporary)
-                for name, content in beside.items():
-                    (temporary / f"{name}.json").write_text(json.dumps(content, indent=2))
 
         self.processes.on_main(write)
 
@@ -273,14 +273,14 @@ class Run:
 
     def _step_cache(self) -> None:
         """Compute the teacher's outputs for every training text, where the student learns from them."""
-        self._distillation_rows = self._rows_with_outputs()
+        self.distillation_rows_now = self._rows_with_outputs()
 
     @property
     def distillation_rows(self) -> Dataset:
         """What the student learns from, with the teacher's outputs where it uses them."""
-        if self._distillation_rows is None:
-            self._distillation_rows = self._rows_with_outputs()
-        return self._distillation_rows
+        if self.distillation_rows_now is None:
+            self.distillation_rows_now = self._rows_with_outputs()
+        return self.distillation_rows_now
 
     def _rows_with_outputs(self) -> Dataset:
         rows = self.task.distillation_rows()
@@ -298,11 +298,21 @@ class Run:
 
     def initialize(self) -> None:
         """See `_step_initialize`; the other processes read what the main one makes."""
+        with self.workspace.replacing(".work/initial") as folder:
+            if self.ladder:
+                self.ladder.initialize(self.write_untrained, folder)
+            else:
+                self.write_untrained(folder)
+
+    def write_untrained(self, folder: Path) -> None:
+        """Write the student's tokenizer and its first weights, and tell where these came from."""
         tokenizer = self.task.student_tokenizer()
         student, carried = self.untrained(tokenizer, self.recipe.seed)
         for name, source in carried.items():
             self.console.print(f"  {name} ← {source}", highlight=False, markup=False)
-        self.save(".work/initial", student, tokenizer, carried=carried)
+        student.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "carried.json").write_text(json.dumps(carried, indent=2))
 
     def untrained(self, tokenizer: Any, seed: int) -> tuple[PreTrainedModel, dict[str, str]]:
         """A new student, and where its weights came from."""
@@ -318,19 +328,23 @@ class Run:
 
     def _step_distill(self) -> None:
         """Train the student on its targets and on the teacher's outputs."""
-        if self.recipe.cascade is None:
-            self.save("student", *self.trained())
-            return
-        self.once(".work/trained", self.inputs["trained student"], self.trained)  # other thresholds need no training
-        student, tokenizer = self.models.load(self.work / "trained")
-        found = cascading.fit(self.labelling_task, (student, tokenizer))
-        self.workspace.write_json("cascade.json", found.as_dict())
+        if self.ladder:
+            student, tokenizer = self.ladder.distill()
+        elif self.recipe.cascade is None:
+            student, tokenizer = self.trained("student")
+        else:  # another threshold needs no training
+            make = functools.partial(self.trained, "student")
+            self.once(".work/trained", self.inputs["trained student"], make)
+            student, tokenizer = self.models.load(self.work / "trained")
+        if self.recipe.cascade is not None:
+            found = self.processes.on_main(lambda: cascading.fit(self.labelling_task, (student, tokenizer)).as_dict())
+            self.workspace.write_json("cascade.json", found)
         self.save("student", student, tokenizer)
 
-    def trained(self) -> Loaded:
+    def trained(self, name: str) -> Loaded:
         """The student after its training, and its tokenizer."""
         student, tokenizer = self.models.load(self.models.initial)
-        self.train_student("student", student, tokenizer, self.distillation_rows)
+        self.train_student(name, student, tokenizer, self.distillation_rows)
         return student, tokenizer
 
     @property
@@ -364,7 +378,7 @@ class Run:
         for seed in self.recipe.compare.more_seeds:
             for name in ("student", *(["baseline"] if self.task.has_baseline else [])):
                 make = functools.partial(self.trained_again, name, seed)
-                self.once(f".work/seeds/{seed}/{name}", self.inputs["trained student"], make)
+                self.once(f".work/seeds/{seed}/{name}", self.inputs["chosen student"], make)
 
     def trained_again(self, name: str, seed: int) -> Loaded:
         """A student or a baseline from another seed, and its tokenizer."""
@@ -391,7 +405,7 @@ class Run:
             name, len(rows), len(self.distillation_rows), without_teacher=without_teacher, seed=seed
         ):
             train, judged = (self.task.training_rows(part, matching) for part in (rows, validation))
-            self.training.fit(student, tokenizer, arguments, train, judged, self.inputs["trained student"], matching)
+            self.training.fit(student, tokenizer, arguments, train, judged, self.inputs["chosen student"], matching)
 
     # The end
 
@@ -402,6 +416,7 @@ class Run:
 
             student, _ = self.models.load(self.folder / "student")
             export_onnx(student, self.folder / "student", int8=self.recipe.export.int8)
+            self.ladder.export(export_onnx)
 
     def _step_compare(self) -> None:
         """Measure the models, and write the report."""
@@ -420,6 +435,7 @@ class Run:
         if self.recipe.cascade is not None:
             student, fitted = self.models.load(self.folder / "student"), self.workspace.read_json("cascade.json")
             report = cascading.with_deferral(self.labelling_task, student, report, fitted)
+        report = self.ladder.with_ladder(report) if self.ladder else report
         self.task.counts = self.task.final_counts()
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
         report = self.task.finished_report(report)
@@ -453,42 +469,10 @@ class Run:
 
     def _step_card(self) -> None:
         """Write the student's card and the recipe, unless a person has edited them."""
-        push, recipe = self.recipe.push, self.recipe
-        report = Report.load(self.folder)
-        fine_tuning = recipe.teacher.fine_tune
-        if fine_tuning is not None and recipe.teacher.lora:
-            fine_tuning = {**fine_tuning, "lora": recipe.teacher.lora}
         if self.unedited("recipe.yaml"):
-            recipe.save(self.folder / "recipe.yaml")
-        if not self.unedited("student/README.md"):
-            return
-        teacher = push.base_model or local(recipe.teacher.source)
-        model_card(
-            report,
-            self.folder / "student",
-            student_name=title(report, push.title or name_of(recipe.data.path), recipe.student.kind, teacher),
-            teacher=teacher,
-            teacher_revision=self.models.commit,
-            repo_id=push.repo_id,
-            license=push.license,
-            language=push.language or None,
-            datasets=push.datasets or [name_of(recipe.data.path)],
-            fine_tuning=fine_tuning,
-            stages=[self.told_of(stage) for stage in recipe.stages],
-            carried=json.loads((self.models.initial / "carried.json").read_text()),
-            splits=self.workspace.steps["compare"]["counts"],  # in their order, which report.json does not keep
-            reproduce="hf-distill run recipe.yaml",
-            example=self.task.example,
-            samples=self.task.samples(self.folder / "student"),
-        )
-
-    def told_of(self, stage: dict[str, Any]) -> dict[str, Any]:
-        """A stage's settings for the card: with temperature and loss of the soft targets, where it has some."""
-        objective = self.recipe.objective(stage)
-        soft = {"temperature": objective.temperature, "soft_target_loss": objective.soft_target_loss}
-        if self.recipe.uses_soft_targets:
-            return stage | soft
-        return {name: value for name, value in stage.items() if name not in soft}
+            self.given.save(self.folder / "recipe.yaml")
+        if self.unedited("student/README.md"):
+            write_card(self)
 
     def unedited(self, name: str) -> bool:
         """Whether a file may be written again; one that a person edited is kept, and named."""

@@ -78,6 +78,18 @@ class RecipeTask(ABC):
         self.counts: dict[str, int] = dict(self.splits.counts)
         self._student_tokenizer: Any = None
 
+    def with_student(self, settings: Settings, models: Models) -> "RecipeTask":
+        """The same task on the same rows, for another student.
+
+        Args:
+            settings: of the run, with this student.
+            models: likewise.
+        """
+        other = copy.copy(self)
+        other.settings, other.models, other._student_tokenizer = settings, models, None
+        vars(other).pop("teacher_logits", None)  # where it was made, it reads rows as the student does
+        return other
+
     @classmethod
     @abstractmethod
     def check_settings(cls, settings: Settings) -> None:

@@ -260,7 +260,7 @@ class LabellingTask(RecipeTask):
 
     def read(self, rows: datasets.Dataset) -> datasets.Dataset:
         """Rows as the student reads them and, where it has its own tokenizer, as its teacher does."""
-        key = (rows._fingerprint, str(self.models.initialized))
+        key = (rows._fingerprint, str(self.models.initialized), str(self.models.initial))
         if key not in self._tokenized:
             own = self.settings.student.vocab_size is not None
             self._tokenized[key] = tokenize(

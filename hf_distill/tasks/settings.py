@@ -154,6 +154,11 @@ class Student:
         base: where the teacher is behind a prompt, an encoder (Hub id or folder) that the student starts from in place
             of its teacher: its tokenizer's kind and, with `from_teacher`, its weights. None: a new tokenizer and random
             weights.
+        ladder: several students to choose the cheapest from that keeps `floor` of the teacher's quality: `static`,
+            `lstm-64` (hidden and embedding size), `transformer-3` (layers, with the teacher's tokens), or the fields of
+            a student with, if need be, a `name` and a section `distill` that differs. Fields of this section but `kind`
+            and `config` hold for all. Empty: one student.
+        floor: of a ladder, the least `quality_kept` on the first metric. None: 0.97.
     """
 
     kind: Literal["lstm", "static", "transformer"] = "lstm"
@@ -163,6 +168,8 @@ class Student:
     from_teacher: bool = True
     bf16: bool = True
     base: str | None = None
+    ladder: list[str | dict[str, Any]] = field(default_factory=list)
+    floor: float | None = limited(Limits(0.0, 2.0, above=True), None)
 
 
 @dataclass
