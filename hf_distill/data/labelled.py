@@ -69,6 +69,7 @@ def load(data: Data, seed: int = 0, *, task: str = "text-classification", keep: 
     source, counts = sources_of(data)
     numeric = numeric_columns(source.values(), keep)
     reader = _LabelledRows(source[data.train], data, task, keep, numeric=numeric, counts=counts)
+    reader.labels.check_named(source[data.train])
     parts = cut(source, data, reader, seed)
     reader.labels.count_unseen_classes(parts["train"])
     return Splits(
