@@ -7,6 +7,7 @@ import wrapt
 
 if TYPE_CHECKING:
     from hf_distill import losses, metrics
+    from hf_distill.evaluation.cascade import Cascade
     from hf_distill.export import export_onnx
     from hf_distill.matching import (
         AdversarialMatching,
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 
 # Each public name is imported when it is first asked for: torch and transformers take seconds.
 _MODULES = {
+    "Cascade": "hf_distill.evaluation.cascade",
     "export_onnx": "hf_distill.export",
     "AdversarialMatching": "hf_distill.matching",
     "AttentionMatching": "hf_distill.matching",
@@ -88,6 +90,7 @@ _SUBMODULES = ("losses", "metrics")
 __all__ = [
     "AdversarialMatching",
     "AttentionMatching",
+    "Cascade",
     "DistillationArguments",
     "DistillationTrainer",
     "HiddenStateMatching",

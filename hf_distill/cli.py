@@ -1,10 +1,14 @@
-"""`hf-distill run recipe.yaml`, `hf-distill push FOLDER` and `hf-distill space FOLDER`."""
+"""`hf-distill init FILE`, `hf-distill run recipe.yaml`, `hf-distill push FOLDER` and `hf-distill space FOLDER`."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
 from hf_distill import __version__
+
+TASK_NAMES = ("text-classification", "token-classification", "translation", "text-generation")
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -13,23 +17,54 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: the arguments after the program's name. None: those of this process.
     Returns:
-        The exit status: 0, or 1 after an error that the user can fix, which is printed without a traceback.
+        The exit status: 0; 1 after an error that the user can fix, which is printed without a traceback; or 130 after
+        Ctrl-C.
     """
     parser = _parser()
-    arguments, overrides = parser.parse_known_args(words)
-    if arguments.command != "run" and overrides:
-        from hf_distill.redaction import redacted
-
-        parser.error(redacted(f"unrecognized arguments: {' '.join(overrides)}"))
+    own, overrides = _parted(sys.argv[1:] if words is None else list(words))
     try:
+        arguments, unknown = parser.parse_known_args(own)
+        if unknown:
+            from hf_distill.redaction import redacted
+
+            parser.error(redacted(f"unrecognized arguments: {' '.join(unknown)}"))
         if arguments.command == "run":
             return _run(arguments, overrides)
-        return _push(arguments) if arguments.command == "push" else _space(arguments)
+        return {"init": _init, "push": _push, "space": _space}[arguments.command](arguments)
     except (ValueError, OSError, ImportError) as error:  # OSError: no such file, model or data set, or no network
         from hf_distill.redaction import redacted
 
         sys.stderr.write(f"hf-distill: {redacted(str(error))}\n")
         return 1
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"\nhf-distill: {str(error) or 'Interrupted.'}\n")
+        return INTERRUPTED
+
+
+def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line's own words, and those that replace keys of the recipe of `run`, in whatever order they stand.
+
+    A key has a value, in the same word or in the next one; so it is known which word is the recipe.
+    """
+    if list(words[:1]) != ["run"]:
+        return list(words), []
+    own, overrides, pending = ["run"], [], list(words[1:])
+    while pending:
+        word = pending.pop(0)
+        name = word.partition("=")[0]
+        if not word.startswith("--") or name in RUN_OPTIONS:
+            own.append(word)
+            if word == "--only" and pending:
+                own.append(pending.pop(0))
+        else:
+            overrides.append(word)
+            if "=" not in word and pending:
+                overrides.append(pending.pop(0))
+    return own, overrides
+
+
+# Of `run`; whatever else starts with -- is a key of the recipe.
+RUN_OPTIONS = ("--help", "--only", "--dry-run", "--verify")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"hf-distill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    init_words = commands.add_parser("init", help="look at a data file and write a recipe for it")
+    init_words.add_argument("file", help="csv, tsv, json, jsonl, parquet, arrow, CoNLL, a folder of them, or a Hub id")
+    init_words.add_argument("--output", metavar="FILE", help="the recipe (default: the data's name with .yaml, here)")
+    init_words.add_argument("--task", choices=TASK_NAMES, help="default: what the columns look like")
+    init_words.add_argument("--text", metavar="COLUMN", action="append", help="of the text; twice for pairs of texts")
+    init_words.add_argument("--label", metavar="COLUMN", help="of the label or the tags; of a translation, its target")
+    init_words.add_argument("--teacher", metavar="NAME", help="a Hub id or a folder (default: one that fits the task)")
     run_words = commands.add_parser(
         "run",
         help="run a recipe, skipping finished steps",
@@ -86,6 +128,25 @@ def _parser() -> argparse.ArgumentParser:
 # What the commands need is imported in them, to keep --help fast.
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    import datasets
+
+    from hf_distill.recipes.first_recipe import write_recipe
+
+    datasets.disable_progress_bars()  # one for each reading of a file
+    written = write_recipe(
+        arguments.file,
+        arguments.output,
+        task=arguments.task,
+        text=arguments.text,
+        label=arguments.label,
+        teacher=arguments.teacher,
+    )
+    command = f"hf-distill run {shlex.quote(str(written))}"
+    sys.stdout.write(f"{written}: look at its comments, then\n  {command} --dry-run\n  {command}\n")
+    return 0
+
+
 def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     import rich
     from transformers.utils import logging
@@ -100,7 +161,18 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         rich.print(planned.details())
         return 1 if planned.refusals else 0
     run_recipe(recipe, only=arguments.only, verify=arguments.verify)
+    if arguments.only in (None, "card"):
+        sys.stderr.write(_what_next(f"{recipe.output_dir}/student"))
     return 0
+
+
+def _what_next(student: str) -> str:
+    folder = shlex.quote(student)
+    return (
+        f"The student is in {student}, its card in {student}/README.md.\n"
+        f"  hf-distill space {folder}    # an app that shows teacher and student side by side\n"
+        f"  hf-distill push {folder} --repo-id user/name    # publish it, private unless --public is given\n"
+    )
 
 
 def _push(arguments: argparse.Namespace) -> int:

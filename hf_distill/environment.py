@@ -52,6 +52,23 @@ def environment(device: torch.device) -> dict[str, Any]:
     return described
 
 
+def summary(bf16: bool) -> str:
+    """Device and versions, in one line.
+
+    Args:
+        bf16: whether bfloat16 is used.
+    """
+    from hf_distill import __version__
+
+    where = f"{torch.get_num_threads()} threads of the processor"
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        where = torch.cuda.get_device_name(0) + (f" and {count - 1} more" if count > 1 else "")
+    number = "bfloat16" if bf16 else "float32"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{where}, {number}; hf_distill {__version__}, {versions}, Python {platform.python_version()}"
+
+
 def _processor() -> str:
     listing = Path("/proc/cpuinfo")
     if listing.exists():

@@ -164,6 +164,11 @@ def _constant(values: np.ndarray) -> bool:
     return bool(np.ptp(values) == 0)
 
 
+class AgreementWithTeacher(Accuracy):
+    """Share of examples on which a model chooses the teacher's class, where the teacher's choices are the references
+    because there are no labels."""
+
+
 class TeacherAgreement(OfflineMetric):
     """Share of examples on which student (predictions) and teacher (references) choose the same class.
 
@@ -350,6 +355,7 @@ METRICS: dict[str, type[OfflineMetric]] = {
     "chrf": Chrf,
     "bits_per_byte": BitsPerByte,
     "distinct_n": DistinctN,
+    "agreement_with_teacher": AgreementWithTeacher,
     "teacher_agreement": TeacherAgreement,
     "teacher_kl": TeacherKL,
     "calibration_error": CalibrationError,
@@ -391,7 +397,7 @@ def lower_is_better(name: str) -> bool:
 
 
 def display_name(name: str) -> str:
-    """A metric as a reader says it, with its direction where less is better.
+    """A metric's name in words, with its direction if less is better.
 
     >>> display_name("bits_per_byte"), display_name("macro_f1")
     ('bits per byte (less is better)', 'macro f1')

@@ -1,6 +1,8 @@
 """Folders, Hub ids, files inside installed packages, and YAML."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,31 @@ def exists(name: str | Path) -> bool:
         return Path(name).exists()
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def naming(key: str, name: str) -> Iterator[None]:
+    """Name a model or data set, and the key of a recipe, where it cannot be loaded within a `with` block.
+
+    Args:
+        key: that names it.
+        name: a Hub id, or a path.
+    Raises:
+        OSError: with the reason in one line, and what to do. Errors of the system, of a full disk for instance, pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        reason = " ".join(str(error).split()).rstrip(".")
+        remedy = (
+            "Check the name and the connection to the Hub; private and gated repositories need `hf auth login`. A "
+            "folder of this machine does as well."
+            if is_hub_id(name)
+            else "Check the folder."
+        )
+        raise OSError(f"{key}: {name} cannot be loaded. {reason}. {remedy}") from error
 
 
 PACKAGE = "package:"

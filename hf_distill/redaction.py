@@ -37,7 +37,8 @@ SHORTEST = 6  # characters of a secret that is looked for by its value: a shorte
 FILE_URL = re.compile(r"\bfile:(?://[^/\s]*)?(?=/)", re.IGNORECASE)
 ROOTED = re.compile(r"(?:\.{0,2}|~\w*|[A-Za-z]:)[/\\]")
 FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".gz", ".zip", ".xz", ".bz2", ".zst")
-CLASSES = ("labels", "label_map")  # names of classes, which the card shows too
+CLASSES = ("labels", "label_map", "classes", "spellings")  # names of classes, which the card shows too
+ADDRESSES = ("url",)  # of a server, which may be one of a network of its owner's
 FOLDERS = ("output_dir", "logging_dir", "resume_from_checkpoint", "cache_dir", "data_dir")  # keys of nothing else
 
 
@@ -152,6 +153,8 @@ def shareable(content: Any) -> Any:
 
     >>> shareable({"data": {"path": "/home/me/tweets.csv"}, "teacher": {"model": "google-bert/bert-base-uncased"}})
     {'data': {'path': 'tweets.csv'}, 'teacher': {'model': 'google-bert/bert-base-uncased'}}
+    >>> shareable({"server": {"url": "http://gpu-7.intern:8000/v1", "model": "Qwen/Qwen3-8B"}})
+    {'server': {'url': '...', 'model': 'Qwen/Qwen3-8B'}}
     >>> shareable({"output_dir": "runs/first", "distill": {"hub_token": "hf_abcdefghijklmnopqrst", "max_steps": 5}})
     {'output_dir': 'first', 'distill': {'max_steps': 5}}
     """
@@ -195,6 +198,8 @@ def _is_secret(key: str) -> bool:
 def _of_key(name: Any, value: Any) -> Any:
     if name in CLASSES:
         return value
+    if name in ADDRESSES:
+        return LEFT_OUT
     return _last_name(value) if name in FOLDERS and isinstance(value, str) else shareable(value)
 
 

@@ -32,7 +32,7 @@ class Student:
     """A classifier or tagger that `export_onnx` wrote; it is called like a pipeline of transformers.
 
     Texts are cut at the `model_max_length` of the tokenizer. If the config has a `cascade_threshold`, an answer is
-    `deferred` to the teacher where its confidence is lower: its score, with several labels that of the least certain.
+    `deferred` to the teacher where its score is lower (at `cascade_temperature`; with several labels the lowest).
 
     Args:
         folder: with `config.json`, `tokenizer.json`, `tokenizer_config.json` and `onnx/`.
@@ -75,6 +75,9 @@ class Student:
         self.threshold = limit = config.get("cascade_threshold")
         fits = limit is None or (isinstance(limit, int | float) and 0 <= limit <= 1 and self.problem != "regression")
         _require(fits, f"cascade_threshold: expected 0 to 1 for classes, got {limit!r} for {self.problem}. Remove it.")
+        self.temperature = heat = config.get("cascade_temperature", 1)
+        fits = isinstance(heat, int | float) and 0.01 <= heat <= 100
+        _require(fits, f"cascade_temperature: expected 0.01 to 100, got {heat!r}. Fit the cascade again.")
 
     def _load_tokenizer(self, folder: Path) -> None:
         """With the settings of transformers, which ignores where tokenizer.json says to cut and to pad."""
@@ -92,9 +95,8 @@ class Student:
         """One answer for each text, always in a list.
 
         A classifier answers `{"label", "score"}`, or a list of them with another `top_k`. A tagger answers a list: the
-        entities, if its classes are IOB, IOBES or BILOU tags, else the words, each as `{"label", "score", "word",
-        "start", "end"}`. A word is tagged at its first token. An entity's score is the mean of its words'. `start` and
-        `end` count characters of the text, or of the given words with spaces between them.
+        entities, if its classes are IOB, IOBES or BILOU tags, else the words, as `{"label", "score", "word", "start",
+        "end"}`. Words are tagged at their first tokens; an entity's score is their mean. Given words count as joined.
 
         Args:
             texts: one or several; a pair is `(text, text_pair)` or a dict of both. Taggers also take lists of words.
@@ -127,9 +129,8 @@ class Student:
             several = isinstance(parts, list | tuple) and (self.tags or len(parts) == 2)
             if not all(isinstance(part, str) for part in (parts if several else [parts])):
                 raise TypeError(f"Expected {WANTED[self.tags]}; text {number} is {type(item).__name__}: {item!r:.80}")
-            if several:  # a pipeline, too, leaves out a second text that is empty
-                parts = list(parts) if self.tags else tuple(parts) if parts[1] else parts[0]
-            found.append(parts)
+            # A pipeline, too, leaves out a second text that is empty.
+            found.append(parts if not several else list(parts) if self.tags else tuple(parts) if parts[1] else parts[0])
         _require(found, f"There is no text in {texts!r}. Expected {WANTED[self.tags]}.")
         return found
 
@@ -168,9 +169,10 @@ class Student:
         return {"label": label, "score": None if score is None else float(score), **further, **deferred}
 
     def _classified(self, scores: np.ndarray, top_k: int | None) -> Any:
-        confidence = np.maximum(scores, 1 - scores).min() if self.problem.startswith("multi") else scores.max()
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        answers = [self._answer(self.labels[number], scores[number], confidence) for number in best]
+        sides = np.stack([scores, 1 - scores]) if self.problem.startswith("multi") else scores[:, None]
+        powers = sides.astype(float) ** (1 / self.temperature)
+        sure = (powers.max(axis=0) / (1 if self.temperature == 1 else powers.sum(axis=0))).min()
+        answers = [self._answer(self.labels[at], scores[at], sure) for at in np.argsort(-scores, kind="stable")[:top_k]]
         return answers[0] if top_k == 1 else answers
 
     def _tagged(self, item: Any, encoding: Any, scores: np.ndarray, words: bool) -> list[Any]:
@@ -182,8 +184,7 @@ class Student:
             text, numbers = item, sorted({*encoding.word_ids} - {None})
             found = [encoding.word_to_chars(number) for number in numbers]
             places = [(end - len(text[start:end].lstrip()), end) for start, end in found]
-        tokens = [encoding.word_to_tokens(number) for number in numbers]
-        rows: list[Any] = [scores[each[0]] if each else None for each in tokens]
+        rows: list[Any] = [scores[at[0]] if (at := encoding.word_to_tokens(number)) else None for number in numbers]
         labels = [None if row is None else self.labels[row.argmax()] for row in rows]
         spans = [(label, place, place) for place, label in enumerate(labels)]
         if self.letters and not words:
@@ -239,11 +240,10 @@ def main() -> None:
     parser.add_argument("--int8", action="store_true", help="run the quantised file")
     given = parser.parse_args()
     try:
-        texts = [(text, given.pair) if given.pair else text for text in given.texts]
-        answers = Student(given.folder, given.int8)(texts)
+        found = Student(given.folder, given.int8)([(text, given.pair) if given.pair else text for text in given.texts])
     except (ValueError, TypeError) as error:
         sys.exit(f"{parser.prog}: {error}")
-    sys.stdout.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+    sys.stdout.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in found)
 
 
 if __name__ == "__main__":

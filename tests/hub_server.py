@@ -97,6 +97,7 @@ class Hub:
         self.requests: list[tuple[str, str]] = []
         self.lock = threading.RLock()
         self._faults: list[Fault] = []
+        self._interrupt: tuple[int, Callable[[], None]] = 0, lambda: None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": self}))
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -121,6 +122,17 @@ class Hub:
             "HF_TOKEN": "x",
             "NO_PROXY": "127.0.0.1",
         }
+
+    def interrupt_at(self, number: int, interrupt: Callable[[], None]) -> None:
+        """Call a function when the request of this number from now on arrives, which gets no answer."""
+        self._interrupt = len(self.requests) + number, interrupt
+
+    def interrupted(self, number: int) -> bool:
+        """Whether the request of this number, from the first one on, was to be interrupted; it is then."""
+        if number != self._interrupt[0]:
+            return False
+        self._interrupt[1]()
+        return True
 
     def plant(
         self,
@@ -187,7 +199,12 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         address = urlsplit(self.path)
         self.query = parse_qs(address.query)
-        self.hub.requests.append((self.command, address.path))
+        with self.hub.lock:
+            self.hub.requests.append((self.command, address.path))
+            number = len(self.hub.requests)
+        if self.hub.interrupted(number):
+            self.cut()
+            return
         fault = self.hub.fault(self.command, address.path)
         if fault is not None and fault.status is None and not fault.late:
             self.cut()  # before the body is read: the client is still sending

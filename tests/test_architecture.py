@@ -30,8 +30,10 @@ TESTED_BY = {
     "data.delimited": "data/test_files.py",
     "data.labelled": "data/test_splits.py",
     "data.labels": "data/test_splits.py",
+    "data.no_labels": "recipes/test_run_prompted.py",
     "data.near_duplicates": "data/test_splits.py",
     "data.scripts": "data/test_near_duplicates.py",
+    "evaluation.answering": "evaluation/test_cascade.py",
     "evaluation.quality": "reports/test_classification.py",
     "evaluation.seeds": "reports/test_classification.py",
     "hub.cache": "hub/test_server.py",
@@ -41,6 +43,7 @@ TESTED_BY = {
     "recipes.overrides": "recipes/test_recipe.py",
     "recipes.steps": "recipes/test_run.py",
     "recipes.training": "recipes/test_run.py",
+    "reports.deferral": "recipes/test_run_cascade.py",
     "reports.comparison": "reports/test_classification.py",
     "reports.card_tables": "reports/test_card.py",
     "reports.report": "reports/test_card.py",
@@ -65,7 +68,12 @@ TESTED_BY = {
         f"tasks.{name}": "recipes/test_run.py"
         for name in ("base", "labelling", "models", "new_texts", "settings", "teacher_logits")
     },
+    "tasks.cascading": "recipes/test_run_cascade.py",
     "tasks.generation": "recipes/test_run_translation.py",
+    **{
+        f"tasks.{name}": "recipes/test_run_prompted.py"
+        for name in ("prompt_checks", "prompt_settings", "prompted_classification", "prompted_teacher")
+    },
     "tasks.text_classification": "recipes/test_run_problems.py",
     "tasks.text_generation": "recipes/test_run_dialogue.py",
     "tasks.token_classification": "recipes/test_run_tagging.py",

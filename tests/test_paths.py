@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_distill.paths import is_hub_id, local, name_of, read_yaml, resolve
+from hf_distill.paths import is_hub_id, local, name_of, naming, read_yaml, resolve
 
 
 def test_a_folder_here_is_no_name_on_the_hub(tmp_path, monkeypatch):
@@ -40,3 +40,16 @@ def test_a_file_that_is_no_yaml_is_told_in_a_line(tmp_path):
     with pytest.raises(ValueError, match=r"recipe\.yaml: expected YAML\.") as told:
         read_yaml(path)
     assert "\n" not in str(told.value)
+
+
+def test_what_cannot_be_loaded_is_named():
+    with pytest.raises(OSError, match=r"teacher\.model: a/b cannot be loaded\. No such model, sorry\. Check the name"):  # noqa: SIM117
+        with naming("teacher.model", "a/b"):
+            raise OSError("No such model,\nsorry.")
+    with pytest.raises(OSError, match=r"data\.path: /a/b cannot be loaded\. Not there\. Check the folder\."):  # noqa: SIM117
+        with naming("data.path", "/a/b"):
+            raise FileNotFoundError("Not there")
+    full = OSError(28, "No space left on device")
+    with pytest.raises(OSError) as raised, naming("data.path", "a/b"):
+        raise full
+    assert raised.value is full

@@ -38,6 +38,7 @@ from hf_distill import (
     LSTMStudentForTokenClassification,
     runtime,
 )
+from hf_distill.evaluation.deferral import confidences
 from hf_distill.export import export_onnx
 from hf_distill.hub.push import additions
 from hf_distill.runtime import Student
@@ -437,6 +438,22 @@ def test_answers_below_the_threshold_are_deferred(copied):
         with pytest.raises(
             ValueError, match=rf"cascade_threshold: expected 0 to 1 for classes, got {wrong!r} for {problem}"
         ):
+            Student(copied)
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+def test_confidence_is_read_at_the_temperature(copied, problem):
+    config, texts = copied / "config.json", TEXTS[4:] + TEXTS[:1]
+    changed(config, problem_type=problem)
+    every = [{each["label"]: each["score"] for each in row} for row in Student(copied)(texts, top_k=None)]
+    order = Student(copied).labels
+    sure = confidences([[row[name] for name in order] for row in every], 3.0, problem.startswith("multi"))
+    for threshold in sure * (1 + 1e-6):  # above one text's and below the next
+        changed(config, cascade_threshold=float(threshold), cascade_temperature=3.0)
+        assert [each["deferred"] for each in Student(copied)(texts)] == (sure < threshold).tolist()
+    for wrong in (0, -1.0, "high", 1000):
+        changed(config, cascade_temperature=wrong)
+        with pytest.raises(ValueError, match=rf"cascade_temperature: expected 0\.01 to 100, got {wrong!r}\. Fit"):
             Student(copied)
 
 

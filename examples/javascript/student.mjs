@@ -28,6 +28,10 @@ export class Student {
     if (!(threshold >= 0 && threshold <= 1) || (threshold && student.config.problem_type === "regression")) {
       throw new Error(`cascade_threshold: expected 0 to 1 for classes, got ${JSON.stringify(threshold)}. Remove it.`);
     }
+    const heat = student.config.cascade_temperature ?? 1;
+    if (!(typeof heat === "number" && heat >= 0.01 && heat <= 100)) {
+      throw new Error(`cascade_temperature: expected 0.01 to 100, got ${JSON.stringify(heat)}. Fit the cascade again.`);
+    }
     student.ort = ort;
     student.session = await ort.InferenceSession.create(model);
     if (!student.session.outputNames.includes("logits")) {
@@ -73,7 +77,8 @@ export class Student {
       const sum = powers.reduce((total, value) => total + value);
       scores = powers.map((value) => value / sum);
     }
-    const sure = several ? Math.min(...scores.map((score) => Math.max(score, 1 - score))) : Math.max(...scores);
+    const sides = several ? scores.map((score) => [score, 1 - score]) : [scores];
+    const sure = Math.min(...sides.map((each) => confidence(each, this.config.cascade_temperature ?? 1)));
     const threshold = this.config.cascade_threshold ?? null;
     const deferred = threshold === null ? {} : { deferred: sure < threshold };
     const answers = scores.map((score, number) => ({ label: names[number] ?? `LABEL_${number}`, score, ...deferred }));
@@ -103,6 +108,13 @@ export class Student {
     for (let place = end; place < ids.length; place++) places.push(place);
     return { ids: places.map((place) => ids[place]), types: places.map((place) => types[place] ?? 0) };
   }
+}
+
+// The probability of the answer, as of logits that are divided by a temperature.
+function confidence(probabilities, temperature) {
+  const highest = Math.max(...probabilities);
+  if (temperature === 1) return highest;
+  return 1 / probabilities.reduce((total, value) => total + (value / highest) ** (1 / temperature), 0);
 }
 
 // How many tokens of each text stay: the longer text is cut first, as in the tokenizers library.

@@ -157,7 +157,9 @@ def check_names(names: Sequence[str], column: str, labels: int, *, single: bool)
             "token-classification."
         )
     if single:
-        _check_several(names, column)
+        found = several_in_a_cell(names)
+        if found is not None:
+            raise ValueError(_several(*found, column))
     if len(names) >= MANY and 2 * len(names) > labels:
         meant = "Did you mean data.problem_type: regression?" if numbers else "Is it a text?"
         raise ValueError(
@@ -188,8 +190,15 @@ def _is_number(name: str) -> bool:
     return bool(NUMERAL.fullmatch(name)) or name.lower().lstrip("+-") in ("inf", "infinity", "nan")
 
 
-def _check_several(names: Sequence[str], column: str) -> None:
-    """Raise where a cell holds several labels."""
+def several_in_a_cell(names: Sequence[str]) -> tuple[str, str] | None:
+    """A value that holds several labels, and what separates them; None where each is one label.
+
+    Args:
+        names: the different values of a column.
+
+    >>> several_in_a_cell(["good", "good;cheap", "cheap"]), several_in_a_cell(["good", "good enough"])
+    (('good;cheap', ';'), None)
+    """
     found = None
     if names and all(AS_LIST.fullmatch(name) for name in names):
         longest = max(names, key=len)
@@ -202,8 +211,7 @@ def _check_several(names: Sequence[str], column: str) -> None:
             again = separator in STRANGE_IN_NAMES and all(shared[part] > 1 for part in parts[name])
             if known or again:
                 found = name, separator
-    if found is not None:
-        raise ValueError(_several(*found, column))
+    return found
 
 
 def check_one_label(name: str, classes: Collection[str], column: str) -> None:

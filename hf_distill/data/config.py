@@ -88,6 +88,7 @@ class Data:
         label: column of the label, numbers or names; for tagging one a word. A column of lists, a column with
             `label_separator`, or several columns of 0 and 1 (-1: not labelled) make a multi-label problem. Of a CoNLL
             file a number, counted from 0 and, for negative ones, from the end: -1 is the last column.
+            None: no text has a label, and a teacher behind a prompt gives all of them.
         labels: the classes, in order. None: all values of the column, numerals sorted as numbers. Rows with another
             value have no label: they are used as unlabelled text, which only the teacher labels.
         label_separator: what stands between several labels in one cell, `;` for instance. None: a cell is one label.
@@ -105,6 +106,8 @@ class Data:
             text. None: all.
         fidelity: number of rows without labels to hold out, to measure how faithful the student is.
         augment: how many new texts to make of the training texts, and how; only the teacher labels them.
+        labelled_test: where no text has a label, a small set with labels that is for the test alone: the fields of
+            `data` in which it differs, `path` and `label` for instance. Near-duplicates of it are not trained on.
         seed: of the splits; None: the recipe's, so that another seed tests on other rows.
         options: more arguments of `datasets.load_dataset`: `encoding`, or of csv and tsv `sep` and `quoting`.
     Raises:
@@ -116,7 +119,7 @@ class Data:
     text: str | int | list[str] = "text"
     target: str = "target"
     messages: str | None = None
-    label: str | int | list[str] = "label"
+    label: str | int | list[str] | None = "label"
     name: str | None = None
     labels: list[str | int] | None = None
     label_separator: str | None = None
@@ -131,6 +134,7 @@ class Data:
     labelled: int | None = limited(POSITIVE, None)
     fidelity: int = limited(Limits(0), 0)
     augment: Augment | None = None
+    labelled_test: dict[str, Any] | None = None
     seed: int | None = limited(SEED, None)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -140,7 +144,9 @@ class Data:
                 f"data.label_separator={self.label_separator!r} parts the labels in the cells of one column; expected "
                 f"one character or more, and one column in data.label, got {self.label!r}."
             )
-        for key, columns, most in (("text", self.text_columns, 2), ("label", self.label_columns, 10_000)):
+        given = [("text", self.text_columns, 2)]
+        given += [("label", self.label_columns, 10_000)] if self.label is not None else []
+        for key, columns, most in given:
             if not 0 < len(columns) <= most or len(set(columns)) < len(columns):
                 several = "one column or two different ones" if most == 2 else "one column or several different ones"
                 raise ValueError(f"data.{key}: expected {several}, got {columns}.")
@@ -154,7 +160,9 @@ class Data:
 
     @property
     def label_columns(self) -> list[str]:
-        """The label's columns, one or several."""
+        """The label's columns, one or several; none where no text has a label."""
+        if self.label is None:
+            return []
         if isinstance(self.label, int):
             return [TAGS]
         return [self.label] if isinstance(self.label, str) else list(self.label)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from datasets.packaged_modules.csv.csv import CsvConfig
 from hf_distill.data.config import TAGS, WORDS
 from hf_distill.data.conll import read_conll
 from hf_distill.data.delimited import check_encoding, inspect, opened, parsing
-from hf_distill.paths import resolve
+from hf_distill.paths import naming, resolve
 
 CONLL = "conll"
 FORMATS = {
@@ -96,7 +95,7 @@ def read(
         return datasets.DatasetDict(parts)
     if kind is not None:
         return _loaded(kind, files, options)
-    with parsing(path, "a data set") if Path(path).exists() else nullcontext():
+    with parsing(path, "a data set") if Path(path).exists() else naming("data.path", path):
         if not OF_LOADING & options.keys():
             builder = datasets.load_dataset_builder(path, name, **options)
             if isinstance(builder.config, CsvConfig) and builder.info.features is None:

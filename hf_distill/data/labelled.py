@@ -9,9 +9,10 @@ from typing import Any
 import datasets
 
 from hf_distill.data.cells import as_number, check_texts, number_of, numeric_columns, text_of, words_of
-from hf_distill.data.config import Data
+from hf_distill.data.config import NEAR_DUPLICATES, Data
 from hf_distill.data.labels import Labels, is_list
 from hf_distill.data.near_duplicates import near_duplicate_key
+from hf_distill.data.no_labels import NoLabels
 from hf_distill.data.splits import Row, check_columns, cut, read_data, sources_of
 from hf_distill.problems import IGNORE_INDEX
 
@@ -69,8 +70,14 @@ def load(data: Data, seed: int = 0, *, task: str = "text-classification", keep: 
     source, counts = sources_of(data)
     numeric = numeric_columns(source.values(), keep)
     reader = _LabelledRows(source[data.train], data, task, keep, numeric=numeric, counts=counts)
-    reader.labels.check_named(source[data.train])
+    if isinstance(reader.labels, Labels):
+        reader.labels.check_named(source[data.train])
+    tested = [] if data.labelled_test is None else _labelled_test(data, reader, task)
+    reader.apart = {row["key"] for row in tested} | {row["together"] for row in tested if data.together}
     parts = cut(source, data, reader, seed)
+    if tested:
+        parts |= {"fidelity": parts["test"], "test": tested}
+        reader.counts |= {part: len(rows) for part, rows in parts.items()}
     reader.labels.count_unseen_classes(parts["train"])
     return Splits(
         **{part: reader.dataset(rows) for part, rows in parts.items()},
@@ -101,6 +108,24 @@ def load_further(data: Data, splits: Splits, *, task: str = "text-classification
     if not rows:
         raise ValueError(f"compare.test_sets: {data.path} has no row labelled with one of {splits.classes}.")
     return reader.dataset(rows)
+
+
+def _labelled_test(data: Data, reader: "_LabelledRows", task: str) -> list[Row]:
+    """The rows of a small labelled set that is for the test alone.
+
+    Raises:
+        ValueError: no such file, split or column, or no row with a label.
+    """
+    changes = {"label": "label", **(data.labelled_test or {})}
+    own = replace(data, **changes | {"labelled_test": None, "labels": list(reader.classes)})
+    source, _ = read_data(own)
+    if own.train not in source:
+        raise ValueError(f"data.labelled_test: {own.path} has no split {own.train!r}, it has {', '.join(source)}.")
+    rows = _LabelledRows(source[own.train], own, task, reader.keep, numeric=reader.numeric)
+    tested = [row for row in rows.rows(source[own.train]) if row["known"]]
+    if not tested:
+        raise ValueError(f"data.labelled_test: {own.path} has no row labelled with one of {reader.classes}.")
+    return tested
 
 
 def unlabelled(texts: Sequence[str], like: datasets.Dataset) -> datasets.Dataset:
@@ -138,13 +163,18 @@ class _LabelledRows:
         self.numeric = numeric or {}
         self.word_level = task == "token-classification"
         self.counts: dict[str, int] = defaultdict(int, counts or {})
-        self.labels = Labels(train, data, self.word_level, self.counts)
+        self.labels: Labels | NoLabels = (
+            Labels(train, data, self.word_level, self.counts) if data.label is not None else NoLabels(data.labels or [])
+        )
         self.classes = self.labels.classes
         self._seen: dict[tuple[str, ...], bool] = {}  # text → whether it had a label
+        self.apart: set[str] = set()  # what rows are like, or belong together with, that are left out
 
     @property
     def known_by(self) -> str:
         """What a known row has, in words."""
+        if self.data.label is None:
+            return "a text"
         return f"a label among {self.classes}" if self.classes else "a label"
 
     def rows(self, dataset: datasets.Dataset) -> Iterable[Row]:
@@ -176,7 +206,10 @@ class _LabelledRows:
             if not seen or label is not None:
                 found[key] = self._made(row, text, label)
                 self._seen[key] = label is not None
-        return found.values()
+        kept = [row for row in found.values() if not {row["key"], row["together"]} & self.apart]
+        if len(kept) < len(found):
+            self.counts[NEAR_DUPLICATES] += len(found) - len(kept)
+        return kept
 
     def key(self, text: Row) -> str:
         """What near-duplicates of a text share."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.paths import naming
 from hf_distill.remote_code import refused_with
 
 # A link, a mention, a hashtag, or letters and digits with apostrophes inside. Whatever stands between is kept as it is.
@@ -98,7 +99,8 @@ class MaskedLanguageModel:
         Raises:
             ValueError: it lacks the head, so that its words would be random ones.
         """
-        with refused_with("Choose one of an architecture that transformers has.", path):
+        remedy = "Choose one of an architecture that transformers has."
+        with naming("data.augment.masked_language_model", path), refused_with(remedy, path):
             model, found = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if found["missing_keys"]:

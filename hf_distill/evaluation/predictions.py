@@ -127,10 +127,11 @@ class Predictors:
         logits: dict[str, np.ndarray] = {}
         for name, predictor in self.models.items():
             if name == "teacher" and columns.LOGITS in dataset.column_names:
-                logits[name] = np.stack(columns.all_numbers(dataset, columns.LOGITS)).astype(np.float32)
-                check_finite(logits[name], "teacher's cache")
+                logits[name] = _cached_texts(dataset)
             else:
                 logits[name] = predict_logits(predictor, dataset, name=name, batch_size=self.batch_size)
+        if columns.LOGITS in dataset.column_names and "teacher" not in logits:  # one that is not here
+            logits["teacher"] = _cached_texts(dataset)
         decided = {}
         for name, given in controls.items():
             values = np.asarray(given)
@@ -275,6 +276,13 @@ def decide(logits: np.ndarray, problem: str | None) -> np.ndarray:
     if problem == "multi_label_classification":
         return (logits > 0).astype(np.int64)
     return logits.argmax(axis=-1)
+
+
+def _cached_texts(dataset: Dataset) -> np.ndarray:
+    """(examples, classes) float32, of the column `teacher_logits`."""
+    logits = np.stack(columns.all_numbers(dataset, columns.LOGITS)).astype(np.float32)
+    check_finite(logits, "teacher's cache")
+    return logits
 
 
 def _cached(predictor: Predictor, dataset: Dataset, classes: int) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import trange
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from hf_distill import columns
@@ -170,7 +171,7 @@ def predict_logits(predictor: Predictor, dataset: Dataset, *, name: str, batch_s
     Raises:
         ValueError: a logit is NaN.
     """
-    answers = list(_answers(predictor, dataset, np.arange(len(dataset)), batch_size))
+    answers = list(_answers(predictor, dataset, np.arange(len(dataset)), batch_size, name))
     logits = np.empty((len(dataset), *answers[0][1].shape[1:]), dtype=np.float32)
     logits[np.concatenate([rows for rows, _ in answers])] = np.concatenate([values for _, values in answers])
     check_finite(logits, name)
@@ -196,7 +197,7 @@ def predict_word_logits(predictor: Predictor, dataset: Dataset, *, name: str, ba
     if not len(with_words):
         raise ValueError(f"None of the {len(positions)} rows has a word: `{predictor.starts}` marks no position.")
     found: dict[int, np.ndarray] = {}
-    for rows, values in _answers(predictor, dataset, with_words, batch_size):
+    for rows, values in _answers(predictor, dataset, with_words, batch_size, name):
         for row, of_positions in zip(rows, values, strict=True):
             before = len(of_positions) - lengths[row] if predictor.pads_left else 0
             found[int(row)] = of_positions[before + positions[row]]
@@ -207,11 +208,11 @@ def predict_word_logits(predictor: Predictor, dataset: Dataset, *, name: str, ba
 
 
 def _answers(
-    predictor: Predictor, dataset: Dataset, rows: np.ndarray, batch_size: int
+    predictor: Predictor, dataset: Dataset, rows: np.ndarray, batch_size: int, name: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Some row numbers and their logits at a time, the longest first."""
     order = rows[np.argsort(-predictor.lengths(dataset)[rows], kind="stable")]
-    for start in range(0, len(order), batch_size):
+    for start in trange(0, len(order), batch_size, desc=f"Predictions: {name}", unit=" batches", delay=5, leave=False):
         batch = order[start : start + batch_size]
         yield batch, predictor(predictor.inputs(dataset, batch)).float().cpu().numpy()
 

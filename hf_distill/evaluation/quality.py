@@ -59,7 +59,8 @@ def ratios(
     """How much better the student is, more being better in each.
 
     Args:
-        models: `parameters`, `bytes` and, where counted, `flops_per_text` of teacher and student.
+        models: `parameters`, `bytes` and, where counted, `flops_per_text` of teacher and student; nothing of a teacher
+            that is not here.
         value: of the first metric, by name; without the teacher's, no ratio of quality is found.
         speeds: of teacher and student.
         seed: of the draws of timed calls.
@@ -69,9 +70,10 @@ def ratios(
     found: dict[str, dict[str, Any]] = {
         name: {"value": models["teacher"][size] / models["student"][size]}
         for size, name in SMALLER.items()
-        if all(size in models[who] for who in ("teacher", "student"))
+        if all(size in models.get(who, {}) for who in ("teacher", "student"))
     }
-    found |= faster(speeds["teacher"], speeds["student"], seed)
+    if "teacher" in speeds:
+        found |= faster(speeds["teacher"], speeds["student"], seed)
     if "teacher" in value:
         found |= ratio("quality_kept", value["student"], value["teacher"])
     if {MAJORITY, "teacher"} <= value.keys():

@@ -215,7 +215,7 @@ def by_length(cells: Sequence[Cell], seed: int) -> list[dict[str, Any]]:
     """A row for each model, batch size and length, see `Report.speed`.
 
     Args:
-        cells: of `teacher`, `student`, and the student's files under the names of their runtimes.
+        cells: of `teacher` where it is here, `student`, and the student's files under the names of their runtimes.
         seed: see `ratio_of_medians`.
     """
     slow = {(cell.batch, cell.length): cell.compared for cell in cells if cell.model == "teacher"}
@@ -234,7 +234,7 @@ def by_length(cells: Sequence[Cell], seed: int) -> list[dict[str, Any]]:
             "p95_ms": p95,
             "per_second": per_second(cell.batch, cell.milliseconds),
         }
-        if cell.model != "teacher":
+        if cell.model != "teacher" and slow:
             row["faster"] = ratio_of_medians(slow[cell.batch, cell.length], cell.compared, seed)
         rows.append(row)
     return rows

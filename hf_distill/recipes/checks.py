@@ -20,6 +20,8 @@ from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.students.transformer.families import FAMILIES
 from hf_distill.students.transformer.from_teacher import chosen_layers, shrunk_config
 from hf_distill.tasks.base import RecipeTask
+from hf_distill.tasks.cascading import check_rows
+from hf_distill.tasks.labelling import LabellingTask
 from hf_distill.tasks.models import Models
 
 # What each step replaces, relative to the run's folder.
@@ -28,7 +30,7 @@ REPLACES = {
     "cache": ("cache",),
     "distill": ("student",),
     "controls": ("baseline",),
-    "compare": ("report.json", "report.png"),
+    "compare": ("report.json", "report.png", "deferral.png"),
     "card": ("recipe.yaml",),
 }
 SMALL_VOCABULARY = 1000  # tokens; from there on special tokens and an alphabet always leave room for words
@@ -38,7 +40,8 @@ def replaced_by(recipe: Recipe, steps: Iterable[str] = tuple(REPLACES)) -> list[
     """Names of the files and folders that some steps of a recipe replace, relative to the run's folder."""
     idle = [] if recipe.uses_soft_targets else ["cache"]
     idle += [] if recipe.teacher.fine_tune is not None else ["teacher"]
-    return [name for step in steps if step not in idle for name in REPLACES.get(step, ())]
+    idle += [] if recipe.cascade is not None else ["deferral.png"]
+    return [name for step in steps if step not in idle for name in REPLACES.get(step, ()) if name not in idle]
 
 
 def check_process_and_sources(recipe: Recipe) -> None:
@@ -50,7 +53,12 @@ def check_process_and_sources(recipe: Recipe) -> None:
     folder = Path(recipe.output_dir).resolve()
     augment = recipe.data.augment
     filler = augment.masked_language_model if augment is not None else None
-    read = {"teacher.model": recipe.teacher.model, "data.path": recipe.data.path, "data.augment": filler}
+    read = {
+        "teacher.model": recipe.teacher.model,
+        "data.path": recipe.data.path,
+        "data.augment": filler,
+        "student.base": recipe.student.base,
+    }
     for key, path in read.items():
         place = None if path is None else Path(resolve(path))
         if place is None or not exists(place) or not place.resolve().is_relative_to(folder):
@@ -80,7 +88,7 @@ class Checks:
     def all(self) -> Sequence[Callable[[], None]]:
         """The checks in their order: those of the trainings first, then those of the task."""
         own = (self.check_stages, self.check_trackers, self.check_lengths)
-        return *own, *self.task.checks, self.check_student, self.check_matchings, self.check_export
+        return *own, *self.task.checks, self.check_student, self.check_matchings, self.check_export, self.check_cascade
 
     def check_stages(self) -> None:
         """Raise a ValueError for trainings that cannot be, or where nothing is learned from the teacher."""
@@ -147,8 +155,10 @@ class Checks:
 
     def check_matchings(self) -> None:
         """Raise a ValueError for a matching of states that student or teacher does not have, or of other sizes."""
+        if not any(self.recipe.matchings(stage) for stage in self.recipe.stages):
+            return
         self._check_layers()
-        if self.recipe.writes or not any(self.recipe.matchings(stage) for stage in self.recipe.stages):
+        if self.recipe.writes:
             return  # the states of a model that writes depend on which of its halves are compared
         student, teacher = (_states_like(config) for config in (self.student_config(), self.models.config()))
         if student is None or teacher is None:
@@ -173,6 +183,11 @@ class Checks:
                     f"{key}.report_to: {', '.join(missing)} is not installed here; there are "
                     f"{', '.join(available) or 'none'}. Install it, or leave it out."
                 )
+
+    def check_cascade(self) -> None:
+        """Raise a ValueError where a cascade's threshold could not be fitted."""
+        if isinstance(self.task, LabellingTask):
+            check_rows(self.task)
 
     def check_export(self) -> None:
         """Raise a ValueError where the export is asked for and what it needs is missing."""

@@ -1,4 +1,4 @@
-"""What a disk refuses, in one line: the step, the file, what is kept and what to do."""
+"""What ends a run early, in one line: what a disk refuses, with what to do, or Ctrl-C; and what is kept."""
 
 import errno
 import os
@@ -29,7 +29,8 @@ PROBE = 2**20  # bytes
 
 
 class OneLine:
-    """Turns what a disk refuses within a `with` block into an OSError with one line; other errors pass.
+    """Turns what a disk refuses within a `with` block into an OSError with one line, and Ctrl-C into one that tells how
+    to go on; other errors pass.
 
     Args:
         step: that is at work, in words.
@@ -46,11 +47,18 @@ class OneLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, KeyboardInterrupt) and not isinstance(error, InterruptedRun):
+            told = f"Interrupted in {self.step}. {self.kept()} The same command goes on from there."
+            raise InterruptedRun(told) from error
         found = None if error is None or isinstance(error, OneLineError) else refusal(error, self.folder)
         if found is not None:
             number, what = found
             told = " ".join(f"{self.step}: {what}. {self.kept()} {REMEDIES[number]}, then run again.".split())
             raise OneLineError(number, told) from error
+
+
+class InterruptedRun(KeyboardInterrupt):
+    """Ctrl-C, with one line that tells the step, what is kept and how to go on."""
 
 
 class OneLineError(OSError):

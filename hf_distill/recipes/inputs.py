@@ -46,6 +46,11 @@ class Inputs:
     def _after(self, *steps: str) -> dict[str, Any]:
         return {f"after.{step}": digest(self[step]) for step in steps}
 
+    @property
+    def _after_training(self) -> dict[str, Any]:
+        """What depends on the student but not on the threshold of its cascade."""
+        return {"after.distill": digest(self["trained student"])}
+
     @cached_property
     def _rows(self) -> dict[str, str]:
         return {f"rows.{name}": rows_digest(part) for name, part in self.task.parts.items()}
@@ -55,11 +60,19 @@ class Inputs:
 
     @cached_property
     def _given_teacher(self) -> dict[str, Any]:
-        """The teacher as it is given: its files by content, or the commit of a Hub id."""
-        path = Path(self.models.source)
-        if not path.exists():
-            return {"teacher.model": self.models.source, "teacher.commit": self.models.config()._commit_hash}
-        return self._files("teacher.model", path)
+        """The teacher as it is given, or what the student starts from in place of one behind a prompt."""
+        if self.recipe.teacher.prompt is None:
+            return self._model("teacher", self.models.source)
+        return self._model("student.base", self.models.source)
+
+    def _model(self, key: str, source: str | None) -> dict[str, Any]:
+        """A model as it is given: its files by content, or the commit of a Hub id; nothing of none."""
+        if not source:
+            return {}
+        name = "teacher.model" if key == "teacher" else key
+        if not Path(source).exists():
+            return {name: source, f"{key}.commit": self.models.config(source)._commit_hash}
+        return self._files(name, Path(source))
 
     def _files(self, key: str, path: Path) -> dict[str, Any]:
         """The files of a folder, or one file, by content."""
@@ -101,6 +114,7 @@ class Inputs:
         teacher, student = self.recipe.teacher, self.recipe.student
         return {
             **self._after("teacher"),
+            **self._model("language model", self.models.language_model),
             "uses_soft_targets": self.recipe.uses_soft_targets,
             "teacher.bf16": teacher.bf16 and has_fast_bf16(),
             "teacher.max_length": teacher.max_length,
@@ -126,6 +140,16 @@ class Inputs:
         }
 
     def _distill(self) -> dict[str, Any]:
+        cascade = self.recipe.cascade
+        if cascade is None:
+            return self["trained student"]
+        return {
+            **self["trained student"],
+            **named("cascade", dataclasses.asdict(cascade)),
+            **self._of("fidelity"),
+        }
+
+    def _trained_student(self) -> dict[str, Any]:
         teacher = self.recipe.teacher
         return {
             **self._after("cache", "initialize"),
@@ -140,10 +164,10 @@ class Inputs:
         }
 
     def _controls(self) -> dict[str, Any]:
-        return {**self._after("distill"), "compare.controls": self.recipe.compare.controls, **self._of("test")}
+        return {**self._after_training, "compare.controls": self.recipe.compare.controls, **self._of("test")}
 
     def _seeds(self) -> dict[str, Any]:
-        return {**self._after("distill"), "compare.more_seeds": self.recipe.compare.more_seeds}
+        return {**self._after_training, "compare.more_seeds": self.recipe.compare.more_seeds}
 
     def _export(self) -> dict[str, Any]:
         return {**self._after("distill"), **named("export", dataclasses.asdict(self.recipe.export))}
@@ -162,7 +186,7 @@ class Inputs:
         return {
             **self._after("compare"),
             **named("push", dataclasses.asdict(recipe.push)),
-            "teacher.name": local(recipe.teacher.model),
+            "teacher.name": local(recipe.teacher.source),
             "data.name": name_of(recipe.data.path),
             "recipe": digest(without_secrets(dataclasses.asdict(recipe))),
         }

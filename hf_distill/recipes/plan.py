@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -47,6 +48,8 @@ class Plan:
         room: an estimate of the bytes that the steps that run take: for the teacher, checkpoints, the cache, students
             and their ONNX files.
         free_bytes: of the disk.
+        questions: the prompt of one row and how many questions a teacher behind a prompt would be asked; None of any
+            other, and where the recipe cannot run.
         refusals: what has to change before the recipe can run, one text each.
     """
 
@@ -59,6 +62,7 @@ class Plan:
     room: dict[str, int]
     free_bytes: int
     refusals: list[str] = field(default_factory=list)
+    questions: Any = None
 
     @property
     def needed_bytes(self) -> int:
@@ -77,11 +81,21 @@ class Plan:
         """Whether the estimate comes so close to the free space that the disk may become full."""
         return self.needed_bytes > TIGHT * self.free_bytes
 
+    @property
+    def size(self) -> str:
+        """Task and rows, in words."""
+        rows = ", ".join(f"{number:,} {name}" for name, number in self.rows.items() if number)
+        return f"{self.task}: {rows} rows"
+
+    @property
+    def work(self) -> str:
+        """The steps that run, in words."""
+        runs = [step.name for step in self.steps if step.runs]
+        return f"runs {', '.join(runs) if runs else 'nothing, all is done'}"
+
     def summary(self) -> str:
         """One line."""
-        runs = [step.name for step in self.steps if step.runs]
-        rows = ", ".join(f"{number:,} {name}" for name, number in self.rows.items() if number)
-        return f"{self.task}: {rows} rows; runs {', '.join(runs) if runs else 'nothing, all is done'}"
+        return f"{self.size}; {self.work}"
 
     def details(self) -> Group:
         """All of it, for a terminal."""
@@ -92,6 +106,7 @@ class Plan:
         lines = [f"classes: {', '.join(self.classes)}"] if self.classes else []
         lines += [f"{name}: {number:,}" for name, number in self.counts.items()]
         lines.append(f"space: {self.space}{'. The disk may become full: make room first' if self.is_tight else ''}")
+        lines += [] if self.questions is None else [f"\nThe teacher's prompt for one text:\n\n{self.questions}\n"]
         lines += [f"refused: {refusal}" for refusal in self.refusals]
         return Group(steps, *(Text(line) for line in lines))  # no markup: classes and columns may have brackets
 
@@ -129,6 +144,7 @@ def plan(run: Run) -> Plan:
         room=room,
         free_bytes=shutil.disk_usage(place).free,
         refusals=refusals,
+        questions=None if refusals else run.task.questions(),
     )
     if planned.needed_bytes > planned.free_bytes:
         refusals.append(f"output_dir: {planned.space} on the disk of {place}. Make room, or choose another output_dir.")

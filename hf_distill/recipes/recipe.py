@@ -18,12 +18,15 @@ from hf_distill.redaction import redacted, secrets_in, without_secrets
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.transformer.config import TransformerStudentConfig
-from hf_distill.tasks import RECIPE_TASKS
+from hf_distill.tasks import RECIPE_TASKS, cascading, task_of
+from hf_distill.tasks.prompt_checks import check_prompted
+from hf_distill.tasks.prompt_settings import with_prompt_defaults
 from hf_distill.tasks.settings import (
     OF_THE_RUN,
     STAGE_HINTS,
     STUDENT_LIMITS,
     TRAINING_LIMITS,
+    Cascade,
     Compare,
     Export,
     Push,
@@ -32,7 +35,7 @@ from hf_distill.tasks.settings import (
     Teacher,
 )
 
-__all__ = ["Compare", "Data", "Export", "Push", "Recipe", "Student", "Teacher"]
+__all__ = ["Cascade", "Compare", "Data", "Export", "Push", "Recipe", "Student", "Teacher"]
 
 STUDENTS: dict[str, Any] = {
     "lstm": LSTMStudentConfig,
@@ -63,6 +66,7 @@ class Recipe(Settings):
         compare: see `Compare`.
         export: see `Export`.
         push: see `Push`.
+        cascade: see `Cascade`.
         output_dir: where everything goes.
         seed: of the splits, the initialisation and the training.
     """
@@ -97,7 +101,7 @@ class Recipe(Settings):
         """
         check_size(content)
         try:
-            recipe = section_from(cls, content)
+            recipe = section_from(cls, with_prompt_defaults(content))
         except ValueError as error:
             raise ValueError(redacted(str(error), *secrets_in(content))) from None
         recipe.check()
@@ -107,10 +111,12 @@ class Recipe(Settings):
         """Raise a ValueError for what can be known to be wrong without reading any data."""
         if self.task not in RECIPE_TASKS:
             raise ValueError(f"task: unknown {self.task!r}.{nearest(self.task, RECIPE_TASKS)}")
-        task = RECIPE_TASKS[self.task]
+        task = task_of(self)
         if not self.stages:
             raise ValueError("distill: expected training arguments or a list of them, got an empty list.")
+        check_prompted(self)
         task.check_settings(self)
+        cascading.check_settings(self)
         self._check_report()
         kind: Any = task.arguments_class
         hints = argument_types(kind)
@@ -129,12 +135,19 @@ class Recipe(Settings):
         taken = {*self.data.label_columns, *self.data.text_columns, "label", "text", "text_pair", "words"}
         if taken & set(self.compare.by):
             raise ValueError(f"compare.by: {', '.join(sorted(taken & set(self.compare.by)))} is the text or its label.")
-        for name, changes in self.compare.test_sets.items():
-            key = f"compare.test_sets.{name}"
+        others = {f"compare.test_sets.{name}": changes for name, changes in self.compare.test_sets.items()}
+        others |= {} if self.data.labelled_test is None else {"data.labelled_test": self.data.labelled_test}
+        for key, changes in others.items():
             fixed = {"minimum", "together", "augment"} & changes.keys()
             if fixed:
                 raise ValueError(f"{key}: {fixed.pop()} is about what is trained on. Leave it out.")
             section_from(Data, {"path": self.data.path, **changes}, key)
+
+        pair = len(self.data.text_columns) > 1
+        for sample in self.push.samples:
+            if pair != isinstance(sample, list) or (pair and len(sample) != 2) or not sample or not all(sample):
+                expected = "lists of two texts, as data.text names two columns" if pair else "texts"
+                raise ValueError(f"push.samples: expected {expected}; got {sample!r:.80}.")
 
     @property
     def trainings(self) -> list[tuple[str, dict[str, Any]]]:

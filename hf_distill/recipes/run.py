@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hf_distill.environment import summary
 from hf_distill.recipes.failures import OneLine
 from hf_distill.recipes.plan import Plan, plan
 from hf_distill.recipes.recipe import Recipe
@@ -37,7 +38,9 @@ def run_recipe(recipe: Recipe | str | Path, only: str | None = None, *, verify: 
         planned = plan(run)
         if planned.refusals:
             raise ValueError("\n".join(planned.refusals))
-        run.console.print(planned.summary(), highlight=False)
+        run.console.print(f"{planned.size}, on {summary(run.bf16)}\n{planned.work}", highlight=False)
+        if planned.questions is not None and any(step.name == "cache" and step.runs for step in planned.steps):
+            run.console.print(f"{planned.questions}\n", highlight=False, markup=False)
         if planned.is_tight:
             run.console.print(f"The disk may become full: {planned.space}", style="yellow", highlight=False)
         with run.workspace.locked():
@@ -47,7 +50,11 @@ def run_recipe(recipe: Recipe | str | Path, only: str | None = None, *, verify: 
                 if only is None or STEPS.index(step) <= STEPS.index(only):
                     with OneLine(step, folder, run.kept):
                         run.step(step)
-    return Report.load(run.folder) if only in (None, "compare", "card") else None
+    if only not in (None, "compare", "card"):
+        return None
+    report = Report.load(run.folder)
+    run.console.print(report.table())
+    return report
 
 
 def plan_recipe(recipe: Recipe | str | Path, *, verify: bool = False) -> Plan:

@@ -19,15 +19,17 @@ from hf_distill.paths import local, name_of
 from hf_distill.recipes.checks import Checks, check_process_and_sources, replaced_by
 from hf_distill.recipes.files import write_text
 from hf_distill.recipes.inputs import Inputs
+from hf_distill.recipes.progress import RUNS
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
 from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, Workspace, digest
-from hf_distill.reports.card import model_card
+from hf_distill.reports.card import model_card, title
 from hf_distill.reports.report import Report
 from hf_distill.soft_targets import provenance
 from hf_distill.students.from_teacher import student_from_teacher
-from hf_distill.tasks import RECIPE_TASKS
+from hf_distill.tasks import cascading, task_of
 from hf_distill.tasks.base import Loaded, Trained
+from hf_distill.tasks.labelling import LabellingTask
 from hf_distill.tasks.models import Models
 
 # Each with the revision of its code: a higher one makes the step run again where an older one made its result.
@@ -48,11 +50,14 @@ RESULTS = {
     "teacher": ("teacher/**/*", ".work/folds/**/*"),
     "cache": ("cache/**/*.arrow", "cache/**/provenance.json"),
     "initialize": (".work/initial/**/*",),
-    "distill": ("student/*",),
+    "distill": ("student/*", ".work/cascade.json"),
     "controls": ("baseline/**/*", ".work/controls.json"),
     "seeds": (".work/seeds/**/*",),
     "export": ("student/onnx/*", "student/runtime.py"),
-    "compare": ("report.json", "report.png", "student/report.json", "student/report.png"),
+    "compare": (
+        *("report.json", "report.png", "deferral.png"),
+        *("student/report.json", "student/report.png", "student/deferral.png"),
+    ),
     "card": (CARD, "recipe.yaml"),
 }
 # What each step writes in place, by patterns.
@@ -82,13 +87,13 @@ class Run:
         self.workspace = Workspace(self.folder)
         self.work = self.workspace.work
         replaced = replaced_by(recipe)
-        self.workspace.check_links(replaced)
+        self.workspace.check_links([*replaced, RUNS])
         if not self.workspace.is_ours:
             self.workspace.check_foreign(replaced)
         check_process_and_sources(recipe)
         self.bf16 = recipe.teacher.bf16 and has_fast_bf16()
         self.models = Models(recipe)
-        self.task = RECIPE_TASKS[recipe.task](recipe, self.models, self._keep)
+        self.task = task_of(recipe)(recipe, self.models, self._keep)
         self.inputs = Inputs(recipe, self.task, self.models, self.workspace.hash_of)
         self.training = Training(recipe, self.task, self.models, self.workspace)
         self.checked = Checks(recipe, self.task, self.models, self.training)
@@ -144,6 +149,7 @@ class Run:
         self.workspace.forget(name)
         self.workspace.claim(IN_PLACE.get(name, ()))
         self.console.rule(name)
+        self.training.step = name
         start = time.perf_counter()
         getattr(self, f"_step_{name}")()
         self.tell_notes()
@@ -294,15 +300,38 @@ class Run:
 
     def _step_distill(self) -> None:
         """Train the student on its targets and on the teacher's outputs."""
+        if self.recipe.cascade is None:
+            self.save("student", *self.trained())
+            return
+        self.once(".work/trained", self.inputs["trained student"], self.trained)  # other thresholds need no training
+        student, tokenizer = self.models.load(self.work / "trained")
+        found = cascading.fit(self.labelling_task, (student, tokenizer))
+        self.workspace.write_json("cascade.json", found.as_dict())
+        self.save("student", student, tokenizer)
+
+    def trained(self) -> Loaded:
+        """The student after its training, and its tokenizer."""
         student, tokenizer = self.models.load(self.models.initial)
         self.train_student("student", student, tokenizer, self.distillation_rows)
-        self.save("student", student, tokenizer)
+        return student, tokenizer
+
+    @property
+    def labelling_task(self) -> LabellingTask:
+        """The task of the run, which has classes.
+
+        Raises:
+            TypeError: it has none.
+        """
+        if not isinstance(self.task, LabellingTask):
+            raise TypeError(f"{self.recipe.task} has no classes.")
+        return self.task
 
     def _step_controls(self) -> None:
         """Train what the student must beat: first the same student without a teacher."""
-        student, tokenizer = self.models.load(self.models.initial)
-        self.train_student("baseline", student, tokenizer, self.task.labelled_rows(), without_teacher=True)
-        self.save("baseline", student, tokenizer)
+        if self.task.has_baseline:
+            student, tokenizer = self.models.load(self.models.initial)
+            self.train_student("baseline", student, tokenizer, self.task.labelled_rows(), without_teacher=True)
+            self.save("baseline", student, tokenizer)
         made = self.task.controls(lambda: self.distillation_rows, self.trained_control, self.folder / "baseline")
         self.workspace.write_json("controls.json", made)
 
@@ -315,9 +344,9 @@ class Run:
     def _step_seeds(self) -> None:
         """Train the student and its baseline again, from other seeds."""
         for seed in self.recipe.compare.more_seeds:
-            for name in ("student", "baseline"):
+            for name in ("student", *(["baseline"] if self.task.has_baseline else [])):
                 make = functools.partial(self.trained_again, name, seed)
-                self.once(f".work/seeds/{seed}/{name}", self.inputs["distill"], make)
+                self.once(f".work/seeds/{seed}/{name}", self.inputs["trained student"], make)
 
     def trained_again(self, name: str, seed: int) -> Loaded:
         """A student or a baseline from another seed, and its tokenizer."""
@@ -344,7 +373,7 @@ class Run:
             name, len(rows), len(self.distillation_rows), without_teacher=without_teacher, seed=seed
         ):
             train, judged = (self.task.training_rows(part, matching) for part in (rows, validation))
-            self.training.fit(student, tokenizer, arguments, train, judged, self.inputs["distill"], matching)
+            self.training.fit(student, tokenizer, arguments, train, judged, self.inputs["trained student"], matching)
 
     # The end
 
@@ -364,17 +393,24 @@ class Run:
             Trained(
                 teacher=self.models.teacher(),
                 student=self.models.load(self.folder / "student"),
-                baseline=self.models.load(self.folder / "baseline"),
-                more=[(self.models.load(each / "student"), self.models.load(each / "baseline")) for each in folders],
+                baseline=self.baseline(self.folder),
+                more=[(self.models.load(each / "student"), self.baseline(each)) for each in folders],
                 controls=self.workspace.read_json("controls.json", {}),
                 onnx=self.folder / "student" if self.recipe.export.onnx else None,
             )
         )
+        if self.recipe.cascade is not None:
+            student, fitted = self.models.load(self.folder / "student"), self.workspace.read_json("cascade.json")
+            report = cascading.with_deferral(self.labelling_task, student, report, fitted)
         self.task.counts = self.task.final_counts()
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
+        report = self.task.finished_report(report)
         report.save(self.folder)
         report.save(self.folder / "student")
-        self.console.print(report.table())
+
+    def baseline(self, folder: Path) -> Any:
+        """The student without a teacher that is in a folder; a pair of None where there are no labels."""
+        return self.models.load(folder / "baseline") if self.task.has_baseline else (None, None)
 
     def about_the_run(self, start: float) -> dict[str, Any]:
         """What a report tells of the run that made it.
@@ -407,12 +443,13 @@ class Run:
             recipe.save(self.folder / "recipe.yaml")
         if not self.unedited("student/README.md"):
             return
+        teacher = push.base_model or local(recipe.teacher.source)
         model_card(
             report,
             self.folder / "student",
-            student_name=(push.repo_id or f"{recipe.student.kind} student of {name_of(recipe.teacher.model)}"),
-            teacher=push.base_model or local(recipe.teacher.model),
-            teacher_revision=getattr(self.models.config(), "_commit_hash", None),
+            student_name=title(report, push.title or name_of(recipe.data.path), recipe.student.kind, teacher),
+            teacher=teacher,
+            teacher_revision=self.models.commit,
             repo_id=push.repo_id,
             license=push.license,
             language=push.language or None,
@@ -423,6 +460,7 @@ class Run:
             splits=self.workspace.steps["compare"]["counts"],  # in their order, which report.json does not keep
             reproduce="hf-distill run recipe.yaml",
             example=self.task.example,
+            samples=self.task.samples(self.folder / "student"),
         )
 
     def told_of(self, stage: dict[str, Any]) -> dict[str, Any]:

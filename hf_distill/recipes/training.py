@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from transformers import Trainer, get_scheduler, set_seed
 
 from hf_distill.environment import has_fast_bf16
 from hf_distill.matching.base import Matching
-from hf_distill.recipes import checkpoints
+from hf_distill.recipes import checkpoints, progress
 from hf_distill.recipes.files import write_text
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.workspace import Workspace, digest
 from hf_distill.tasks.base import RecipeTask
 from hf_distill.tasks.models import Models
 from hf_distill.training.arguments import DistillationArguments
+from hf_distill.training.trainer import DistillationTrainer
 
 TRAINING_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
@@ -29,6 +31,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "train_sampling_strategy": "group_by_length",
     "logging_steps": 50,
     "report_to": "none",
+    "disable_tqdm": False,  # whatever the verbosity of logs is
 }
 # What transformers and torch raise for arguments that do not fit together or here.
 REFUSALS = (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, NotImplementedError)
@@ -106,6 +109,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, task: RecipeTask, models: Models, workspace: Workspace) -> None:
         self.recipe, self.task, self.models, self.workspace = recipe, task, models, workspace
+        self.step = "teacher"  # at work; the logs of trackers stand under its name
 
     def arguments(self, settings: Mapping[str, Any], name: str, **sizes: Any) -> DistillationArguments:
         """Training arguments of this run; see `training_arguments`."""
@@ -196,8 +200,36 @@ class Training:
             inputs: what the training depends on; checkpoints of others do not count.
             matching: of inner states; calls the teacher.
         """
+        folder = Path(str(arguments.output_dir))
+        mark, now = folder / "inputs.json", digest([inputs, len(train)])
+        if not mark.exists() or mark.read_text(encoding="utf-8", errors="replace") != now:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+            write_text(mark, now)
+        runs, place = self.workspace.folder / progress.RUNS, f"{self.step}/{folder.name}"
+        judged = f"eval_{arguments.metric_for_best_model}"
+        name = progress.title(folder.name, len(self.recipe.stages))
+        with progress.trackers_in(runs, place) if arguments.report_to else nullcontext():
+            trainer = self.trainer(model, tokenizer, arguments, train, validation, matching)
+            with progress.shown(trainer, name, judged):
+                checkpoints.train(trainer, folder)
+        curve = [[entry["step"], entry[judged]] for entry in trainer.state.log_history if judged in entry]
+        self.workspace.write_json("curves.json", self.workspace.read_json("curves.json", {}) | {folder.name: curve})
+        shutil.rmtree(folder)
+
+    def trainer(
+        self,
+        model: Any,
+        tokenizer: Any,
+        arguments: DistillationArguments,
+        train: Dataset,
+        validation: Dataset,
+        matching: Sequence[Matching],
+    ) -> DistillationTrainer:
+        """The trainer of the task; see `fit`."""
         teacher, teacher_tokenizer = self.models.teacher() if matching else (None, None)
-        trainer = self.task.trainer_class(
+        return self.task.trainer_class(
             model,
             arguments,
             teacher_model=teacher,
@@ -209,18 +241,6 @@ class Training:
             data_collator=self.task.collator(tokenizer, model),
             compute_metrics=self.task.validation_metrics(tokenizer),
         )
-        folder = Path(str(arguments.output_dir))
-        mark, now = folder / "inputs.json", digest([inputs, len(train)])
-        if not mark.exists() or mark.read_text(encoding="utf-8", errors="replace") != now:
-            if folder.exists():
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True)
-            write_text(mark, now)
-        checkpoints.train(trainer, folder)
-        judged = f"eval_{arguments.metric_for_best_model}"
-        curve = [[entry["step"], entry[judged]] for entry in trainer.state.log_history if judged in entry]
-        self.workspace.write_json("curves.json", self.workspace.read_json("curves.json", {}) | {folder.name: curve})
-        shutil.rmtree(folder)
 
     def curves(self) -> dict[str, list[list[float]]]:
         """The selection metric on the validation rows by optimizer step, of student and baseline through all stages."""

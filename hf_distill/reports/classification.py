@@ -56,7 +56,7 @@ from hf_distill.teachers.ensemble import TeacherEnsemble
 
 
 def compare(
-    teacher_model: nn.Module | TeacherEnsemble,
+    teacher_model: nn.Module | TeacherEnsemble | None,
     student_model: nn.Module,
     dataset: Dataset,
     *,
@@ -93,7 +93,7 @@ def compare(
     which they came. `Comparison` documents each argument at length.
 
     Args:
-        teacher_model: a model with logits, or an ensemble.
+        teacher_model: a model with logits, or an ensemble. None: one that is not here, with a column `teacher_logits`.
         student_model: a model with logits.
         dataset: the tokenised test set with `labels`.
         task: "text-classification" or "token-classification".
@@ -179,7 +179,9 @@ def measure(given: Comparison) -> Measured:
     readers = from_text(given, {name: predictors[name] for name in (*models, *files)})
 
     def asked(*names: str) -> Predictors:
-        scored = {name: predictors[name] for name in names if not (given.other_classes and name == "teacher")}
+        scored = {name: predictors[name] for name in names if name in predictors}
+        if given.other_classes:
+            scored.pop("teacher", None)
         return Predictors(scored, given.problem, given.names, given.word_level, given.batch_size)
 
     trained = (*models, *given.further_models)
@@ -258,15 +260,18 @@ class Scores:
 def score_all(given: Comparison, measured: Measured, metrics: list[evaluate.EvaluationModule]) -> Scores:
     """Every metric of all, on the test set and the further ones."""
     predictions, controls = measured.predictions, dict(given.controls or {})
-    if given.problem == SINGLE_LABEL and MAJORITY not in controls:
+    if given.problem == SINGLE_LABEL and MAJORITY not in {**controls, **(given.controls_with_teacher or {})}:
         labels = predictions.labels if given.known_labels is None else given.known_labels
         controls[MAJORITY] = majority_class(labels.tolist(), len(predictions.labels))
         predictions = replace(predictions, decisions=predictions.decisions | {MAJORITY: controls[MAJORITY]})
     drawn = (given.trainings, given.resamples, given.seed)
+    scored = score(metrics, predictions, *drawn)
+    if given.judged_by_teacher:
+        scored.pop("teacher", None)  # it agrees with itself
     return Scores(
         predictions,
         metrics,
-        score(metrics, predictions, *drawn),
+        scored,
         {name: score(metrics, found, *drawn) for name, found in measured.further.items()},
         list(controls),
     )
@@ -285,6 +290,8 @@ def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
         }
         for name, model in given.models.items()
     }
+    if given.teacher_model is None:
+        models = {"teacher": {"quality": summaries(scores.scored.get("teacher", {}))}, **models}
     without_teacher = scores.without_teacher
     differences = {"gain_over_best_control": gain(value, without_teacher)} if without_teacher else {}
     if without_teacher and "teacher" in value:
@@ -318,7 +325,7 @@ def assemble(given: Comparison, measured: Measured, scores: Scores) -> Report:
         onnx={
             name.removeprefix("onnx "): {
                 "quality": summaries(scores.scored[name]),
-                **exported(model.file, name, measured, predictions, models["teacher"]["bytes"], given.seed),
+                **exported(model.file, name, measured, predictions, models["teacher"].get("bytes"), given.seed),
             }
             for name, model in given.files.items()
         },
@@ -337,15 +344,18 @@ def where_quality_lies(
 ) -> dict[str, Any]:
     """The fields of a report about parts of the test set: by group, class and example."""
     predictions, value = scores.predictions, scores.value
-    compared = dict.fromkeys([*given.models, *(each["control"] for each in differences.values())])
+    compared = dict.fromkeys(["teacher", *given.models, *(each["control"] for each in differences.values())])
     shown = [name for name in compared if name in value]
     groups = {"length": breakdown.length_groups(measured.lengths), **(given.groups or {})}
     found: dict[str, Any] = {"breakdown": breakdown.by_group(groups, predictions, scores.metrics[0], shown)}
     if given.problem == SINGLE_LABEL:
+        if not given.other_classes:
+            found["fidelity"] = fidelity(measured.pair)
+        if given.judged_by_teacher:  # what follows is about labels
+            return found
         found["calibration"] = calibration(predictions, shown)
         found["per_class"] = breakdown.per_class(predictions, shown)
         if not given.other_classes:
-            found["fidelity"] = fidelity(measured.pair)
             found["most_different"] = breakdown.most_different(predictions, given.texts)
     return found
 
@@ -364,13 +374,13 @@ def ratios_from_text(measured: Measured, name: str, seed: int) -> dict[str, dict
     """How many times as fast as the teacher a model or a file is from text to label; empty where that was not timed."""
     return (
         end_to_end_ratios(measured.end_to_end["teacher"], measured.end_to_end[name], seed)
-        if measured.end_to_end
+        if "teacher" in measured.end_to_end
         else {}
     )
 
 
 def exported(
-    file: Path, name: str, measured: Measured, predictions: Predictions, teacher_bytes: int, seed: int
+    file: Path, name: str, measured: Measured, predictions: Predictions, teacher_bytes: int | None, seed: int
 ) -> dict[str, Any]:
     """One ONNX file of the student, without its quality, see `Report.onnx`.
 
@@ -379,11 +389,13 @@ def exported(
         name: under which it is among the others.
         measured: the times.
         predictions: of all.
-        teacher_bytes: of the teacher's weights file.
+        teacher_bytes: of the teacher's weights file. None: it is not here.
         seed: see `ratio_of_medians`.
     """
     size, speeds = file.stat().st_size, measured.speeds
-    compared = {"lighter": {"value": teacher_bytes / size}, **faster(speeds["teacher"], speeds[name], seed)}
+    compared: dict[str, Any] = {}
+    if teacher_bytes is not None:
+        compared = {"lighter": {"value": teacher_bytes / size}, **faster(speeds["teacher"], speeds[name], seed)}
     found: dict[str, Any] = {
         "bytes": size,
         **summary(speeds[name]),

@@ -30,8 +30,9 @@ class Comparison:
     """What `compare` was given, and what follows from it.
 
     Attributes:
-        teacher_model: a model with logits, or an ensemble. One that answers in other classes than the student's is only
-            timed and sized, and the report warns of it.
+        teacher_model: a model with logits, or an ensemble. None: one that is not here; its `teacher_logits` are on
+            every data set, and its size and speed are not measured. One that answers in other classes than the
+            student's is only timed and sized, and the report warns of it.
         student_model: likewise a model with logits.
         dataset: the tokenised test set, with `labels` (-100 is not counted) and the student's columns; where the
             teacher has its own tokenizer also `teacher_input_ids` and its companions. For tagging, labels stand at the
@@ -77,7 +78,7 @@ class Comparison:
         seed: of resampled intervals and of the choice of texts to time.
     """
 
-    teacher_model: nn.Module | TeacherEnsemble
+    teacher_model: nn.Module | TeacherEnsemble | None
     student_model: nn.Module
     dataset: Dataset
     task: str
@@ -130,8 +131,10 @@ class Comparison:
 
     @cached_property
     def models(self) -> dict[str, nn.Module | TeacherEnsemble]:
-        """The models that have figures of their own: `teacher`, `student` and, where there is one, `baseline`."""
-        models = {"teacher": self.teacher_model, "student": self.student_model}
+        """The models that have figures of their own: `student` and, where they are here, `teacher` and `baseline`."""
+        models: dict[str, nn.Module | TeacherEnsemble] = {"student": self.student_model}
+        if self.teacher_model is not None:
+            models = {"teacher": self.teacher_model, **models}
         return models if self.baseline_model is None else models | {BASELINE: self.baseline_model}
 
     @cached_property
@@ -166,7 +169,14 @@ class Comparison:
     @cached_property
     def other_classes(self) -> str:
         """A warning where the teacher answers in other classes, else an empty text."""
+        if self.teacher_model is None:
+            return ""
         return _other_classes(self.config, self.teacher_model.config, self.task, self.sets)
+
+    @property
+    def judged_by_teacher(self) -> bool:
+        """Whether the labels are the teacher's own answers, so that its quality is none."""
+        return self.metrics[0] == "agreement_with_teacher"
 
     @cached_property
     def known_labels(self) -> np.ndarray | None:
@@ -217,6 +227,12 @@ class Comparison:
         if self.training_texts is not None and self.texts is None:
             raise ValueError(
                 "training_texts are compared with the test texts: give those as texts, in the rows' order."
+            )
+        without = [name for name, rows in self.sets.items() if columns.LOGITS not in rows.column_names]
+        if self.teacher_model is None and (self.word_level or without):
+            raise ValueError(
+                f"teacher_model: got none, so expected the column {columns.LOGITS} with the teacher's probabilities of "
+                f"the classes on all sets of texts, and {', '.join(without) or 'a tagged set'} lacks it."
             )
         metrics = [load_metric(name, self.trust_remote_code, self.revision) for name in self.metrics]
         _check_metrics(metrics, self.metrics, self.names, {TEST_SET: self.dataset, **(self.test_sets or {})})

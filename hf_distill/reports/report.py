@@ -24,10 +24,11 @@ class Report:
         task: name of the task.
         metrics: names of the metrics, the first one decides.
         examples: how many labelled examples the quality was measured on.
-        models: `teacher`, `student` and, if there is one, `baseline`, each with `quality.<metric>.{value,low,high}` (95
-            % interval), `parameters`, `bytes` of the weights file, `latency_ms.batch_1.{p50,p95}`,
-            `throughput.batch_32` (examples a second), from texts to labels `end_to_end_ms.batch_1.{p50,p95}` and
-            `end_to_end_throughput.batch_32`, tokenization included, and of the texts that were timed `tokens_per_text`,
+        models: `teacher`, `student` and, if there is one, `baseline`, each with (of a teacher that is not here its
+            quality alone) `quality.<metric>.{value,low,high}` (95 % interval), `parameters`, `bytes` of the weights
+            file, `latency_ms.batch_1.{p50,p95}`, `throughput.batch_32` (examples a second), from texts to labels
+            `end_to_end_ms.batch_1.{p50,p95}` and `end_to_end_throughput.batch_32`, tokenization included, and of the
+            texts that were timed `tokens_per_text`,
             `flops_per_text` and `flops_per_token` (see `cost.count_flops`), means in the model's own tokens. Of models
             that write `tokens_per_text` are those that they read of any test text; operations are of reading a text and
             writing another, and `flops_per_token` of each token that is read or written.
@@ -65,7 +66,17 @@ class Report:
         seeds: how many trainings of the student `quality`, `ratios`, `errors`, `differences` and `test_sets` are means
             of; then `quality` lists their `values`, first that of the student which all other fields describe.
         environment: the machine, versions, and how speed was measured.
+        answers: of a teacher behind a prompt, how it answered: its `model`, `method`, `told` (the method in words),
+            `notes`, of the texts asked `texts`, `distinct`, `without_target`, `unreturned`, and `outside`, the mean
+            probability of answers that name no class.
+        cost: of such a teacher, see `reports.costs.costs`.
         warnings: what a reader should know before using the numbers, in plain words.
+        deferral: of a cascade on the test examples: `curve`, a row for each share that is handed over: `threshold`;
+            `handed_over`, `agreement` (with the teacher, texts that are handed over included) and `quality` (the
+            `metric`), each `{value,low,high}`; and `cost`, the time of student and teacher in shares of the teacher's
+            for all texts. `at_threshold`, such a row for the threshold of the student's config; `texts`; and `fit`, on
+            which rows and how many texts threshold and temperature were fitted, and for which `agreement` (with which
+            `confidence`) or share to `defer`.
         run: what the run that made the student adds about itself: seconds, rows, and `curves`, the first metric on
             validation by step: `{"student": [[step, value], ...], "baseline": ...}`, or whatever `curves_of` says in
             its place. Empty after `compare`.
@@ -92,7 +103,10 @@ class Report:
     onnx: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: int = 1
     environment: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    deferral: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
@@ -105,7 +119,10 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        from hf_distill.reports import plot  # matplotlib, for those who draw
+        from hf_distill.reports import deferral, plot  # matplotlib, for those who draw
+
+        if self.deferral:
+            deferral.save(folder / deferral.PICTURE, self.deferral)
 
         plot.save(
             folder / "report.png",
@@ -163,8 +180,8 @@ class Report:
             table.add_row(
                 name,
                 *(_shown(model["quality"].get(metric)) for metric in metrics),
-                f"{model['parameters']:,}",
-                three_digits(model["latency_ms"]["batch_1"]["p50"]),
+                f"{model['parameters']:,}" if "parameters" in model else "",
+                three_digits(model["latency_ms"]["batch_1"]["p50"]) if "latency_ms" in model else "",
             )
         for name, quality in self.controls.items():
             table.add_row(name.replace("_", " "), *(_shown(quality.get(metric)) for metric in metrics), "", "")

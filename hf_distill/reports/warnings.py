@@ -20,11 +20,12 @@ def sample_warnings(report: Report, validation_rows: int | None = None) -> list[
         validation_rows: how many labelled rows chose the models. None: not known.
     """
     warnings = []
+    row = "text" if report.metrics[0] == "agreement_with_teacher" else "labelled row"
     few = {"the test set": report.examples, **{name: of["examples"] for name, of in report.test_sets.items()}}
     for name, examples in few.items():
         if examples < FEW_TESTED:
             warnings.append(
-                f"Only {count(examples, 'labelled row')} in {name}: fewer than {FEW_TESTED} cannot tell models apart "
+                f"Only {count(examples, row)} in {name}: fewer than {FEW_TESTED} cannot tell models apart "
                 "that differ by some points. Read the intervals, not the values, and test on more rows."
             )
     if validation_rows is not None and validation_rows < FEW_JUDGED:
@@ -119,7 +120,7 @@ def report_warnings(
     if ahead:
         warnings.append(f"With the same teacher, {' and '.join(ahead)} does at least as well as the student.")
     for ratio, fault in (("smaller", "has no fewer parameters than"), ("faster", "is no faster than")):
-        if report.ratios[ratio] <= 1:
+        if report.ratios.get(ratio, 2) <= 1:
             warnings.append(f"The student {fault} the teacher.")
     return warnings
 

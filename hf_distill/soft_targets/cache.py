@@ -222,7 +222,7 @@ class CachePass:
         self.processes.wait()
         cached = self._load(paths)
         if not np.array_equal(stored_hashes(cached), hashes):
-            raise ValueError(f"{self.folder} holds outputs for other rows, though it says otherwise. Delete it.")
+            raise ValueError(f"{self.folder} holds outputs for other rows than its record names. Delete it.")
         return datasets.concatenate_datasets([dataset, cached.remove_columns(ROW_HASH)], axis=1)
 
     def over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
@@ -329,7 +329,7 @@ class CachePass:
                 fault = "was cut short"
         if fault is None and hashes is not None and not np.array_equal(stored_hashes(shard), hashes):
             if len(shard) == len(hashes):
-                raise ValueError(f"{path} holds outputs for other rows, though its folder says otherwise. Delete it.")
+                raise ValueError(f"{path} holds outputs for other rows than its folder's record names. Delete it.")
             fault = "was cut short"
         if fault is not None:
             logger.warning(f"{path} {fault} and has to be written again. Other shards are kept.")
@@ -345,7 +345,7 @@ class CachePass:
             )
         cached = self._load(paths)
         if not np.array_equal(np.sort(stored_hashes(cached)), np.sort(hashes)):
-            raise ValueError(f"{self.folder} holds outputs for other rows, though it says otherwise. Delete it.")
+            raise ValueError(f"{self.folder} holds outputs for other rows than its record names. Delete it.")
         there = np.argsort(stored_hashes(cached), kind="stable")
         here = np.argsort(hashes, kind="stable")
         row_of_answer, answer_of_row = np.empty_like(here), np.empty_like(here)

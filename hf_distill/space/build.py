@@ -251,7 +251,9 @@ def _teacher(given: str | Path | None, run: Path, recipe: Recipe | None) -> str 
     """A folder or a Hub id; None if the student is shown alone."""
     if given is None and recipe is not None:
         fine_tuned = run / "teacher"
-        given = fine_tuned if recipe.teacher.fine_tune is not None else resolve(recipe.teacher.model)
+        if recipe.teacher.prompt is not None:
+            return None  # it is no classifier that an app could load
+        given = fine_tuned if recipe.teacher.fine_tune is not None else resolve(recipe.teacher.source)
     if given is None or Path(given).is_dir() or is_hub_id(str(given)):
         return given
     raise ValueError(f"There is no teacher {given}. Give another folder or Hub id with --teacher.")
@@ -279,6 +281,8 @@ def _summary(folder: Path) -> str:
         f"{each['value']:.4f} [{each['low']:.4f}, {each['high']:.4f}]" for each in known
     )
     seeds = f", means of {report.seeds} seeds" if report.seeds > 1 else ""
+    if "parameters" not in teacher:
+        return f"A student of {student['parameters']:,} parameters: {text(display_name(metric))} {quality}{seeds}."
     return (
         f"A student of {student['parameters']:,} parameters beside its teacher of {teacher['parameters']:,}. Measured "
         f"on {report.examples:,} test examples: {text(display_name(metric))} {quality} "

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase
+from transformers import BertTokenizer, PreTrainedTokenizerBase
 
 from hf_distill.students.token_map import CONTINUING, is_byte_level, words_of
 
 LAST_CHARACTER = 0x1FFFF
 COVERAGE = 0.9995
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def student_tokenizer(
@@ -79,6 +80,18 @@ def student_tokenizer(
     if kind == "Unigram":
         order_unigram(student.backend_tokenizer)
     return with_settings_of(student, teacher_tokenizer)
+
+
+def empty_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer without words, for `student_tokenizer` to make one of its kind where the teacher has none to give.
+
+    It is BERT's uncased WordPiece: accents and case are removed, Chinese characters stand alone.
+
+    >>> student_tokenizer(empty_tokenizer(), ["a good day", "a bad day"], 40).tokenize("Good day")
+    ['good', 'day']
+    """
+    special = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
+    return BertTokenizer(vocab=special, do_lower_case=True)
 
 
 def with_settings_of(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

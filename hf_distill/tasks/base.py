@@ -14,6 +14,7 @@ from hf_distill import metrics
 from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
 from hf_distill.reports.report import Report
+from hf_distill.reports.samples import answers
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.static.from_teacher import unpooled_token_ids
@@ -34,7 +35,7 @@ class Trained:
     Attributes:
         teacher: after its fine-tuning.
         student: as published.
-        baseline: the same student, trained without a teacher.
+        baseline: the same student, trained without a teacher; a pair of None where there are no labels.
         more: students of further seeds, each with its baseline.
         controls: what the other controls predict on the test set, by name.
         onnx: the student's folder, where its exported files are. None: it was not exported.
@@ -249,9 +250,43 @@ class RecipeTask(ABC):
 
     # The end
 
+    @property
+    def has_baseline(self) -> bool:
+        """Whether there are labels to train a student without a teacher on."""
+        return True
+
+    def questions(self) -> Any:
+        """What a teacher behind a prompt would be asked, see `teachers.prompted.Questions`; None of any other."""
+        return None
+
+    def finished_report(self, report: Report) -> Report:
+        """A report that knows of its run, with what follows from that for this task."""
+        return report
+
     @abstractmethod
     def compare(self, trained: Trained) -> Report:
         """Measure the models on the test rows."""
+
+    def samples(self, student: Path) -> list[tuple[str, str, str]]:
+        """The recipe's sentences for the card, each with the answers of teacher and student.
+
+        A teacher behind a prompt is not asked, since that may cost money: its answers are empty.
+
+        Args:
+            student: its folder.
+        """
+        texts = self.settings.push.samples
+        if not texts:
+            return []
+        asked = self.settings.teacher.prompt is None
+        loaded = [*([self.models.teacher()] if asked else []), self.models.load(student)]
+        found = [answers(model, self.replying(tokenizer), self.settings.task, texts) for model, tokenizer in loaded]
+        shown = [text if isinstance(text, str) else " / ".join(text) for text in texts]
+        return list(zip(shown, *([] if asked else [[""] * len(texts)]), *found, strict=True))
+
+    def replying(self, tokenizer: Any) -> Any:
+        """A model's tokenizer, as it is used where the model is given single texts."""
+        return tokenizer
 
     @property
     @abstractmethod

@@ -31,7 +31,7 @@ from hf_distill.tasks.teacher_logits import TeacherLogits
 
 SINGLE_LABEL = "single_label_classification"
 SELF_TRAINING, HARD_LABELS = "self_training", "teacher_hard_labels"
-COMPARING = ("teacher_agreement", "teacher_kl")
+COMPARING = ("teacher_agreement", "agreement_with_teacher", "teacher_kl")
 Control = Callable[[Splits], Any]
 
 
@@ -483,10 +483,8 @@ class LabellingTask(RecipeTask):
 
     def for_comparison(self, rows: datasets.Dataset) -> datasets.Dataset:
         """Rows as `compare` reads them: with the teacher's mapped logits where it has other classes."""
-        tokenized = self.read(rows)
-        if not self.settings.teacher.label_map:
-            return tokenized
-        return self.teacher_logits.adjusted(self.teacher_logits.live(tokenized, self.models.teacher()[0]))
+        asked = self.settings.teacher.label_map or self.settings.cascade is not None
+        return self.teacher_logits.compared(self.read(rows)) if asked else self.read(rows)
 
     @property
     def groups(self) -> dict[str, Sequence[Any]]:

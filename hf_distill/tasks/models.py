@@ -1,26 +1,34 @@
 """The models and tokenizers of a run: where they are, and how they are loaded."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from hf_distill.data.tokenization import tokenize
 from hf_distill.environment import optional
 from hf_distill.models import input_limits
-from hf_distill.paths import resolve
+from hf_distill.paths import naming, resolve
 from hf_distill.problems import TASKS
 from hf_distill.remote_code import how_to_allow, refused_with, suggest_revision
+from hf_distill.students.tokenizer import empty_tokenizer
 from hf_distill.tasks.settings import Settings
 from hf_distill.teachers.live import load_teacher
 
 GGUF = ".gguf"
+NOTHING = ""  # where the student starts from no model
 
 
 class Models:
@@ -35,14 +43,17 @@ class Models:
         self.folder = Path(settings.output_dir)
         self.work = self.folder / ".work"
         self.initial = self.work / "initial"
-        self.source = resolve(settings.teacher.model)
+        prompted = settings.teacher.prompt is not None
+        # Of a teacher behind a prompt the model that is asked, where it is here; the student starts from another.
+        self.language_model = resolve(settings.teacher.model) if prompted and settings.teacher.model else None
+        self.source = resolve((settings.student.base or NOTHING) if prompted else settings.teacher.source)
+        self.asked = self.source if not prompted else self.language_model
         self.trusted = settings.teacher.trust_remote_code
         self.revision = settings.teacher.revision
         self.teacher_path: str | Path = self.source if settings.teacher.fine_tune is None else self.folder / "teacher"
         # A head that was never trained is no teacher of logits; for matchings alone it is not used.
-        self.needs_trained_source = settings.teacher.fine_tune is None and (
-            settings.uses_soft_targets or settings.targets == "sequence"
-        )
+        learned_from = settings.uses_soft_targets or settings.targets == "sequence"
+        self.needs_trained_source = settings.teacher.fine_tune is None and learned_from and not prompted
         self.suggested = False  # to pin the revision of its code
         self.initialized = False  # whether `initial` holds the student of this recipe
         self._teacher: tuple[PreTrainedModel, Any] | None = None
@@ -53,31 +64,49 @@ class Models:
         Args:
             path: a folder, a Hub id, or one GGUF file.
         """
-        is_teacher = path in (self.source, self.teacher_path) or self.work / "folds" in Path(path).parents
+        tuned = self.teacher_path if self.asked == self.source else None
+        is_teacher = path in (self.asked, tuned) or self.work / "folds" in Path(path).parents
         options: dict[str, Any] = {"trust_remote_code": self.trusted and is_teacher}
-        if path == self.source and self.revision is not None:
+        if path == self.asked and self.revision is not None:
             options["revision"] = self.revision
         if str(path).endswith(GGUF):
             return Path(path).parent, options | {"gguf_file": Path(path).name}
         return path, options
 
-    def config(self) -> Any:
+    def config(self, path: str | None = None) -> Any:
         """The config of the teacher before its fine-tuning.
 
+        Args:
+            path: of another model of the run.
         Raises:
             ValueError: it brings code of its own, which the recipe does not allow.
         """
-        place, options = self.loading(self.source)
-        with self.by_consent():
+        path = self.source if path is None else path
+        place, options = self.loading(path)
+        with self.by_consent(path):
             config = AutoConfig.from_pretrained(place, **options)
-        if self.trusted and self.revision is None and not self.suggested:
-            suggest_revision("teacher.revision", self.source, getattr(config, "_commit_hash", None))
+        if options["trust_remote_code"] and self.revision is None and not self.suggested:
+            suggest_revision("teacher.revision", path, getattr(config, "_commit_hash", None))
             self.suggested = True
         return config
 
-    def by_consent(self) -> AbstractContextManager[None]:
-        """Names the key of a recipe that allows the teacher's own code, where it is refused."""
-        return refused_with(how_to_allow("teacher.trust_remote_code", self.source), self.source)
+    @property
+    def commit(self) -> str | None:
+        """The commit of a teacher from the Hub; None of one on a server or in a folder."""
+        return None if self.asked is None else getattr(self.config(self.asked), "_commit_hash", None)
+
+    @contextmanager
+    def by_consent(self, path: str | Path) -> Iterator[None]:
+        """Names a model where it cannot be loaded, and the key that allows its own code where it has some.
+
+        Args:
+            path: a folder, a Hub id, or one GGUF file.
+        """
+        base = "teacher.model" if self.asked == self.source else "student.base"
+        key = "teacher.model" if path == self.asked else base if path == self.source else "a model of this run"
+        asked = self.asked or self.source
+        with naming(key, str(path)), refused_with(how_to_allow("teacher.trust_remote_code", asked), asked):
+            yield
 
     @cached_property
     def teacher_classes(self) -> list[str]:
@@ -92,7 +121,13 @@ class Models:
             return input_limits(self.kind.auto_class.from_config(self.config(), trust_remote_code=self.trusted))[0]
 
     def teacher(self) -> tuple[PreTrainedModel, Any]:
-        """The teacher and its tokenizer, kept until `release`."""
+        """The teacher and its tokenizer, kept until `release`.
+
+        Where the teacher is behind a prompt, what the student starts from: None without such a model.
+        """
+        if self.source == NOTHING:
+            nothing: Any = None
+            return nothing, self.tokenizer(NOTHING)
         if self._teacher is None:
             self._teacher = self.load(self.teacher_path)
         return self._teacher
@@ -111,7 +146,7 @@ class Models:
         if "gguf_file" in options:
             optional("gguf", "generation")
         options["dtype"] = torch.float32
-        with self.by_consent():
+        with self.by_consent(path):
             if path == self.source and self.needs_trained_source:
                 model = load_teacher(place, self.kind.auto_class, **options)
             else:
@@ -124,6 +159,22 @@ class Models:
             without_padding_rows(model, tokenizer)
         return model, tokenizer
 
+    def load_language_model(self, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+        """The model that is asked by a prompt, and its tokenizer.
+
+        Args:
+            dtype: that it computes in.
+        """
+        source: Any = self.language_model
+        place, options = self.loading(source)
+        if "gguf_file" in options:
+            optional("gguf", "generation")
+        kind: Any = AutoModelForSeq2SeqLM if self.config(source).is_encoder_decoder else AutoModelForCausalLM
+        with self.by_consent(source):
+            model = kind.from_pretrained(place, **options, dtype=dtype)
+        model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+        return model.eval(), self.tokenizer(source)
+
     def with_untrained_head(self, **head: Any) -> PreTrainedModel:
         """The teacher before its fine-tuning, with a new head where its own is for other classes.
 
@@ -131,7 +182,7 @@ class Models:
             head: fields of its config that the head depends on.
         """
         place, options = self.loading(self.source)
-        with self.by_consent():
+        with self.by_consent(self.source):
             return self.kind.auto_class.from_pretrained(
                 place, **options, **head, dtype=torch.float32, ignore_mismatched_sizes=True
             )
@@ -142,8 +193,10 @@ class Models:
         Args:
             path: a folder, a Hub id, or one GGUF file.
         """
+        if path == NOTHING:
+            return empty_tokenizer()
         place, options = self.loading(path)
-        with self.by_consent():
+        with self.by_consent(path):
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
             if self.kind.word_level and getattr(tokenizer, "add_prefix_space", True) is False:
                 # A byte-level one splits a word in the same pieces everywhere only when it is told to.

@@ -9,14 +9,17 @@ from typing import Any, Literal
 
 from hf_distill.checked import LIMITS, POSITIVE, SEED, Limits, check_values, limited, nearest
 from hf_distill.data.config import Data
+from hf_distill.evaluation.deferral import Target
 from hf_distill.matching import MATCHINGS
 from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
+from hf_distill.tasks.prompt_settings import AGREEMENT, Price, Prompt, Server
 from hf_distill.training.arguments import Objective
 from hf_distill.training.checks import LOGGED
 
 # Numbers of `distill` and `teacher.fine_tune`, whose classes are those of transformers.
 COUNT, WEIGHT, SHARE = Limits(0), Limits(0.0), Limits(0.0, 1.0)
+INSIDE = Limits(0.0, 1.0, above=True, below=True)
 TRAINING_LIMITS = {
     "num_train_epochs": Limits(0.0, 1e6, above=True),
     "max_steps": Limits(1, 10**9, also=-1),
@@ -59,7 +62,9 @@ OF_THE_RUN = {
 }
 STAGE_HINTS = {"matching": list[dict[str, Any]], "targets": str, "sequences": int | None}
 
-GENERATIVE_TEMPERATURE = 1.0  # above it most of the probability is in the tail of a top-k cache, which is one number
+# Above it most of the probability is in the tail of a top-k cache, which is one number, or of classes that were not
+# returned.
+GENERATIVE_TEMPERATURE = 1.0
 
 
 @dataclass
@@ -67,7 +72,7 @@ class Teacher:
     """Which model teaches, and how it learns first.
 
     Attributes:
-        model: a Hub id, a folder, or `package:name/path` inside an installed package.
+        model: a Hub id, a folder, or `package:name/path` inside an installed package. None: it is on a server.
         revision: commit, tag or branch of a Hub id. None: the newest.
         trust_remote_code: whether code that the model brings along may run here. Set `revision` too: the owner can
             change the code at any time.
@@ -84,13 +89,20 @@ class Teacher:
         lora: where a model that writes is fine-tuned by low-rank adapters, which are merged at its end: fields of
             `peft.LoraConfig`. None: all of its weights are.
         generation: options of `generate` for the texts that it writes to learn from, `num_beams` for instance.
-        ledger: file that keeps what it writes, for other recipes with the same teacher to read. None: one of the run's
-            own.
+        ledger: file that keeps what it writes, or its answers to a prompt, for other recipes with the same teacher to
+            read. None: one of the run's own.
         top_k: of a model that writes, how many of its most likely tokens are kept at a position, with the mass of all
             others. None: all.
+        prompt: makes a classifier's teacher of a language model, see `Prompt`.
+        server: where that model is, if it is not here, see `Server`.
+        budget: how many distinct texts it is asked about at most, those held out among them; the training texts are
+            drawn at random. None: all.
+        price: of its answers, see `Price`.
+    Raises:
+        ValueError: neither a model nor a server.
     """
 
-    model: str
+    model: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
     fine_tune: dict[str, Any] | None = None
@@ -104,6 +116,21 @@ class Teacher:
     generation: dict[str, Any] = field(default_factory=dict)
     ledger: str | None = None
     top_k: int | None = limited(POSITIVE, 64)
+    prompt: Prompt | None = None
+    server: Server | None = None
+    budget: int | None = limited(POSITIVE, None)
+    price: Price | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is None and self.server is None:
+            raise ValueError("The recipe lacks the key 'teacher.model'.")
+
+    @property
+    def source(self) -> str:
+        """What `model` names; of a served model its name as that of a file, since nothing says that the Hub has it."""
+        if self.server is not None:
+            return f"./{self.server.model}"
+        return self.model or ""
 
 
 @dataclass
@@ -118,6 +145,9 @@ class Student:
         config: fields of its `LSTMStudentConfig`, `StaticStudentConfig` or `TransformerStudentConfig`.
         from_teacher: whether it starts from the teacher's weights or from random ones.
         bf16: whether it trains in bfloat16 where the hardware is fast at it.
+        base: where the teacher is behind a prompt, an encoder (Hub id or folder) that the student starts from in place
+            of its teacher: its tokenizer's kind and, with `from_teacher`, its weights. None: a new tokenizer and random
+            weights.
     """
 
     kind: Literal["lstm", "static", "transformer"] = "lstm"
@@ -126,6 +156,7 @@ class Student:
     config: dict[str, Any] = field(default_factory=dict)
     from_teacher: bool = True
     bf16: bool = True
+    base: str | None = None
 
 
 @dataclass
@@ -186,6 +217,37 @@ class Export:
 
 
 @dataclass
+class Cascade:
+    """Which texts the student should hand to its teacher: one of `agreement` and `defer`.
+
+    The threshold is fitted on the rows of `data.fidelity`, or without those on the validation rows, no labels needed.
+
+    Attributes:
+        agreement: 1 minus the largest probability that the student answers a text and differs from its teacher.
+        defer: share of the texts that is handed over.
+        confidence: with which the agreement holds.
+    Raises:
+        ValueError: none or both of them.
+    """
+
+    agreement: float | None = limited(INSIDE, None)
+    defer: float | None = limited(INSIDE, None)
+    confidence: float = limited(INSIDE, 0.95)
+
+    def __post_init__(self) -> None:
+        if (self.agreement is None) == (self.defer is None):
+            raise ValueError(
+                f"cascade: expected agreement (0.99, for instance) or defer (0.1), got agreement={self.agreement} and "
+                f"defer={self.defer}. Set one of them."
+            )
+
+    @property
+    def target(self) -> Target:
+        """What a threshold is fitted for."""
+        return Target(self.agreement, self.defer, self.confidence)
+
+
+@dataclass
 class Push:
     """What the student's card says, and where `hf-distill push` takes it.
 
@@ -195,6 +257,10 @@ class Push:
         license: of the student, an identifier of the Hub's list.
         language: of the texts, ISO codes.
         datasets: Hub ids of the data.
+        title: what the student does, in words, for the card's title: `Tweet sentiment` for instance. None: the name of
+            the data.
+        samples: sentences of your own that the card shows with the answers of teacher and student; of pairs, lists of
+            two texts.
     """
 
     repo_id: str | None = None
@@ -202,6 +268,8 @@ class Push:
     license: str | None = None
     language: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
+    title: str | None = None
+    samples: list[str | list[str]] = field(default_factory=list)
 
 
 @dataclass
@@ -217,6 +285,7 @@ class Settings:
     compare: Compare = field(default_factory=Compare)
     export: Export = field(default_factory=Export)
     push: Push = field(default_factory=Push)
+    cascade: Cascade | None = None
     seed: int = limited(SEED, 0)
 
     @property
@@ -231,9 +300,19 @@ class Settings:
 
     @property
     def stages(self) -> list[dict[str, Any]]:
-        """The stages of the distillation, one or more; of models that write, each with its temperature."""
+        """The stages of the distillation, one or more, each with what follows from the task and the teacher."""
         stages = self.distill if isinstance(self.distill, list) else [self.distill]
-        return [{"temperature": GENERATIVE_TEMPERATURE, **stage} for stage in stages] if self.writes else stages
+        defaults: dict[str, Any] = {}
+        if self.writes or self.teacher.prompt is not None:
+            defaults["temperature"] = GENERATIVE_TEMPERATURE
+        if self.teacher.prompt is not None and self.data.label is None:
+            defaults |= {"hard_label_weight": 0.0, "soft_target_weight": 1.0}
+        return [{**defaults, **stage} for stage in stages] if defaults else stages
+
+    @property
+    def judged_by_teacher(self) -> bool:
+        """Whether nothing but the teacher's answers is there to measure quality by."""
+        return self.teacher.prompt is not None and self.data.label is None and self.data.labelled_test is None
 
     @property
     def uses_soft_targets(self) -> bool:
@@ -284,6 +363,8 @@ class Settings:
     @property
     def metrics(self) -> Sequence[str]:
         """The report's metrics, the one that selects the models first."""
+        if self.judged_by_teacher:
+            return (AGREEMENT,)
         if self.compare.metrics is None and self.data.problem_type == "regression":
             return ("pearson", "spearman")
         return self.compare.metrics or TASKS[self.task].metrics

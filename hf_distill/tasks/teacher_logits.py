@@ -44,6 +44,7 @@ class TeacherLogits:
         self.settings, self.models, self.classes = settings, models, classes
         self.validation, self.read, self.notes = validation, read, notes
         self.temperatures: dict[tuple[int, ...], float] = {}  # see `temperature`
+        self._compared: dict[str, datasets.Dataset] = {}
 
     def fold_teachers(self, numbers: Iterable[int]) -> list[PreTrainedModel]:
         """The teachers that were fine-tuned without the rows of these folds."""
@@ -140,6 +141,14 @@ class TeacherLogits:
         # Of a sentence that was cut off, the words that were read.
         labels = np.concatenate([row[: len(answers)] for row, answers in zip(true, logits, strict=True)])
         return np.concatenate(logits), labels
+
+    def compared(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Tokenized rows with the teacher's logits as reports and cascades read them, in the data's classes."""
+        if rows._fingerprint not in self._compared:
+            answered = self.live(rows, self.models.teacher()[0])
+            mapped = self.settings.teacher.label_map
+            self._compared[rows._fingerprint] = self.adjusted(answered) if mapped else answered
+        return self._compared[rows._fingerprint]
 
     def live(self, rows: datasets.Dataset, teacher: PreTrainedModel | TeacherEnsemble) -> datasets.Dataset:
         """Tokenized rows with the logits of a teacher, computed now."""

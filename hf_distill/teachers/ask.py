@@ -15,20 +15,31 @@ from hf_distill.teachers.ledger import answer_key, open_ledger
 from hf_distill.teachers.text import Answers, TextTeacher, checked_answers, logger, quoted
 
 
-class _Function(TextTeacher):
-    """A function from texts to texts, called with one batch at a time."""
+class FunctionTeacher(TextTeacher):
+    """A function from texts to texts, called with one batch at a time.
+
+    Args:
+        function: gives as many answers as it is given texts, in order.
+        batch_size: texts of a call.
+    """
 
     def __init__(self, function: Callable[[list[str]], list[str]], batch_size: int) -> None:
         self.function, self.batch_size = function, batch_size
 
     @property
     def name(self) -> str:
+        """A function has none.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError(
             "A ledger stores answers under the name of their teacher, and a function has no name that changes with its "
             "answers. Pass name=..., and another name whenever the function answers differently."
         )
 
     def answers(self, texts: list[str]) -> Answers:
+        """The answers of one call after the other."""
         for start in range(0, len(texts), self.batch_size):
             batch = texts[start : start + self.batch_size]
             answers: Any = self.function(list(batch))
@@ -77,7 +88,7 @@ def ask(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     if not isinstance(teacher, TextTeacher):
-        teacher = _Function(teacher, batch_size)
+        teacher = FunctionTeacher(teacher, batch_size)
     unique = list(dict.fromkeys(texts))
     keys: dict[str, str] = {}
     answers: dict[str, str] = {}

@@ -15,18 +15,20 @@ LINE_START = b'{"key": "'
 
 
 @contextlib.contextmanager
-def open_ledger(path: Path) -> Iterator[tuple[dict[str, str], BinaryIO]]:
+def open_ledger(path: Path, timeout: float = -1) -> Iterator[tuple[dict[str, str], BinaryIO]]:
     """The answers in a ledger by key, and the file to append answers to; locked for one process at a time.
 
     Args:
         path: of the file, which is made where there is none.
+        timeout: seconds to wait for another process; negative: as long as it takes.
     Raises:
+        filelock.Timeout: another process still has it.
         ValueError: something else than a ledger is there.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and a ledger is a file. Choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with FileLock(f"{path}.lock", timeout=timeout):
         answers = _read_ledger(path) if path.exists() else {}
         with path.open("ab") as file:
             yield answers, file

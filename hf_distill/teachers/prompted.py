@@ -1,5 +1,6 @@
 """A classifier's teacher that is a language model behind a prompt, on this machine or on a server."""
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.teachers.ask import ask, checked_texts
@@ -251,7 +253,7 @@ class PromptedTeacher:
         """The ledger's decision on the method, and how many of the texts it answers."""
         if ledger is None or not Path(ledger).exists():
             return None, 0
-        with open_ledger(Path(ledger)) as (saved, _):
+        with contextlib.suppress(Timeout), open_ledger(Path(ledger), timeout=0) as (saved, _):
             found = saved.get(answer_key(self._decision_name(), DECISION)) if self.is_served else None
             decision: dict[str, Any] | None = None if self.is_served else {"method": self.method}
             if found is not None:
@@ -260,6 +262,7 @@ class PromptedTeacher:
                 return None, 0
             name = self._answers_name(decision)
             return decision, sum(answer_key(name, text) in saved for text in distinct)
+        return None, 0  # another process is asking
 
     def _decided(self, texts: list[str], ledger: str | Path | None) -> tuple[dict[str, Any], dict[str, str], int]:
         """How answers are read, the answer that was given in finding out, and the requests that found nothing."""

@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -106,6 +107,15 @@ def command(*words: str, patient: bool = True) -> tuple[int, str, str]:
             stack.enter_context(mock.patch("time.sleep"))
         status = main(words)
     return status, out.getvalue(), error.getvalue()
+
+
+def command_in_child(process_id: str, *words: str) -> int:
+    """Exit status of `hf-distill` in a child, whose process id is in a file; minus the signal that ended it."""
+    child = os.fork()
+    if not child:
+        Path(process_id).write_text(str(os.getpid()))
+        os._exit(command(*words)[0])
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def without_token(*words: str) -> tuple[int, str, str]:
@@ -423,6 +433,39 @@ def test_a_broken_push_is_told_in_a_line_and_can_be_repeated(
     assert client(command, *words)[0] == 0
     (commit,) = hub.commits(repo_id)
     assert CODE | {"model.safetensors", "README.md"} <= set(commit.files)
+
+
+@pytest.mark.faults
+def test_a_push_that_is_killed_at_any_request_can_be_repeated(hub, client, tmp_path):
+    client(write_student, tmp_path / "student")
+    process_id = tmp_path / "process_id"
+
+    def push_to(repo_id):
+        return client(command_in_child, str(process_id), "push", str(tmp_path / "student"), "--repo-id", repo_id)
+
+    def kill():
+        os.kill(int(process_id.read_text()), signal.SIGKILL)
+
+    hub.blobs.clear()
+    before = len(hub.requests)
+    assert push_to("me/undisturbed") == 0
+    number = len(hub.requests) - before
+    assert number >= 5
+    kinds = set()
+    for request in range(1, number + 1):
+        hub.blobs.clear()
+        hub.interrupt_at(request, kill)
+        repo_id, before = f"me/killed-{request}", len(hub.requests)
+        assert push_to(repo_id) == -signal.SIGKILL
+        method, path = hub.requests[before + request - 1]
+        kinds.add((method, path.replace(repo_id, "")))
+        assert ("model", repo_id) not in hub.repositories or not hub.commits(repo_id)
+        assert push_to(repo_id) == 0
+        assert len(hub.commits(repo_id)) == 1
+        card = hub.files("me/undisturbed").pop("README.md").replace(b"me/undisturbed", repo_id.encode())
+        assert hub.files(repo_id) == hub.files("me/undisturbed") | {"README.md": card}
+    assert any(path.endswith("/commit/main") for _, path in kinds)
+    assert any(method == "PUT" for method, _ in kinds)
 
 
 def test_a_short_disturbance_is_waited_out(hub, client, student):

@@ -6,7 +6,7 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from hf_distill.recipes.failures import OneLine, OneLineError
+from hf_distill.recipes.failures import InterruptedRun, OneLine, OneLineError
 
 
 def told(tmp_path, error, cause=None):
@@ -73,5 +73,10 @@ def test_a_full_disk_is_found_behind_another_error(tmp_path):
 )
 def test_other_errors_pass(tmp_path, error):
     assert told(tmp_path, error) is error
-    with pytest.raises(KeyboardInterrupt), OneLine("distill", tmp_path, str):
+
+
+def test_ctrl_c_tells_how_to_go_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt) as raised, OneLine("distill", tmp_path, lambda: "Kept: teacher."):
         raise KeyboardInterrupt
+    told = "Interrupted in distill. Kept: teacher. The same command goes on from there."
+    assert isinstance(raised.value, InterruptedRun) and str(raised.value) == told

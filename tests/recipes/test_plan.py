@@ -42,6 +42,24 @@ def test_a_dry_run_prints_the_plan(folder, capsys):
     assert not (folder / "out").exists()
 
 
+def test_ctrl_c_in_a_step_is_one_line(folder, monkeypatch, capsys):
+    def interrupted(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_distill.recipes.steps.Run._step_teacher", interrupted)
+    assert main(["run", str(recipe(folder))]) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "hf-distill: Interrupted in teacher. Kept: nothing yet. The same command goes on from there."
+
+
+def test_a_model_that_cannot_be_loaded_is_named_with_its_key(folder, capsys):
+    words = ["run", str(recipe(folder)), "--dry-run"]
+    assert main([*words, "--teacher.model", "nobody/nothing"]) == 1
+    assert capsys.readouterr().err.startswith("hf-distill: teacher.model: nobody/nothing cannot be loaded. ")
+    assert main([*words, "--data.path", "nobody/rows"]) == 1
+    assert capsys.readouterr().err.startswith("hf-distill: data.path: nobody/rows cannot be loaded. ")
+
+
 def test_what_runs_again_and_why(folder):
     quick = {"teacher": {"model": str(folder / "teacher"), "fine_tune": {"max_steps": 2}}}
     run_recipe(recipe(folder, **quick), only="teacher")

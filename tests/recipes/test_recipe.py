@@ -92,7 +92,7 @@ def test_overrides(tmp_path):
         (["--distill.hub_token", "secret"], "hub_token cannot be set here; a recipe is published with its student"),
         (["--distill.metric_for_best_model", "f1"], "the first of compare.metrics selects the models"),
         (["--teacher", "{model: b, fine_tune: {seed: 1.5}}"], "teacher.fine_tune.seed: expected a whole number"),
-        (["--teacher.model", ""], "teacher.model: expected a text, got null"),
+        (["--teacher.model", ""], "The recipe lacks the key .teacher.model."),
         (["--compare.resamples", "0"], "compare.resamples: expected at least 1"),
         (["--compare.more_seeds", "[-1]"], r"compare.more_seeds\[0\]: expected at least 0"),
         (["--compare.test_sets", "{a: {path: 3}}"], "compare.test_sets.a.path: expected a text, got 3"),
@@ -133,3 +133,14 @@ def test_missing_keys_and_files(tmp_path):
         Recipe.from_dict({**MINIMAL, "data": {}})
     with pytest.raises(ValueError, match="The recipe lacks the key 'teacher'"):
         Recipe.from_dict({name: value for name, value in MINIMAL.items() if name != "teacher"})
+
+
+@pytest.mark.parametrize(
+    ("text", "sample"), [("text", ["a", "b"]), (["a", "b"], "a"), (["a", "b"], ["a"]), ("text", "")]
+)
+def test_samples_are_like_the_texts(text, sample):
+    content = {"task": "text-classification", "output_dir": "o", "data": {"path": "p", "text": text}}
+    with pytest.raises(ValueError, match=r"push\.samples"):
+        Recipe.from_dict({**content, "teacher": {"model": "m"}, "push": {"samples": [sample]}})
+    right = "a" if text == "text" else ["a", "b"]
+    Recipe.from_dict({**content, "teacher": {"model": "m"}, "push": {"samples": [right]}})

@@ -200,7 +200,13 @@ def test_what_is_done_is_skipped(finished, capsys):
     out = finished / "out"
     weights = {path: path.stat().st_mtime_ns for path in out.glob("**/model.safetensors")}
     report = (out / "report.json").read_text()
+    capsys.readouterr()
     assert main(["run", str(recipe(finished))]) == 0
+    told = capsys.readouterr().err
+    first = told.split(" runs ")[0]
+    assert "text-classification: " in first and " threads " in first and "torch " in first
+    assert told.count("done before") == 9 and "test examples" in told and "gain over the best control" in told
+    assert f"The student is in {out}/student" in told and f"hf-distill push {out}/student --repo-id" in told
     assert {path: path.stat().st_mtime_ns for path in out.glob("**/model.safetensors")} == weights
     assert (out / "report.json").read_text() == report
     assert main(["run", str(recipe(finished)), "--compare.resamples", "100"]) == 0
