@@ -93,8 +93,8 @@ class Checks:
         for key, value in alone.items():
             if size > 1 and value:
                 raise ValueError(
-                    f"{key}: such a recipe runs in one process, and this is one of {size}. Start it without a launcher: "
-                    "hf-distill run recipe.yaml."
+                    f"{key}: such a recipe runs in one process, and this is one of {size}. Start it without "
+                    "a launcher: hf-distill run recipe.yaml."
                 )
         for name in ("train", "validation"):
             rows = len(self.task.parts[name])

@@ -281,8 +281,8 @@ def check_lengths(parts: Mapping[str, datasets.Dataset], tokenizer: Any, limit: 
     """
     if min(limit, tokenizer.model_max_length) <= places:
         return  # no text needs to be read
-    for name, part in parts.items():
-        longest = max(map(len, tokenize(part, tokenizer, max_length=limit)["input_ids"]), default=0)
+    for name, part in ((name, part) for name, part in parts.items() if len(part)):
+        longest = max(map(len, tokenize(part, tokenizer, max_length=limit)["input_ids"]))
         if longest > places:
             raise ValueError(
                 f"{key}: {limit}, a text of {name} has {longest} tokens, and the teacher has positions for "

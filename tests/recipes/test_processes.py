@@ -218,7 +218,7 @@ def test_each_process_has_a_row_and_some_recipes_run_in_one_alone():
     training.processes.size = 3
     checks.check_rows()
     recipe.student.ladder = ["static", "lstm-8"]
-    with pytest.raises(ValueError, match="student.ladder: such a recipe runs in one process, and this is one of 3"):
+    with pytest.raises(ValueError, match=r"student\.ladder: such a recipe runs in one process, and this is one of 3"):
         checks.check_rows()
     training.processes.size = 1
     checks.check_rows()
