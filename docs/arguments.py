@@ -89,9 +89,9 @@ def own_fields(config) -> set[str]:
 
 def arguments_table() -> str:
     """The fields that `DistillationArguments` adds."""
-    from hf_distill.training.arguments import Objective
+    from hf_distill.training.arguments import Objective, Placement
 
-    return table(Objective)
+    return table(Objective) + table(Placement).removeprefix(HEADER)
 
 
 def recipe_tables() -> str:

@@ -39,11 +39,14 @@ TESTED_BY = {
     "hub.cache": "hub/test_server.py",
     "loss_checks": "test_losses_properties.py",
     "matching.tensors": "matching/test_base.py",
+    "recipes.cache_folder": "recipes/test_faults.py",
+    "recipes.card": "recipes/test_run.py",
     "recipes.inputs": "recipes/test_run.py",
     "recipes.overrides": "recipes/test_recipe.py",
     "recipes.steps": "recipes/test_run.py",
     "recipes.training": "recipes/test_run.py",
     "reports.deferral": "recipes/test_run_cascade.py",
+    "reports.ladder": "recipes/test_ladder.py",
     "reports.comparison": "reports/test_classification.py",
     "reports.card_tables": "reports/test_card.py",
     "reports.report": "reports/test_card.py",
@@ -69,6 +72,7 @@ TESTED_BY = {
         for name in ("base", "labelling", "models", "new_texts", "settings", "teacher_logits")
     },
     "tasks.cascading": "recipes/test_run_cascade.py",
+    "tasks.rungs": "recipes/test_ladder.py",
     "tasks.generation": "recipes/test_run_translation.py",
     **{
         f"tasks.{name}": "recipes/test_run_prompted.py"

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 
 from hf_distill.evaluation import speed
@@ -12,6 +14,8 @@ from hf_distill.evaluation.predictions import decide
 from hf_distill.evaluation.predictor import Predictor
 from hf_distill.evaluation.speed import BATCH, BATCHES, BLOCK, CALLS, ROUNDS, ratio_of_medians
 from hf_distill.evaluation.stopwatch import Limits, in_turns, per_second
+
+RUNTIME = "runtime"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,46 @@ class FromText:
         if self.predictor.starts is None:
             return decisions.tolist()
         return [row[first_pieces(encoded.word_ids(number))].tolist() for number, row in enumerate(decisions)]
+
+
+@dataclass(frozen=True)
+class FromRuntime(FromText):
+    """An exported student as `hf_distill.runtime` labels texts, without torch and transformers.
+
+    Attributes:
+        student: a `runtime.Student`.
+    """
+
+    student: Any
+
+    def label(self, texts: Sequence[Any]) -> list[Any]:
+        """The answers of the runtime.
+
+        Args:
+            texts: see `read`.
+        """
+        if self.predictor.starts is not None:
+            return self.student([list(words) for words in texts], words=True, batch_size=len(texts))
+        return self.student(list(texts), batch_size=len(texts))
+
+
+def in_runtime(files: Mapping[str, FromText], folder: Path) -> dict[str, FromText]:
+    """The exported files of a student's folder as the runtime reads them, by `<name> runtime`.
+
+    Args:
+        files: the readers of the files in onnxruntime, by name.
+        folder: of the student. Without config and fast tokenizer in it, the runtime cannot read it, and there is none.
+    """
+    if not files or not all((folder / name).is_file() for name in ("config.json", "tokenizer.json")):
+        return {}
+    from hf_distill.runtime import Student
+
+    return {
+        f"{name} {RUNTIME}": FromRuntime(
+            **vars(reader), student=Student(folder, int8=name.endswith("int8"), threads=torch.get_num_threads())
+        )
+        for name, reader in files.items()
+    }
 
 
 def first_pieces(word_ids: Sequence[int | None]) -> list[int]:

@@ -1,7 +1,7 @@
 """What each step's result depends on, as named values."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from hf_distill.tasks.models import Models
 
 # Of a recipe's section `teacher`, what its fine-tuning does not depend on.
 AFTER_FINE_TUNING = (
-    *("label_map", "calibrate", "floor", "generation", "ledger", "top_k", "cross_fit", "bf16"),
+    *("label_map", "calibrate", "floor", "generation", "ledger", "top_k", "cross_fit", "bf16", "placement"),
     *("model", "revision", "trust_remote_code"),  # the commit stands for them
 )
 
@@ -43,13 +43,24 @@ class Inputs:
             self._found[step] = without_secrets(found)  # they are kept, and shown where they change
         return self._found[step]
 
+    def digests(self, steps: Iterable[str]) -> dict[str, str]:
+        """A hash of each value of some steps, by the step and the name of the value."""
+        return {f"{step}: {name}": digest(value) for step in steps for name, value in self[step].items()}
+
     def _after(self, *steps: str) -> dict[str, Any]:
         return {f"after.{step}": digest(self[step]) for step in steps}
 
     @property
     def _after_training(self) -> dict[str, Any]:
         """What depends on the student but not on the threshold of its cascade."""
-        return {"after.distill": digest(self["trained student"])}
+        return {"after.distill": digest(self["chosen student"])}
+
+    @property
+    def _student_section(self) -> dict[str, Any]:
+        """What the first weights depend on."""
+        section = dataclasses.asdict(self.recipe.student)
+        unused = ["floor"] if self.recipe.student.ladder else ["floor", "ladder"]
+        return {name: value for name, value in section.items() if name not in unused}
 
     @cached_property
     def _rows(self) -> dict[str, str]:
@@ -133,21 +144,20 @@ class Inputs:
     def _initialize(self) -> dict[str, Any]:
         return {
             **self._after("fine-tuned teacher"),
-            **named("student", dataclasses.asdict(self.recipe.student)),
+            **named("student", self._student_section),
             **self.task.inputs("initialize"),
             **self._of("train", "unlabelled"),
             "seed": self.recipe.seed,
         }
 
     def _distill(self) -> dict[str, Any]:
-        cascade = self.recipe.cascade
-        if cascade is None:
-            return self["trained student"]
-        return {
-            **self["trained student"],
-            **named("cascade", dataclasses.asdict(cascade)),
-            **self._of("fidelity"),
-        }
+        cascade, student = self.recipe.cascade, self.recipe.student
+        fitted = {} if cascade is None else {**named("cascade", dataclasses.asdict(cascade)), **self._of("fidelity")}
+        return self["trained student"] | fitted | ({"student.floor": student.floor} if student.ladder else {})
+
+    def _chosen_student(self) -> dict[str, Any]:
+        """What the student depends on, without the threshold of its cascade; of a ladder with what is chosen."""
+        return self["distill"] if self.recipe.student.ladder else self["trained student"]
 
     def _trained_student(self) -> dict[str, Any]:
         teacher = self.recipe.teacher

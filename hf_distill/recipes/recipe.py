@@ -21,6 +21,7 @@ from hf_distill.students.transformer.config import TransformerStudentConfig
 from hf_distill.tasks import RECIPE_TASKS, cascading, task_of
 from hf_distill.tasks.prompt_checks import check_prompted
 from hf_distill.tasks.prompt_settings import with_prompt_defaults
+from hf_distill.tasks.rungs import check_ladder, rungs_of
 from hf_distill.tasks.settings import (
     OF_THE_RUN,
     STAGE_HINTS,
@@ -117,6 +118,7 @@ class Recipe(Settings):
         check_prompted(self)
         task.check_settings(self)
         cascading.check_settings(self)
+        check_ladder(self)
         self._check_report()
         kind: Any = task.arguments_class
         hints = argument_types(kind)
@@ -126,6 +128,11 @@ class Recipe(Settings):
             if own:
                 self.matchings(stage)
         self._check_student()
+        for name, changes in rungs_of(self).items():
+            try:
+                dataclasses.replace(self, **changes).check()
+            except ValueError as error:
+                raise ValueError(f"student.ladder, {name}: {error}") from error
 
     def _check_report(self) -> None:
         if self.seed in self.compare.more_seeds or len(set(self.compare.more_seeds)) < len(self.compare.more_seeds):

@@ -42,6 +42,7 @@ def needed_room(checks: Checks, folder: Path, steps: Container[str], rows: Mappi
     if "cache" in steps and recipe.uses_soft_targets:
         found["cache"] = _cache(recipe, task, rows["train"] + rows["unlabelled"]) - size_of(folder / "cache")
     students = {"initialize": 1, "distill": 1, "controls": 1, "seeds": 2 * len(recipe.compare.more_seeds)}
+    students["distill"] += len(recipe.student.ladder)
     copies = sum(number for step, number in students.items() if step in steps)
     if copies or "export" in steps:
         weights = weights_of(_sized(checks), task.kind)

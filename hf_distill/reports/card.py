@@ -16,7 +16,7 @@ from hf_distill.paths import is_hub_id
 from hf_distill.problems import TASKS
 from hf_distill.redaction import redacted, without_folders
 from hf_distill.reports import card_tables as tables
-from hf_distill.reports import deferral
+from hf_distill.reports import deferral, ladder
 from hf_distill.reports.card_tables import interval, words
 from hf_distill.reports.costs import answers_told, costs_told, first_line
 from hf_distill.reports.report import Report
@@ -171,6 +171,8 @@ def _findings(report: Report, folder: Path) -> dict[str, Any]:
         "test_sets": tables.further_test_sets(report),
         "deferral": deferral.section(report.deferral),
         "deferral_picture": deferral.PICTURE if (folder / deferral.PICTURE).exists() else None,
+        "ladder": ladder.section(report.ladder),
+        "ladder_picture": ladder.PICTURE if (folder / ladder.PICTURE).exists() else None,
         "breakdown": tables.breakdown(report),
         "per_class": tables.per_class(report),
         "most": tables.MOST_ROWS,

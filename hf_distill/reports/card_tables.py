@@ -150,6 +150,8 @@ def end_to_end(report: Report) -> str | None:
     """The times from a text to its label, tokenization included; None where they were not measured."""
     rows = [(words(name), report.models[name]) for name in by_rank(report.models)]
     rows += [(f"student, onnx {text(kind)}", measured) for kind, measured in report.onnx.items()]
+    read = {kind: each["runtime"] for kind, each in report.onnx.items() if "runtime" in each}
+    rows += [(f"student, onnx {text(kind)} in runtime.py", measured) for kind, measured in read.items()]
     shown = [
         [
             name,

@@ -19,10 +19,12 @@ from hf_distill.evaluation.bootstrap import RESAMPLES, Estimate
 from hf_distill.evaluation.controls import majority_class
 from hf_distill.evaluation.cost import count_parameters, weights_bytes
 from hf_distill.evaluation.end_to_end import (
+    RUNTIME,
     EndToEnd,
     FromText,
     check_texts,
     end_to_end_ratios,
+    in_runtime,
     measure_end_to_end,
 )
 from hf_distill.evaluation.predictions import UNREAD, Predictions, Predictors
@@ -224,7 +226,8 @@ def from_text(given: Comparison, predictors: Mapping[str, Predictor]) -> dict[st
         for name, predictor in predictors.items()
     }
     check_texts(readers, given.raw_texts, given.dataset)
-    return readers
+    files = {name: reader for name, reader in readers.items() if name in given.files}
+    return readers | (in_runtime(files, Path(given.onnx)) if given.onnx else {})
 
 
 @dataclass(frozen=True)
@@ -402,6 +405,8 @@ def exported(
         **(measured.end_to_end[name].summary() if measured.end_to_end else {}),
         **with_intervals(compared | ratios_from_text(measured, name, seed)),
     }
+    if f"{name} {RUNTIME}" in measured.end_to_end:
+        found[RUNTIME] = measured.end_to_end[f"{name} {RUNTIME}"].summary()
     ours, theirs = predictions.decisions["student"], predictions.decisions[name]
     if ours.dtype.kind == "i":  # a quantity is never quite the same
         read = (ours != UNREAD).reshape(len(ours), -1).all(axis=1)

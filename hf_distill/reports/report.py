@@ -61,8 +61,8 @@ class Report:
             in torch at the same texts. `runtime` is "torch", "onnx float32" or "onnx int8".
         onnx: of the student's exported files, `float32` and `int8`: `bytes`, `quality`, `latency_ms`, `throughput` and
             `tokens_per_text` as of a model; `agreement`, the share of the test items to which it gives the class that
-            the student in torch gives; `ratios` (`lighter`, `faster`, `throughput`) to the teacher in torch, and
-            `ratio_intervals`.
+            the student in torch gives; `runtime`, the end-to-end times in `hf_distill.runtime`; `ratios` (`lighter`,
+            `faster`, `throughput`) to the teacher in torch, and `ratio_intervals`.
         seeds: how many trainings of the student `quality`, `ratios`, `errors`, `differences` and `test_sets` are means
             of; then `quality` lists their `values`, first that of the student which all other fields describe.
         environment: the machine, versions, and how speed was measured.
@@ -77,6 +77,11 @@ class Report:
             for all texts. `at_threshold`, such a row for the threshold of the student's config; `texts`; and `fit`, on
             which rows and how many texts threshold and temperature were fitted, and for which `agreement` (with which
             `confidence`) or share to `defer`.
+        ladder: of a ladder, `chosen` (a name), whether it `held`, the `floor`, the `metric`, and `rungs` from the
+            cheapest on: `name`, `kind`, `parameters`, `bytes`, `flops_per_text`; on the validation rows `validation`
+            (`quality_kept` as `{value,low,high}`), `tested`, `holds`, and `rows_needed` to decide if the value stays;
+            on the test rows `quality`, `quality_kept`, `end_to_end_ms`, `end_to_end_throughput`; and `onnx` with these
+            of its files. `teacher`, with times and quality beside them.
         run: what the run that made the student adds about itself: seconds, rows, and `curves`, the first metric on
             validation by step: `{"student": [[step, value], ...], "baseline": ...}`, or whatever `curves_of` says in
             its place. Empty after `compare`.
@@ -107,6 +112,7 @@ class Report:
     cost: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     deferral: dict[str, Any] = field(default_factory=dict)
+    ladder: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
@@ -119,10 +125,12 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        from hf_distill.reports import deferral, plot  # matplotlib, for those who draw
+        from hf_distill.reports import deferral, ladder, plot  # matplotlib, for those who draw
 
         if self.deferral:
             deferral.save(folder / deferral.PICTURE, self.deferral)
+        if self.ladder:
+            ladder.save(folder / ladder.PICTURE, self.ladder, self.controls)
 
         plot.save(
             folder / "report.png",

@@ -58,6 +58,19 @@ class Panel:
         self.generates = task in ("translation", "text-generation")
 
     @property
+    def threshold(self) -> float | None:
+        """Below which confidence a text goes to the teacher; None without a cascade."""
+        of_classes = self.task == "text-classification" and self.model.config.problem_type != "regression"
+        return getattr(self.model.config, "cascade_threshold", None) if of_classes else None
+
+    def confidence(self, output: torch.Tensor) -> float:
+        """The probability of the answer at the cascade's temperature; of several labels that of the least certain."""
+        logits = output.double() / (getattr(self.model.config, "cascade_temperature", None) or 1.0)
+        if self.model.config.problem_type == "multi_label_classification":
+            return float(logits.abs().sigmoid().min())
+        return float(logits.softmax(dim=-1).max())
+
+    @property
     def parameters(self) -> int:
         """Number of parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
@@ -156,8 +169,26 @@ def summarize(answers: list[Any], milliseconds: list[float]) -> str:
     return f"{agreement}The student is {ratio:.1f} times as fast."
 
 
-def ask(panels: list[Panel], *texts: str) -> list[Any]:
-    """The values of all outputs on the page: the answers, a line on the cost of each, and a summary of both."""
+def handed_over(confidence: float, threshold: float) -> str:
+    """Who answers a text in a cascade.
+
+    >>> handed_over(0.71, 0.9)
+    'The student is 0.710 sure, below 0.900: **the teacher answers**.'
+    """
+    if confidence < threshold:
+        return f"The student is {confidence:.3f} sure, below {threshold:.3f}: **the teacher answers**."
+    return f"The student is {confidence:.3f} sure, at least {threshold:.3f}: **the student answers**."
+
+
+def ask(panels: list[Panel], *given: Any) -> list[Any]:
+    """The values of all outputs on the page: the answers, a line on the cost of each, and a summary of both.
+
+    Args:
+        panels: the student's last.
+        given: the texts; where the student has a cascade, then the threshold.
+    """
+    cascaded = panels[-1].threshold is not None
+    texts: tuple[str, ...] = given[:-1] if cascaded else given
     if not all(text.strip() for text in texts):
         raise gr.Error("Type a text first." if len(texts) == 1 else "Type both texts first.")
     encoded = [panel.tokenize(*texts) for panel in panels]
@@ -169,7 +200,9 @@ def ask(panels: list[Panel], *texts: str) -> list[Any]:
         f"**{taken:.2f} ms** for {inputs['input_ids'].shape[1]} tokens, {panel.parameters:,} parameters"
         for panel, inputs, taken in zip(panels, encoded, milliseconds, strict=True)
     ]
-    return [*answers, *facts, summarize(answers, milliseconds) if len(panels) == 2 else ""]
+    closing = [summarize(answers, milliseconds)] if len(panels) == 2 else []
+    closing += [handed_over(panels[-1].confidence(outputs[-1]), given[-1])] if cascaded else []
+    return [*answers, *facts, " ".join(closing)]
 
 
 def build(folder: Path) -> gr.Blocks:
@@ -179,6 +212,11 @@ def build(folder: Path) -> gr.Blocks:
     with gr.Blocks(title=settings["title"]) as app:
         gr.Markdown(f"# {plain(settings['title'])}\n\n{settings['summary']}")
         boxes = [gr.Textbox(label=name, lines=2, placeholder="Type a text") for name in settings["inputs"]]
+        threshold = panels[-1].threshold
+        asked: list[Any] = [*boxes]
+        if threshold is not None:
+            label = "Cascade: below this confidence of the student, the teacher answers"
+            asked.append(gr.Slider(0, 1, value=threshold, step=0.001, label=label))
         button = gr.Button("Run" if len(panels) == 1 else "Run both", variant="primary")
         if settings["examples"]:
             gr.Examples(settings["examples"], boxes)
@@ -196,7 +234,7 @@ def build(folder: Path) -> gr.Blocks:
         gr.on(
             [button.click, *(box.submit for box in boxes)],
             partial(ask, panels),
-            boxes,
+            asked,
             [*answers, *facts, closing],
             api_name="ask",
         )

@@ -70,11 +70,25 @@ class RecipeTask(ABC):
 
     def __init__(self, settings: Settings, models: Models, keep: Keep) -> None:
         self.settings, self.models, self.keep = settings, models, keep
+        # Gives what the main one of several processes makes, to all of them; a run sets it.
+        self.on_main: Callable[[Callable[[], Any]], Any] = lambda make: make()
         self.kind = TASKS[settings.task]  # what trainers and reports call their task
         self.notes: list[str] = []  # for the console
         self.splits: Any = self.load_splits()
         self.counts: dict[str, int] = dict(self.splits.counts)
         self._student_tokenizer: Any = None
+
+    def with_student(self, settings: Settings, models: Models) -> "RecipeTask":
+        """The same task on the same rows, for another student.
+
+        Args:
+            settings: of the run, with this student.
+            models: likewise.
+        """
+        other = copy.copy(self)
+        other.settings, other.models, other._student_tokenizer = settings, models, None
+        vars(other).pop("teacher_logits", None)  # where it was made, it reads rows as the student does
+        return other
 
     @classmethod
     @abstractmethod

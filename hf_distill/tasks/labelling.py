@@ -16,7 +16,8 @@ from hf_distill.data.labelled import Splits, load, load_further, texts_of, unlab
 from hf_distill.data.tokenization import tokenize
 from hf_distill.evaluation.predictions import decide
 from hf_distill.matching.base import Matching
-from hf_distill.problems import TASKS
+from hf_distill.metrics import unfit
+from hf_distill.problems import TASKS, check_problem
 from hf_distill.reports.classification import compare
 from hf_distill.reports.report import Report
 from hf_distill.soft_targets.cross_fit import folds_of, inherited_folds
@@ -31,7 +32,6 @@ from hf_distill.tasks.teacher_logits import TeacherLogits
 SINGLE_LABEL = "single_label_classification"
 SELF_TRAINING, HARD_LABELS = "self_training", "teacher_hard_labels"
 COMPARING = ("teacher_agreement", "agreement_with_teacher", "teacher_kl")
-OF_CLASSES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "calibration_error")
 Control = Callable[[Splits], Any]
 
 
@@ -94,8 +94,9 @@ class LabellingTask(RecipeTask):
                     f"compare.metrics: {name} cannot stand {'first' if number == 0 else 'here'}. The first metric "
                     "selects the models, so it grows with quality; agreement with the teacher is in the report anyway."
                 )
-            if name in OF_CLASSES and self.splits.problem_type == "regression":
-                raise ValueError(f"compare.metrics: {name} is about classes, and the label is a quantity. Use pearson.")
+            reason = unfit(name, self.splits.problem_type, self.kind.word_level)
+            if reason is not None:
+                raise ValueError(f"compare.metrics: {name} is about {reason}")
 
     def check_controls(self) -> None:
         """Raise a ValueError for controls that this task does not have."""
@@ -128,10 +129,11 @@ class LabellingTask(RecipeTask):
             raise ValueError(
                 f"The labels of the data are {self.classes}, the classes of the teacher are "
                 f"{self.models.teacher_classes}: a teacher that is used as it is needs the same, in the same order. "
-                "Set data.labels; or let it learn "
-                "them with teacher.fine_tune; or say which is which with teacher.label_map; or learn from its inner "
-                "states alone, with a matching and soft_target_weight: 0."
+                "Set data.labels; or let it learn them with teacher.fine_tune; or say which is which with "
+                "teacher.label_map; or learn from its inner states alone, with a matching and soft_target_weight: 0."
             )
+        if settings.fine_tune is None and self.splits.problem_type is not None:
+            check_problem(self.models.config(), self.splits.problem_type)
 
     def check_texts(self) -> None:
         """Raise a ValueError where a tokenizer cannot read the texts, or the teacher has no positions for them."""
@@ -260,7 +262,7 @@ class LabellingTask(RecipeTask):
 
     def read(self, rows: datasets.Dataset) -> datasets.Dataset:
         """Rows as the student reads them and, where it has its own tokenizer, as its teacher does."""
-        key = (rows._fingerprint, str(self.models.initialized))
+        key = (rows._fingerprint, str(self.models.initialized), str(self.models.initial))
         if key not in self._tokenized:
             own = self.settings.student.vocab_size is not None
             self._tokenized[key] = tokenize(
@@ -406,10 +408,12 @@ class LabellingTask(RecipeTask):
         wanted = [name for name in self.known_controls if self.settings.compare.wants(name)]
         if not self.settings.uses_soft_targets:
             wanted = [name for name in wanted if name not in self.with_teacher]
-        made = {name: self.own_controls[name](self.splits) for name in wanted if name in self.own_controls}
+        own = [name for name in wanted if name in self.own_controls]
+        made = self.on_main(lambda: {name: self.own_controls[name](self.splits) for name in own})
         for name in wanted:
             if name == self.soft_control:
-                made[name] = self.soft_control_predictions(rows())
+                with_outputs = rows()
+                made[name] = self.on_main(lambda: self.soft_control_predictions(with_outputs))  # noqa: B023
             elif name in (SELF_TRAINING, HARD_LABELS):
                 made[name] = self._student_on_decisions(name, rows, train, baseline)
         return {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in made.items()}
@@ -429,11 +433,12 @@ class LabellingTask(RecipeTask):
             tokenized = with_outputs.remove_columns(outputs)
         else:
             tokenized = self.distillation_rows()
-            answers = self.decisions(self.models.load(baseline), tokenized)
+            answers = self.on_main(lambda: self.decisions(self.models.load(baseline), tokenized))
         keep_known = name == SELF_TRAINING
         labels = [self.relabelled(row, answers[number], keep_known) for number, row in enumerate(tokenized)]
         labelled = tokenized.remove_columns("labels").add_column("labels", labels, feature=tokenized.features["labels"])
-        return self.test_decisions(train(name, labelled))
+        trained = train(name, labelled)
+        return self.on_main(lambda: self.test_decisions(trained))
 
     def test_decisions(self, loaded: Loaded) -> Any:
         """A model's class for each test row, or for each word of it."""

@@ -56,7 +56,10 @@ OF_THE_RUN = {
     ),
     **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics", "eval_do_concat_batches"), "it scores all rows"),
     **dict.fromkeys(("label_names", "remove_unused_columns", "include_for_metrics"), "it makes the columns itself"),
-    **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed", "parallelism_config", "local_rank"), "it is one process"),
+    **dict.fromkeys(
+        ("fsdp", "fsdp_config", "deepspeed", "parallelism_config", "local_rank"), "its processes train data-parallel"
+    ),
+    "teacher_placement": "teacher.placement says it",
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "its steps are `--only`'s"),
     "predict_with_generate": "its task says so",
 }
@@ -91,6 +94,8 @@ class Teacher:
         generation: options of `generate` for the texts that it writes to learn from, `num_beams` for instance.
         ledger: file that keeps what it writes, or its answers to a prompt, for other recipes with the same teacher to
             read. None: one of the run's own.
+        placement: where the weights are of a teacher that is used as it is: "replicate" on every process, "shard" a
+            part on each, "offload" in the machine's memory, "auto" what fits. What it teaches stays the same.
         top_k: of a model that writes, how many of its most likely tokens are kept at a position, with the mass of all
             others. None: all.
         prompt: makes a classifier's teacher of a language model, see `Prompt`.
@@ -115,6 +120,7 @@ class Teacher:
     lora: dict[str, Any] | None = None
     generation: dict[str, Any] = field(default_factory=dict)
     ledger: str | None = None
+    placement: Literal["replicate", "shard", "offload", "auto"] = "replicate"
     top_k: int | None = limited(POSITIVE, 64)
     prompt: Prompt | None = None
     server: Server | None = None
@@ -148,6 +154,11 @@ class Student:
         base: where the teacher is behind a prompt, an encoder (Hub id or folder) that the student starts from in place
             of its teacher: its tokenizer's kind and, with `from_teacher`, its weights. None: a new tokenizer and random
             weights.
+        ladder: several students to choose the cheapest from that keeps `floor` of the teacher's quality: `static`,
+            `lstm-64` (hidden and embedding size), `transformer-3` (layers, with the teacher's tokens), or the fields of
+            a student with, if need be, a `name` and a section `distill` that differs. Fields of this section but `kind`
+            and `config` hold for all. Empty: one student.
+        floor: of a ladder, the least `quality_kept` on the first metric. None: 0.97.
     """
 
     kind: Literal["lstm", "static", "transformer"] = "lstm"
@@ -157,6 +168,8 @@ class Student:
     from_teacher: bool = True
     bf16: bool = True
     base: str | None = None
+    ladder: list[str | dict[str, Any]] = field(default_factory=list)
+    floor: float | None = limited(Limits(0.0, 2.0, above=True), None)
 
 
 @dataclass

@@ -9,6 +9,12 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_distill.losses import LOSSES
 from hf_distill.redaction import shareable
+from hf_distill.teachers.placement import check_placement
+
+# Metrics of which less is better, as they are called by themselves or at the end of a name.
+FALLING = frozenset(
+    "mse rmse mae perplexity ppl wer cer ter kl ece brier error bits_per_byte teacher_kl calibration_error".split()
+)
 
 
 @dataclass
@@ -115,14 +121,21 @@ class Weights:
     temperature: float
 
 
-def check_best_metric(name: str | None) -> None:
-    """Raise where the best checkpoint would be chosen by a name that an evaluation no longer has.
+def check_best_metric(name: str | None, *, told: bool = True) -> None:
+    """Raise where the best checkpoint would be chosen by a name that an evaluation no longer has, or be the worst one.
 
     Args:
         name: `metric_for_best_model`.
+        told: whether `greater_is_better` is given, or was given before `Trainer` filled it in.
     Raises:
-        ValueError: a name of version 0.1.0.
+        ValueError: a name of version 0.1.0; or a metric of which less is better, and nothing says so.
     """
+    plain = (name or "").removeprefix("eval_")
+    if not told and FALLING & {plain, plain.rsplit("_", 1)[-1]}:
+        raise ValueError(
+            f"metric_for_best_model={name!r}: less of it is better, and Trainer takes the greatest value for the best "
+            'where a name does not end in "loss". Set greater_is_better=False.'
+        )
     new = None
     if name is not None and name.endswith("loss_soft"):
         new = name.removesuffix("loss_soft") + "soft_loss"
@@ -135,6 +148,20 @@ def check_best_metric(name: str | None) -> None:
         )
 
 
+@dataclass
+class Placement:
+    """Where the weights of a live teacher are."""
+
+    teacher_placement: str = field(
+        default="replicate",
+        metadata={
+            "help": "replicate: on every process. shard: a part on each process, a layer gathered while it computes. "
+            "offload: in the machine's memory, copied to the device while it computes. auto: replicate where it takes "
+            "at most half of the free memory, else shard under several processes, else offload."
+        },
+    )
+
+
 class Shown:
     """Training arguments whose text, which trackers keep and publish, has no token and no folder of this machine."""
 
@@ -144,8 +171,8 @@ class Shown:
 
 
 @dataclass
-class DistillationArguments(Objective, Shown, TrainingArguments):
-    """`TrainingArguments` plus the fields of `Objective`, and nothing else.
+class DistillationArguments(Objective, Placement, Shown, TrainingArguments):
+    """`TrainingArguments` plus the fields of `Objective` and `Placement`, and nothing else.
 
     Source:
         Hinton et al. 2015, arXiv:1503.02531. Half of the field's `alpha` means the weight of the labels, half the
@@ -153,16 +180,18 @@ class DistillationArguments(Objective, Shown, TrainingArguments):
     """
 
     def __post_init__(self) -> None:
+        check_best_metric(self.metric_for_best_model, told=self.greater_is_better is not None)
         TrainingArguments.__post_init__(self)
-        check_best_metric(self.metric_for_best_model)
+        check_placement(self.teacher_placement)
         self.check()
 
 
 @dataclass
-class Seq2SeqDistillationArguments(Objective, Shown, Seq2SeqTrainingArguments):
-    """`Seq2SeqTrainingArguments` plus the fields of `Objective`, and nothing else."""
+class Seq2SeqDistillationArguments(Objective, Placement, Shown, Seq2SeqTrainingArguments):
+    """`Seq2SeqTrainingArguments` plus the fields of `Objective` and `Placement`, and nothing else."""
 
     def __post_init__(self) -> None:
+        check_best_metric(self.metric_for_best_model, told=self.greater_is_better is not None)
         Seq2SeqTrainingArguments.__post_init__(self)
-        check_best_metric(self.metric_for_best_model)
+        check_placement(self.teacher_placement)
         self.check()

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
+from hf_distill.paths import is_hub_id
 from hf_distill.problems import Task
 from hf_distill.training.arguments import Objective, Weights
 from hf_distill.training.batch import Batch
@@ -14,6 +16,8 @@ from hf_distill.training.checks import Alignment
 from hf_distill.training.divergence import LOWER, NAMED_ROWS, FiniteTrainer
 from hf_distill.training.objective import Term
 from hf_distill.training.streams import counted, note_rows_of_last_batch
+
+logger = logging.get_logger(__name__)
 
 
 class EvaluatingTrainer(FiniteTrainer):
@@ -61,6 +65,8 @@ class EvaluatingTrainer(FiniteTrainer):
         labels; `<prefix>_soft_loss` is there whenever a teacher or its columns are.
         """
         self._evaluated, self._unusable = {}, {}
+        if self._distils:  # Seq2SeqTrainer would gather the rows that fill up the last batch, too
+            self.gather_function = self.accelerator.gather_for_metrics
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.is_in_train:
             self._check_evaluation(metric_key_prefix)
@@ -68,6 +74,11 @@ class EvaluatingTrainer(FiniteTrainer):
         losses = {
             name: (sums / counts.clamp(min=1)).item() for name, (sums, counts) in self._evaluated.items() if counts > 0
         }
+        if self._distils and self.settings.wants_labels and "soft" in losses and "hard" not in losses:
+            logger.warning(
+                f"The rows of this evaluation have no labels, so {metric_key_prefix}_loss is the loss on the soft "
+                "targets, which other evaluations do not compare with. If they have some, call their column `labels`."
+            )
         for name, key in (("soft", "soft_loss"), ("soft", "loss"), ("hard", "loss")):
             if name in losses:
                 found[f"{metric_key_prefix}_{key}"] = losses[name]
@@ -141,3 +152,15 @@ class EvaluatingTrainer(FiniteTrainer):
         if found and not self.settings.wants_soft_targets:
             return self.alignment.is_aligned(batch.inputs, self.settings.soft_target_loss)
         return found
+
+    def settings_for_card(self) -> dict[str, Any]:
+        """The settings of the objective, for the draft of the model card."""
+        if not self._distils:
+            return {}
+        return {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Objective)}
+
+    def teachers_for_card(self) -> list[str]:
+        """The live teachers that are on the Hub, for the draft of the model card."""
+        teacher = self.teacher if self._distils else None
+        named = [] if teacher is None else [member.config._name_or_path for member in teacher.members]
+        return [name for name in named if name and is_hub_id(name)]

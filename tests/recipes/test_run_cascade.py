@@ -16,12 +16,21 @@ QUICK = {
     "distill": {"num_train_epochs": 4, "learning_rate": 1.0e-2, "disable_tqdm": True},
     "compare": {"resamples": 100, "controls": False, "detailed_costs": False},
     "data__fidelity": 60,
+    "teacher__fine_tune": {"num_train_epochs": 8, "learning_rate": 2e-3, "disable_tqdm": True},
+}
+
+
+PROMPTED = {
+    "teacher": {"model": "some", "prompt": {"classes": ["bad", "good"]}},
+    "data__labels": None,
+    "data__fidelity": 0,
+    "distill": {},
 }
 
 
 @pytest.mark.cheapest
 def test_a_run_with_a_cascade(tmp_path, capsys):
-    reviews.write_reviews(tmp_path / "reviews.csv")
+    reviews.write_reviews(tmp_path / "reviews.csv", 500)
     reviews.write_teacher(tmp_path / "teacher")
     out = tmp_path / "out"
     assert main(["run", str(reviews.recipe(tmp_path, **QUICK, cascade={"agreement": 0.9}))]) == 0
@@ -75,10 +84,16 @@ def test_what_has_no_cascade_is_refused_before_anything_runs(tmp_path):
     assert "They are the rows of validation; data.fidelity holds out as many as you set" in refusals(
         cascade={"agreement": 0.99}, data__fidelity=0
     )
-    given = {"model": str(tmp_path / "teacher"), "label_map": {}}
-    assert "cascade: the teacher's classes are" in refusals(
-        cascade={"agreement": 0.9}, teacher=given, data__labels=["bad", "good", "unknown"], data__fidelity=0
+    changes = {name: value for name, value in QUICK.items() if not name.startswith("teacher")}
+    given = {"model": str(tmp_path / "teacher")}
+    other = reviews.recipe(
+        tmp_path,
+        **{**changes, "data__fidelity": 0},
+        cascade={"agreement": 0.9},
+        teacher=given,
+        data__labels=["bad", "good", "unknown"],
     )
+    assert "cascade: the teacher's classes are" in "\n".join(plan_recipe(other).refusals)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +103,8 @@ def test_what_has_no_cascade_is_refused_before_anything_runs(tmp_path):
         ({"cascade": {"agreement": 0.9, "defer": 0.1}}, "Set one of them"),
         ({"cascade": {"agreement": 1.0}}, r"cascade\.agreement: expected .*got 1\.0"),
         ({"cascade": {"agrement": 0.9}}, "unknown key 'cascade.agrement'.*agreement"),
+        ({"cascade": {"defer": 0.1}, **PROMPTED}, r"cascade: cannot go with teacher\.prompt"),
+        ({"student": {"ladder": ["static", "lstm-8"]}, **PROMPTED}, r"student\.ladder: .* is behind a prompt"),
         ({"cascade": {"defer": 0.1}, "task": "token-classification"}, "cascade: is for classes of texts, and this is"),
     ],
 )

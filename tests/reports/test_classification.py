@@ -640,10 +640,12 @@ def test_times_with_tokenization_are_measured_for_every_model(dataset, tmp_path)
     tokenizer = words_tokenizer()
     settings = {"teacher_processing_class": tokenizer, "student_processing_class": tokenizer, "metrics": ["accuracy"]}
     student = tiny_bert(num_labels=2)
-    export_onnx(student, tmp_path)
+    student.save_pretrained(tmp_path)
+    export_onnx(student, tmp_path, tokenizer=tokenizer)
     compared = (reader(hidden=32, layers=3), student, dataset)
     report = compare(*compared, baseline_model=reader(), raw_texts=spelled(dataset), onnx=tmp_path, **settings)
-    for measured in (*report.models.values(), *report.onnx.values()):
+    runtimes = [each["runtime"] for each in report.onnx.values()]
+    for measured in (*report.models.values(), *report.onnx.values(), *runtimes):
         times = measured["end_to_end_ms"]["batch_1"]
         assert 0 < times["p50"] <= times["p95"]
         assert measured["end_to_end_throughput"]["batch_32"] > 0
@@ -652,7 +654,7 @@ def test_times_with_tokenization_are_measured_for_every_model(dataset, tmp_path)
     assert set(report.onnx["int8"]["ratios"]) >= {"faster_end_to_end", "throughput_end_to_end"}
     assert "ms a text with tokenization: teacher" in printed(report)
     text = model_card(report, tmp_path, student_name="s", teacher="org/teacher").text
-    assert "| text to label, with tokenization | ms a text, p50 |" in text
+    assert "| text to label, with tokenization | ms a text, p50 |" in text and "int8 in runtime.py |" in text
     without = compare(*compared, **settings)
     assert "end_to_end_ms" not in without.models["student"] and "faster_end_to_end" not in without.ratios
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import httpx2
+import numpy as np
 import pytest
 import torch
 from playwright.sync_api import expect, sync_playwright
@@ -47,6 +48,25 @@ def test_both_models_answer_with_their_probabilities(run):
     assert ("Both predict" in closing) == (max(teacher, key=teacher.get) == max(student, key=student.get))
     with pytest.raises(Exception, match="Type a text first"):
         ask(panels, "  ")
+
+
+@pytest.mark.cheapest
+def test_a_slider_says_who_answers(run):
+    space = write_space(run)
+    path = space / "student" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cascade_threshold": 0.9, "cascade_temperature": 2.0}))
+    inputs = "app.build(pathlib.Path()).fns[0].inputs"
+    shown = f"import app, pathlib; print([getattr(each, 'maximum', None) and each.value for each in {inputs}])"
+    # In a process of its own: gradio leaves sockets open.
+    made = subprocess.run([sys.executable, "-c", shown], cwd=space, capture_output=True, text=True)
+    assert made.stdout.splitlines()[-1:] == ["[None, 0.9]"], made.stderr
+    settings = json.loads((space / "space.json").read_text())
+    panels = [Panel(model, settings["task"], space) for model in settings["models"]]
+    logits = np.log(list(probabilities(lstm().eval(), "lovely food it was").values())) / 2
+    sure = float((np.exp(logits) / np.exp(logits).sum()).max())
+    for threshold, answering in ((sure + 1e-3, "teacher"), (sure - 1e-3, "student")):
+        *_, closing = ask(panels, "lovely food it was", threshold)
+        assert f"The student is {sure:.3f} sure" in closing and f"**the {answering} answers**" in closing
 
 
 def panel(model, task, folder, reads=None):
