@@ -209,9 +209,10 @@ class Models:
         place, options = self.loading(source)
         if "gguf_file" in options:
             optional("gguf", "generation")
+            dtype = torch.float32  # its weights are read packed, and their kernels compute in it
         kind: Any = AutoModelForSeq2SeqLM if self.config(source).is_encoder_decoder else AutoModelForCausalLM
         with self.by_consent(source):
-            model = kind.from_pretrained(place, **options, dtype=dtype)
+            model: Any = load_teacher(place, kind, **options, dtype=dtype)
         model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         return model.eval(), self.tokenizer(source)
 
