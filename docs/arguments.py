@@ -67,7 +67,7 @@ def table(owner, prefix: str = "", names=None, inside=()) -> str:
         if not described:
             raise ValueError(f"{owner.__name__}.{field.name} has no description. Add it to the class's docstring.")
         rows.append(row(prefix + field.name, f"`{type_of(owner, field.name)}`", default_of(field), described))
-    return HEADER + "".join(rows)
+    return f'<div class="keys" markdown>\n\n{HEADER}{"".join(rows)}\n</div>\n'
 
 
 def sections(owner, prefix: str = "") -> list[tuple[str, type]]:
@@ -89,9 +89,9 @@ def own_fields(config) -> set[str]:
 
 def arguments_table() -> str:
     """The fields that `DistillationArguments` adds."""
-    from hf_distill.training.arguments import Objective
+    from hf_distill.training.arguments import Objective, Placement
 
-    return table(Objective)
+    return table(Objective) + table(Placement).removeprefix(HEADER)
 
 
 def recipe_tables() -> str:

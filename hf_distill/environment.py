@@ -9,10 +9,17 @@ import torch
 import transformers
 
 
+def accelerator() -> torch.device | None:
+    """The device of this process beside its processor: a GPU of any make; None where there is none."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+
+
 def has_fast_bf16() -> bool:
     """Whether bfloat16 is fast here: the accelerator supports it, or the processor has instructions for it."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+    kind = accelerator()
+    if kind is not None:
+        supported = getattr(torch.get_device_module(kind), "is_bf16_supported", None)
+        return supported is not None and bool(supported())  # Apple's GPU has no such function
     # The check that torch's own compiler uses; the public list of capabilities is missing before torch 2.13.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -44,9 +51,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    if device.type == "cuda":
-        described["accelerator"] = torch.cuda.get_device_name(device)
-        described["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    if device.type != "cpu":
+        described["accelerator"] = _device_name(device)
+        described["peak_device_memory_bytes"] = torch.accelerator.max_memory_allocated(device)
     if peak_memory():
         described["peak_memory_bytes"] = peak_memory()
     return described
@@ -61,12 +68,19 @@ def summary(bf16: bool) -> str:
     from hf_distill import __version__
 
     where = f"{torch.get_num_threads()} threads of the processor"
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        where = torch.cuda.get_device_name(0) + (f" and {count - 1} more" if count > 1 else "")
+    device = accelerator()
+    if device is not None:
+        count = torch.accelerator.device_count()
+        where = _device_name(device) + (f" and {count - 1} more" if count > 1 else "")
     number = "bfloat16" if bf16 else "float32"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return f"{where}, {number}; hf_distill {__version__}, {versions}, Python {platform.python_version()}"
+
+
+def _device_name(device: torch.device) -> str:
+    """What the maker calls a device, where its module tells; else its type."""
+    named = getattr(torch.get_device_module(device), "get_device_name", None)
+    return device.type if named is None else str(named(device))
 
 
 def _processor() -> str:

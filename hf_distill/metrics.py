@@ -372,7 +372,7 @@ def lower_is_better(name: str) -> bool:
 
 
 def display_name(name: str) -> str:
-    """A metric as a reader says it, with its direction where less is better.
+    """A metric's name in words, with its direction if less is better.
 
     >>> display_name("bits_per_byte"), display_name("macro_f1")
     ('bits per byte (less is better)', 'macro f1')

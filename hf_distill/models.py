@@ -191,7 +191,7 @@ def _counts_tokens(table: nn.Module) -> bool:
 
 
 def input_limits(model: Any) -> tuple[float, float]:
-    """How many tokens a model has places for, and how many different ones it knows; infinite where nothing says so.
+    """A model's number of positions, and the size of its vocabulary; infinite if its config has no limit.
 
     Args:
         model: the tables of learned or precomputed positions are found by their names, `position_embeddings` for

@@ -26,7 +26,7 @@ def row_starts(batch: Mapping[str, Any]) -> Tensor | None:
     starts = torch.zeros_like(ids, dtype=torch.bool)
     if isinstance(positions, Tensor) and positions.dim() == 2:
         going_back = positions.diff(dim=-1) <= 0
-        if mask is not None and mask.shape == ids.shape:  # numbers at padding say nothing
+        if mask is not None and mask.shape == ids.shape:  # positions of padding have no meaning
             going_back = going_back & (mask[:, 1:] != 0) & (mask[:, :-1] != 0)
         starts[:, 1:] |= going_back
     if isinstance(batch.get("seq_idx"), Tensor):
@@ -37,7 +37,7 @@ def row_starts(batch: Mapping[str, Any]) -> Tensor | None:
 
 
 def check_packing_is_marked(rows: Sequence[Any], batch: Mapping[str, Any]) -> None:
-    """Raise where a collator packed rows and says nowhere where they start: no model could tell them apart.
+    """Raise if a collator packed rows without marking where they start: no model could tell them apart.
 
     Args:
         rows: the token ids of each row before; None where it has none.
@@ -52,16 +52,16 @@ def check_packing_is_marked(rows: Sequence[Any], batch: Mapping[str, Any]) -> No
     if len(ids) < len(rows) and longer and not PACKING.union({"position_ids"}) & set(batch):
         raise ValueError(
             f"The data_collator packed {len(rows)} rows into {len(ids)} of {ids.shape[1]} tokens, and the batch has "
-            f"only {sorted(batch)}: nothing says where a row starts, so every model would mix them. Let it return "
+            f"only {sorted(batch)}: no column marks where a row starts, so every model would mix them. Let it return "
             "position_ids (DataCollatorWithFlattening does by default), or use a collator that pads."
         )
 
 
 class PackedRowsCheck:
-    """Whether a model tells packed rows apart, found out at the first batch that has some.
+    """Checks that a model tells packed rows apart, at the first batch that has some.
 
     A few tokens of two rows are read packed, packed after other tokens, and alone: the outputs of the second row must
-    be the same. This holds whatever the model's attention makes of `position_ids`, and whatever a config says.
+    be the same. So the check depends neither on how the model uses `position_ids` nor on its config.
 
     Args:
         model: a student or a teacher.
@@ -84,7 +84,7 @@ class PackedRowsCheck:
         if self._passed or not PACKING.union({"position_ids"}) & set(batch):
             return
         mask = batch.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.dim() > 2:  # says itself what may be read from where
+        if isinstance(mask, Tensor) and mask.dim() > 2:  # the mask itself separates the rows
             return
         starts = row_starts(batch)
         if starts is None:

@@ -1,10 +1,14 @@
 """The site: generated tables are complete, and the code of the README runs."""
 
 import argparse
+import ast
 import dataclasses
+import importlib
 import importlib.util
 import inspect
 import re
+import shlex
+import typing
 from pathlib import Path
 
 import datasets
@@ -20,8 +24,9 @@ from transformers import (
 
 import hf_distill
 from hf_distill import DistillationArguments, LSTMStudentForSequenceClassification
-from hf_distill.cli import _parser
+from hf_distill.cli import _parser, _parted
 from hf_distill.data.config import Augment, Data
+from hf_distill.plain_yaml import parse_yaml
 from hf_distill.recipes.recipe import Cascade, Compare, Export, Push, Recipe, Student, Teacher
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
@@ -122,9 +127,7 @@ def test_a_new_field_needs_a_description(hook):
         forgotten: str = "x"
 
     assert hook.documented(Section) == {"known": "described in two lines."}
-    assert hook.table(Section, names=["known"]).endswith(
-        "| `known` | `int \\| None` | `None` | described in two lines. |\n"
-    )
+    assert "\n| `known` | `int \\| None` | `None` | described in two lines. |\n" in hook.table(Section, names=["known"])
     with pytest.raises(ValueError, match=r"Section\.forgotten has no description"):
         hook.table(Section)
 
@@ -146,6 +149,74 @@ def test_every_command_and_option_is_on_the_site():
         for action in parser._actions:
             written = action.option_strings[-1] if action.option_strings else action.dest
             assert written == "--help" or re.search(rf"^\| `{written}\b", part, re.M), f"{name} {written}"
+
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.M | re.S)
+
+
+def blocks(path, kind):
+    return [code for found, code in BLOCK.findall(path.read_text(encoding="utf-8")) if found == kind]
+
+
+def test_every_public_name_is_on_the_site():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PAGES if path.parent.name == "api")
+    documented = re.findall(r"^::: ([\w.]+)", text, re.M)
+    ends = {name.rpartition(".")[2] for name in documented}
+    ends |= {name for module in documented for name in getattr(importlib_of(module), "__all__", ())}
+    names = {name for name in hf_distill.__all__ if not name.startswith("_")}
+    assert names - ends == set()
+
+
+def importlib_of(name):
+    """The module of that name; None where it names something within one."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md"], ids=lambda path: path.stem)
+def test_the_code_of_a_page_compiles_and_names_what_is_there(path):
+    for code in blocks(path, "python"):
+        tree = ast.parse(code)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_distill"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name) or importlib_of(f"{node.module}.{alias.name}"), alias.name
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md"], ids=lambda path: path.stem)
+def test_the_commands_of_a_page_are_those_of_the_command_line(path):
+    for code in blocks(path, "bash"):
+        lines = code.replace("\\\n", " ").splitlines()
+        for words in (shlex.split(line, comments=True) for line in lines if "hf-distill " in line):
+            start = next((number for number, word in enumerate(words) if word.endswith("hf-distill")), None)
+            if start is None:
+                continue
+            own, overrides = _parted([word for word in words[start + 1 :] if word not in ("&&", ";")])
+            _parser().parse_args(own)
+            for word in overrides[::1]:
+                if word.startswith("--") and not re.match(r"--\d", word):
+                    section, _, key = word.removeprefix("--").partition("=")[0].partition(".")
+                    kind = typing.get_type_hints(Recipe)[section]
+                    assert (
+                        not key
+                        or not dataclasses.is_dataclass(kind)
+                        or key.split(".")[0] in {field.name for field in dataclasses.fields(kind)}
+                    ), word
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_recipes_of_a_page_have_known_keys(path):
+    for code in blocks(path, "yaml"):
+        content = parse_yaml(code, path.name, "")
+        for section, values in content.items() if isinstance(content, dict) else ():
+            if section in typing.get_type_hints(Recipe):
+                kind = typing.get_type_hints(Recipe)[section]
+                known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
+                assert known is None or set(values) <= known, f"{section}: {set(values) - known}"
 
 
 def readme():

@@ -1,5 +1,6 @@
 """What users install: a wheel and an sdist with all files, an editable install that editors can follow."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.space.conftest import finished_run
 
@@ -19,7 +21,17 @@ DATA = {
     "hf_distill/space/app.py",
     "hf_distill/.agents/skills/hf-distill/SKILL.md",
 }
-BUILT = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "hf_distill")
+BUILT = (
+    "setup.cfg",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "MANIFEST.in",
+    "Makefile",
+    "hf_distill",
+    "tests",
+    "docs",
+)
 CARD = """
 import sys
 from importlib.resources import files
@@ -92,7 +104,38 @@ def test_every_file_of_the_package_is_in_the_wheel_and_the_sdist(built):
         assert {name for name in wheel.namelist() if name.startswith("hf_distill/")} == files
     with tarfile.open(built["sdist"]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert names >= files | {"LICENSE", "README.md", "setup.cfg", "pyproject.toml"}
+    tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
+    assert names >= files | tests | {"LICENSE", "README.md", "setup.cfg", "pyproject.toml", "Makefile"}
+
+
+def test_one_version_everywhere():
+    versions = {
+        re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.M)[1]
+        for name, pattern in (
+            ("setup.cfg", r"^version = (.*)$"),
+            ("CITATION.cff", r"^version: (.*)$"),
+            ("hf_distill/__init__.py", r'^__version__ = "(.*)"$'),
+        )
+    }
+    assert len(versions) == 1
+
+
+def test_workflows_and_templates_are_yaml_and_call_targets_that_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for path in sorted((ROOT / ".github").rglob("*.yml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert content, path
+        for job in content.get("jobs", {}).values():
+            for step in job["steps"]:
+                for target in re.findall(r"^make ([\w-]+)", step.get("run", ""), re.M):
+                    assert target in targets, target
+
+
+def test_the_pages_of_llms_txt_exist():
+    text = (ROOT / "llms.txt").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert text.startswith("# hf_distill\n\n> ") and len(links) > 15
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 @pytest.mark.long

@@ -108,5 +108,5 @@ def test_packing_that_nothing_tells_of_is_refused(tmp_path):
     with pytest.raises(ValueError, match="packed 3 rows into 1 of 9 tokens"):
         check_packing_is_marked(IDS, packed(return_position_ids=False))
     collator = TeacherColumnsCollator(DataCollatorWithFlattening(return_position_ids=False), per_position=True)
-    with pytest.raises(ValueError, match="nothing says where a row starts"):
+    with pytest.raises(ValueError, match="no column marks where a row starts"):
         collator([dict(row) for row in ROWS])

@@ -1,8 +1,8 @@
-"""Intervals where resampling has nothing to resample: shares near 0 or 1, and metrics at their end.
+"""Intervals where the bootstrap fails: shares near 0 or 1, and metrics at their largest or smallest value.
 
-Where no example, or hardly any, differs from the others, all resamples are alike and their range is far too narrow, up
-to nothing. The bounds here are from counts: of a kind of example of which none was seen among n, up to 1 - 0.025^(1/n)
-may be of that kind (the exact binomial bound; about 3.7/n).
+If all examples are right, or nearly all, all resamples are alike and their range is too narrow, or has no width. The
+bounds here are binomial instead: if none of n examples had an error, up to 1 - 0.025^(1/n) of all examples may have one
+(about 3.7/n), at 95 % confidence.
 """
 
 import evaluate
@@ -21,7 +21,7 @@ Bounds = tuple[float, float]
 
 
 def unseen(examples: int) -> float:
-    """The largest share of a kind of example of which none is among so many, at 95 % confidence, two-sided.
+    """The largest share of examples with an error if none of so many had one, at 95 % confidence, two-sided.
 
     >>> round(unseen(100), 4), unseen(0)
     (0.0362, 1.0)
@@ -30,13 +30,13 @@ def unseen(examples: int) -> float:
 
 
 def alike(drawn: np.ndarray) -> bool:
-    """Whether resampled values leave an interval of no width."""
+    """Whether the interval of resampled values has no width."""
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return bool(high - low < SAME)
 
 
 def mixed(value: float, share: float, lowest: float, highest: float) -> Bounds:
-    """A mean in which a share of the examples, not seen yet, lies anywhere between two ends.
+    """The bounds of a mean if a share of the examples may have any value between two ends.
 
     >>> mixed(0.5, 0.1, 0.0, 1.0)
     (0.45, 0.55)
@@ -52,7 +52,7 @@ def bounds_of(
     value: float,
     drawn: np.ndarray,
 ) -> Bounds | None:
-    """The interval of a metric where that of the resamples would be too narrow; None where it is not.
+    """The interval of a metric if the bootstrap's would be too narrow; None if it is not.
 
     Args:
         metric: of ours, or one that `evaluate` loaded.
@@ -84,10 +84,10 @@ def bounds_of(
 
 
 def share_bounds(right: np.ndarray, items: Items, value: float) -> Bounds | None:
-    """The exact (Clopper-Pearson) interval of a share of which few examples are on one side; None otherwise.
+    """The exact (Clopper-Pearson) interval of a share if fewer than `FEW` examples are right, or wrong; None otherwise.
 
-    Several items of an example are not independent, so examples with a fault are counted, and each is taken to have
-    as many faults as those that were seen; where none was seen, nothing but faults.
+    Items of one example are not independent, so examples with an error are counted. Each is taken to have as many
+    errors as those that were seen had in the mean; if none was seen, all of its items are taken to be wrong.
 
     Args:
         right: (items,) or (items, classes) bool.
@@ -108,9 +108,10 @@ def share_bounds(right: np.ndarray, items: Items, value: float) -> Bounds | None
 
 
 def worst_counts(references: np.ndarray, items: Items) -> np.ndarray:
-    """Counts as `class_counts` has them, with as many errors as may have gone unseen, in the rarest classes first.
+    """The counts of `class_counts` in the worst case that an evaluation without errors allows.
 
-    All errors together are bounded by the number of examples, and those in a class by the examples that have the class.
+    As many errors are added as `unseen` allows: in all examples together, and in the examples of each class. They are
+    added to the rarest classes first, where they change the metric most.
 
     Args:
         references: (items,) class numbers, all predicted right.
@@ -132,7 +133,7 @@ def worst_counts(references: np.ndarray, items: Items) -> np.ndarray:
 
 
 def worst_macro_f1_of_rows(references: np.ndarray) -> float:
-    """The same for the macro F1 of rows of 0 and 1, whose classes are judged one by one.
+    """The macro F1 of multi-label rows in that worst case, with the classes taken one by one.
 
     Args:
         references: (examples, classes), all predicted right.

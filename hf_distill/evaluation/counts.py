@@ -1,8 +1,8 @@
-"""Metrics that add up: counts of each example, and the value of the counts' total.
+"""Metrics computed from counts that are added over the examples: hits, predictions and labels of each class.
 
-Whatever is counted example by example can be resampled by weighing the examples: one matrix product, where calling the
-metric on every resample would take minutes. A metric joins by naming its counts and the value of their total. The
-functions of scikit-learn and seqeval remain the definition: the tests hold these to them.
+Such a metric is resampled by weighting the examples' counts, which is one matrix product; calling the metric on every
+resample would take minutes. A metric is added by a function of its counts and a function of their total.
+scikit-learn and seqeval define the values: the tests compare with them.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ class Counted:
 
 
 def class_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
-    """How often each example's items hit, name and are of each class.
+    """For each example and class: how many of its items are right, predicted to be of the class, and of the class.
 
     Args:
         predictions: (items,) class numbers, -1 for none.
@@ -83,7 +83,7 @@ def class_counts(predictions: np.ndarray, references: np.ndarray, items: Items) 
 
 
 def row_counts(predictions: np.ndarray, references: np.ndarray, items: Items) -> csr_matrix:
-    """How often each example hits, names and has each class of a multi-label problem, and whether it errs nowhere.
+    """The same for multi-label rows, and whether all classes of the row are right.
 
     Args:
         predictions: (items, classes) of 0/1.

@@ -200,7 +200,7 @@ def repo_id_of(folder: str | Path) -> str:
     recipe = recipe_of(folder)
     wanted = (read_yaml(recipe).get("push") or {}).get("repo_id") if recipe else None
     if not wanted:
-        raise ValueError(f"Nothing says where {folder} goes. Add --repo-id user/name, or push.repo_id to its recipe.")
+        raise ValueError(f"{folder} has no repository id. Add --repo-id user/name, or push.repo_id to its recipe.")
     return str(wanted)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from hf_distill.recipes.files import content_hash, sync_folder, write_text
+from hf_distill.recipes.processes import Processes
 
 RECORD_ENDING = ".files.json"
 
@@ -21,13 +22,23 @@ class RecordedCheckpoints(TrainerCallback):
     Args:
         folder: of the checkpoints.
         limit: how many recent checkpoints are kept, beside the best one.
+        processes: that write the checkpoints.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, max(1, limit)
+    def __init__(self, folder: Path, limit: int, processes: Processes) -> None:
+        self.folder, self.limit, self.processes = folder, max(1, limit), processes
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the checkpoint that was just written, and remove those that are not needed any more."""
+        self.processes.wait()  # each process writes a part of it
+        self.processes.on_main(lambda: self.record(state))
+
+    def record(self, state: Any) -> None:
+        """See `on_save`.
+
+        Args:
+            state: of the trainer.
+        """
         newest = self.folder / f"checkpoint-{state.global_step}"
         sync_folder(newest)
         files = {
@@ -77,18 +88,25 @@ def last_whole(folder: Path) -> Path | None:
     return None
 
 
-def train(trainer: Trainer, folder: Path) -> None:
+def train(trainer: Trainer, folder: Path, processes: Processes) -> None:
     """Train in place, from the last whole checkpoint of the folder if there is one.
 
     Args:
         trainer: whose checkpoints go to the folder.
         folder: of the checkpoints; those that are not whole are removed.
+        processes: that train.
     """
     limit = trainer.args.save_total_limit
     trainer.args.save_total_limit = None  # `RecordedCheckpoints` removes them
-    trainer.add_callback(RecordedCheckpoints(folder, 1 if limit is None else limit))
+    trainer.add_callback(RecordedCheckpoints(folder, 1 if limit is None else limit, processes))
+    start = processes.on_main(lambda: _start(folder))
+    trainer.train(resume_from_checkpoint=False if start is None else str(start))
+
+
+def _start(folder: Path) -> Path | None:
+    """The checkpoint to go on from; those that are not whole are removed."""
     start = last_whole(folder)
     for checkpoint in checkpoints(folder):
         if not is_whole(checkpoint):
             shutil.rmtree(checkpoint)
-    trainer.train(resume_from_checkpoint=False if start is None else str(start))
+    return start

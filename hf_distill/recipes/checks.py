@@ -1,7 +1,6 @@
 """What a run refuses before anything expensive."""
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,12 +44,8 @@ def replaced_by(recipe: Recipe, steps: Iterable[str] = tuple(REPLACES)) -> list[
     return [name for step in steps if step not in idle for name in REPLACES.get(step, ()) if name not in idle]
 
 
-def check_process_and_sources(recipe: Recipe) -> None:
-    """Raise a ValueError under several processes, and where a recipe reads what its own run replaces."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            "A recipe runs in one process, on all devices that it sees; for several processes use the trainer."
-        )
+def check_sources(recipe: Recipe) -> None:
+    """Raise a ValueError where a recipe reads what its own run replaces."""
     folder = Path(recipe.output_dir).resolve()
     augment = recipe.data.augment
     filler = augment.masked_language_model if augment is not None else None
@@ -88,8 +83,19 @@ class Checks:
     @property
     def all(self) -> Sequence[Callable[[], None]]:
         """The checks in their order: those of the trainings first, then those of the task."""
-        own = (self.check_stages, self.check_trackers, self.check_lengths)
+        own = (self.check_rows, self.check_stages, self.check_trackers, self.check_lengths, self.models.check_placement)
         return *own, *self.task.checks, self.check_student, self.check_matchings, self.check_export, self.check_cascade
+
+    def check_rows(self) -> None:
+        """Raise a ValueError where a process would have no row to train on, or to validate."""
+        size = self.training.processes.size
+        for name in ("train", "validation"):
+            rows = len(self.task.parts[name])
+            if size > 1 and rows < size:
+                raise ValueError(
+                    f"data: {rows} {name} rows for {size} processes, so that some would have none. Launch at most "
+                    f"{max(1, rows)}."
+                )
 
     def check_stages(self) -> None:
         """Raise a ValueError for trainings that cannot be, or where nothing is learned from the teacher."""

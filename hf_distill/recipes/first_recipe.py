@@ -143,7 +143,8 @@ class _Draft:
         if roles.missing:
             lines.append(f"  missing: {_scalar(list(roles.missing))}   # no label; only the teacher labels these rows")
         elif roles.label is not None and self.task == "text-classification":
-            unknown = [value for value in UNKNOWN if value in {str(each).lower() for each in self.rows[roles.label]}]
+            spelled = {str(each).strip().lower() for each in self.rows[roles.label] if each is not None}
+            unknown = [value for value in UNKNOWN if value in spelled]
             lines += [f"  # missing: {_scalar(unknown)}   # if that means that a row has no label"] if unknown else []
         if roles.regression:
             lines.append("  problem_type: regression   # the label is a quantity")

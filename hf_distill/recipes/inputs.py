@@ -1,7 +1,7 @@
 """What each step's result depends on, as named values."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from hf_distill.tasks.models import Models
 
 # Of a recipe's section `teacher`, what its fine-tuning does not depend on.
 AFTER_FINE_TUNING = (
-    *("label_map", "calibrate", "floor", "generation", "ledger", "top_k", "cross_fit", "bf16"),
+    *("label_map", "calibrate", "floor", "generation", "ledger", "top_k", "cross_fit", "bf16", "placement"),
     *("model", "revision", "trust_remote_code"),  # the commit stands for them
 )
 
@@ -42,6 +42,10 @@ class Inputs:
             found = getattr(self, f"_{step.replace(' ', '_').replace('-', '_')}")()
             self._found[step] = without_secrets(found)  # they are kept, and shown where they change
         return self._found[step]
+
+    def digests(self, steps: Iterable[str]) -> dict[str, str]:
+        """A hash of each value of some steps, by the step and the name of the value."""
+        return {f"{step}: {name}": digest(value) for step in steps for name, value in self[step].items()}
 
     def _after(self, *steps: str) -> dict[str, Any]:
         return {f"after.{step}": digest(self[step]) for step in steps}

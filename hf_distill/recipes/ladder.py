@@ -75,7 +75,9 @@ class Ladder:
         models = Models(recipe)
         models.initial = models.work / "initial" / name
         task: Any = self.task.with_student(recipe, models)
-        return Rung(name, recipe, models, task, Training(recipe, task, models, self.run.workspace))
+        run = self.run
+        training = Training(recipe, task, models, run.workspace, run.processes, run.console)
+        return Rung(name, recipe, models, task, training)
 
     def __bool__(self) -> bool:
         return bool(self.rungs)
@@ -88,7 +90,13 @@ class Ladder:
     @property
     def checks(self) -> list[Callable[[], None]]:
         """What raises a ValueError for a rung that cannot be trained."""
-        return [functools.partial(self._check, rung) for rung in self.rungs.values()]
+        return [self.check_alone, *(functools.partial(self._check, rung) for rung in self.rungs.values())]
+
+    def check_alone(self) -> None:
+        """Raise a ValueError where several processes run a recipe that one has to choose or fit in."""
+        key = "student.ladder" if self.rungs else "cascade"
+        if self.run.processes.size > 1 and (self.rungs or self.recipe.cascade is not None):
+            raise ValueError(f"{key}: needs one process, and there are {self.run.processes.size}. Start the run alone.")
 
     def _check(self, rung: Rung) -> None:
         checks = Checks(rung.recipe, rung.task, rung.models, rung.training)
@@ -136,18 +144,13 @@ class Ladder:
 
     # Steps
 
-    def initialize(self, write: Callable[[Any], None], folder: Any) -> None:
-        """Make the first weights of all rungs.
-
-        Args:
-            write: makes those that the run works on, into a folder.
-            folder: that takes a folder of each.
-        """
+    def initialize(self) -> None:
+        """Make the first weights of all rungs."""
         for rung in self.rungs.values():
             rung.models.initialized = False
             with self.on(rung):
                 self.run.console.print(f"  {rung.name}", style="bold", markup=False)
-                write(folder / rung.name)
+                self.run.write_untrained(f".work/initial/{rung.name}")
 
     def distill(self) -> Loaded:
         """Train all rungs and choose one, which the run then works on.

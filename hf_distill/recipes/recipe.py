@@ -150,6 +150,12 @@ class Recipe(Settings):
                 raise ValueError(f"{key}: {fixed.pop()} is about what is trained on. Leave it out.")
             section_from(Data, {"path": self.data.path, **changes}, key)
 
+        pair = len(self.data.text_columns) > 1
+        for sample in self.push.samples:
+            if pair != isinstance(sample, list) or (pair and len(sample) != 2) or not sample or not all(sample):
+                expected = "lists of two texts, as data.text names two columns" if pair else "texts"
+                raise ValueError(f"push.samples: expected {expected}; got {sample!r:.80}.")
+
     @property
     def trainings(self) -> list[tuple[str, dict[str, Any]]]:
         """The settings of each training by their key: the stages, and the teacher's where it is fine-tuned."""

@@ -4,7 +4,6 @@ compare → card."""
 import dataclasses
 import functools
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,21 +15,20 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_distill.environment import has_fast_bf16, peak_memory
 from hf_distill.paths import local, name_of
-from hf_distill.recipes.checks import Checks, check_process_and_sources, replaced_by
-from hf_distill.recipes.files import write_text
+from hf_distill.recipes.cache_folder import open_cache
+from hf_distill.recipes.checks import Checks, check_sources, replaced_by
 from hf_distill.recipes.inputs import Inputs
 from hf_distill.recipes.ladder import Ladder
+from hf_distill.recipes.processes import Processes
 from hf_distill.recipes.progress import RUNS
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
-from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, Workspace, digest
-from hf_distill.reports.card import model_card
+from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, digest
+from hf_distill.reports.card import model_card, title
 from hf_distill.reports.report import Report
-from hf_distill.soft_targets import provenance
 from hf_distill.students.from_teacher import student_from_teacher
 from hf_distill.tasks import cascading, task_of
 from hf_distill.tasks.base import Loaded, Trained
-from hf_distill.tasks.labelling import LabellingTask
 from hf_distill.tasks.models import Models
 
 # Each with the revision of its code: a higher one makes the step run again where an older one made its result.
@@ -46,6 +44,8 @@ REVISIONS = {
     "card": 1,
 }
 STEPS = tuple(REVISIONS)
+LAST_SHARED = "seeds"  # the last step that several processes share
+REPORT = ("report.json", "report.png", "deferral.png", "ladder.png")
 # The files of each step's result, by patterns relative to the run's folder.
 RESULTS = {
     "teacher": ("teacher/**/*", ".work/folds/**/*"),
@@ -55,10 +55,7 @@ RESULTS = {
     "controls": ("baseline/**/*", ".work/controls.json"),
     "seeds": (".work/seeds/**/*",),
     "export": ("student/onnx/*", "student/runtime.py", ".work/rungs/*/onnx/*"),
-    "compare": (
-        *("report.json", "report.png", "deferral.png", "ladder.png"),
-        *("student/report.json", "student/report.png", "student/deferral.png", "student/ladder.png"),
-    ),
+    "compare": (*REPORT, *(f"student/{name}" for name in REPORT)),
     "card": (CARD, "recipe.yaml"),
 }
 # What each step writes in place, by patterns.
@@ -77,30 +74,35 @@ class Run:
         recipe: what to run.
         verify: whether the content of all files is compared with what the steps left, not only of those whose size or
             time differs.
+        processes: that run it. None: this one alone.
     Raises:
         ValueError: something stands in the folder that a run would replace; the data cannot be read.
     """
 
-    def __init__(self, recipe: Recipe, verify: bool = False) -> None:
+    def __init__(self, recipe: Recipe, verify: bool = False, processes: Processes | None = None) -> None:
         self.recipe, self.given, self.verify = recipe, recipe, verify
-        self.console = Console(stderr=True, markup=False)  # classes and columns may have brackets
+        self.processes = processes or Processes()
+        # No markup: classes and columns may have brackets.
+        self.console = Console(stderr=True, markup=False, quiet=not self.processes.is_main)
         self.folder = Path(recipe.output_dir)
-        self.workspace = Workspace(self.folder)
+        self.workspace = self.processes.workspace(self.folder)
         self.work = self.workspace.work
         replaced = replaced_by(recipe)
         self.workspace.check_links([*replaced, RUNS])
         if not self.workspace.is_ours:
             self.workspace.check_foreign(replaced)
-        check_process_and_sources(recipe)
+        check_sources(recipe)
         self.bf16 = recipe.teacher.bf16 and has_fast_bf16()
         self.models = Models(recipe)
         self.task = task_of(recipe)(recipe, self.models, self._keep)
         self.inputs = Inputs(recipe, self.task, self.models, self.workspace.hash_of)
-        self.training = Training(recipe, self.task, self.models, self.workspace)
+        self.task.on_main = self.processes.on_main
+        self.training = Training(recipe, self.task, self.models, self.workspace, self.processes, self.console)
         self.checked = Checks(recipe, self.task, self.models, self.training)
         self.ladder = Ladder(self)
         self.checks: Sequence[Callable[[], None]] = (self.check_foreign, *self.checked.all, *self.ladder.checks)
         self.edited: dict[str, Any] = {}  # files that a person changed, and what the run had written
+        self.before: dict[str, Any] | None = None  # what the step in progress left the last time
         self.distillation_rows_now: Dataset | None = None  # once they are read
         done = [name for name in STEPS if self.state(name) == []]
         for name in done:
@@ -110,7 +112,7 @@ class Run:
             self.ladder.take_chosen()
 
     def _keep(self, name: str, make: Callable[[], Any]) -> Any:
-        return self.workspace.kept(name, self.inputs[name], make)
+        return self.processes.on_main(lambda: self.workspace.kept(name, self.inputs[name], make))
 
     def check_foreign(self) -> None:
         """Raise a ValueError for what the steps that will run would replace, and no run made."""
@@ -139,12 +141,25 @@ class Run:
 
     def step(self, name: str) -> None:
         """Run one step unless it is done."""
+        if not self.processes.on_main(lambda: self.begin(name)):
+            return
+        self.training.step = name
+        start = time.perf_counter()
+        getattr(self, f"_step_{name}")()
+        self.tell_notes()
+        self.models.release()
+        self.processes.on_main(lambda: self.end(name, time.perf_counter() - start))
+        if name == "initialize":
+            self.models.initialized = not self.ladder
+
+    def begin(self, name: str) -> bool:
+        """Make room for what a step writes; False where it is done."""
         state = self.state(name)
+        self.before = self.workspace.steps.get(name)
         if state == []:
             self.console.print(f"{name}: done before, in {self.workspace.steps[name]['seconds']:.0f} s", style="dim")
-            return
-        before = self.workspace.steps.get(name)
-        if before is not None and state:
+            return False
+        if self.before is not None and state:
             self.console.print(f"{name}: runs again, {'; '.join(state)}", style="yellow", highlight=False, markup=False)
             for path in self.workspace.damaged(name, self.verify):
                 self.workspace.move_aside(path, DAMAGED)
@@ -153,24 +168,26 @@ class Run:
         self.workspace.forget(name)
         self.workspace.claim(IN_PLACE.get(name, ()))
         self.console.rule(name)
-        self.training.step = name
-        start = time.perf_counter()
-        getattr(self, f"_step_{name}")()
-        self.tell_notes()
-        self.models.release()
+        return True
+
+    def end(self, name: str, seconds: float) -> None:
+        """Record that a step is done.
+
+        Args:
+            name: of the step.
+            seconds: that it took.
+        """
         self.workspace.finish(
             name,
             self.inputs[name],
             REVISIONS[name],
             RESULTS[name],
-            seconds=round(time.perf_counter() - start, 1),
+            seconds=round(seconds, 1),
             peak_memory_bytes=peak_memory(),
             counts=self.task.counts,
             keep=self.edited,
         )
-        if name == "initialize":
-            self.models.initialized = not self.ladder
-        now = self.workspace.steps[name]
+        now, before = self.workspace.steps[name], self.before
         if before is not None and before["inputs"] == now["inputs"] and before["files"] != now["files"]:
             for later in STEPS[STEPS.index(name) + 1 :]:  # another machine or version gave another result
                 self.workspace.forget(later)
@@ -195,31 +212,46 @@ class Run:
             make: gives the model and its tokenizer.
         """
         name = f"model {folder}"
-        if self.workspace.changes(name, inputs, 1) == [] and not self.workspace.damaged(name, self.verify):
-            return
-        self.workspace.forget(name)
-        self.save(folder, *make())
-        self.workspace.finish(name, inputs, 1, [f"{folder}/**/*"])
 
-    def save(self, folder: str, model: PreTrainedModel, tokenizer: Any) -> None:
-        """Keep a model and its tokenizer."""
-        with self.workspace.replacing(folder) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+        def is_made() -> bool:
+            made = self.workspace.changes(name, inputs, 1) == [] and not self.workspace.damaged(name, self.verify)
+            if not made:
+                self.workspace.forget(name)
+            return made
+
+        if not self.processes.on_main(is_made):
+            self.save(folder, *make())
+            self.processes.on_main(lambda: self.workspace.finish(name, inputs, 1, [f"{folder}/**/*"]))
+
+    def save(self, folder: str, model: PreTrainedModel, tokenizer: Any, **beside: Any) -> None:
+        """Keep a model and its tokenizer, and plain data beside them, each in a JSON file of its name."""
+
+        def write() -> None:
+            with self.workspace.replacing(folder) as temporary:
+                model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
+                for name, content in beside.items():
+                    (temporary / f"{name}.json").write_text(json.dumps(content, indent=2))
+
+        self.processes.on_main(write)
 
     # Teacher
 
     def _step_teacher(self) -> None:
         """Fine-tune the teacher, or check that the given one loads."""
         if self.recipe.teacher.fine_tune is None:
-            self.models.teacher()
-            self.task.check_loaded_teacher()
+            self.processes.on_main(self.check_teacher)
             return
         train = self.task.splits.train
         self.once("teacher", self.inputs["fine-tuned teacher"], lambda: self.fine_tuned("teacher", train))
         for number in range(self.recipe.teacher.cross_fit or 0):
             make = functools.partial(self.fine_tuned, f"teacher-{number}", self.task.fold_rows(number))
             self.once(f".work/folds/{number}", self.inputs["teacher"], make)
+
+    def check_teacher(self) -> None:
+        """Raise a ValueError where a teacher that is used as it is does not load, or does not fit."""
+        self.models.teacher()
+        self.task.check_loaded_teacher()
 
     def fine_tuned(self, name: str, rows: Dataset) -> Loaded:
         """The teacher after its fine-tuning on some labelled rows, and its tokenizer."""
@@ -256,46 +288,26 @@ class Run:
         if not self.recipe.uses_soft_targets:
             return rows
         folder = self.folder / "cache"
-        mark = folder / "inputs.json"
-        now = json.dumps(digest(self.inputs["cache"]))
-        if folder.exists() and (not mark.exists() or mark.read_text(encoding="utf-8", errors="replace") != now):
-            self.console.print("cache: of another recipe or other data; it is made again.", style="yellow")
-            shutil.rmtree(folder)
-        if not mark.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(mark, now)
-        self.drop_unknown_shards(folder)
+        self.processes.on_main(lambda: open_cache(folder, digest(self.inputs["cache"]), self.console))
         return self.task.with_soft_targets(rows, folder, self.bf16)
-
-    def drop_unknown_shards(self, folder: Path) -> None:
-        """Remove shards of the run's own cache whose record is gone or was cut: they are computed again."""
-        for place in {path.parent for path in folder.rglob("shard-*.arrow")}:
-            try:
-                provenance.read(place / provenance.FILE)
-            except (OSError, ValueError):
-                self.console.print(f"cache: {place / provenance.FILE} is gone or damaged; it is made again.")
-                for path in [*place.glob("shard-*.arrow"), *place.glob(provenance.FILE)]:
-                    path.unlink()
 
     # The student
 
     def _step_initialize(self) -> None:
         """Make the student's tokenizer and its first weights."""
-        with self.workspace.replacing(".work/initial") as folder:
-            if self.ladder:
-                self.ladder.initialize(self.write_untrained, folder)
-            else:
-                self.write_untrained(folder)
+        self.processes.on_main(self.initialize)
 
-    def write_untrained(self, folder: Path) -> None:
+    def initialize(self) -> None:
+        """See `_step_initialize`; the other processes read what the main one makes."""
+        (self.ladder.initialize if self.ladder else self.write_untrained)()
+
+    def write_untrained(self, folder: str = ".work/initial") -> None:
         """Write the student's tokenizer and its first weights, and tell where these came from."""
         tokenizer = self.task.student_tokenizer()
         student, carried = self.untrained(tokenizer, self.recipe.seed)
         for name, source in carried.items():
             self.console.print(f"  {name} ← {source}", highlight=False, markup=False)
-        student.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / "carried.json").write_text(json.dumps(carried, indent=2))
+        self.save(folder, student, tokenizer, carried=carried)
 
     def untrained(self, tokenizer: Any, seed: int) -> tuple[PreTrainedModel, dict[str, str]]:
         """A new student, and where its weights came from."""
@@ -316,11 +328,10 @@ class Run:
         elif self.recipe.cascade is None:
             student, tokenizer = self.trained("student")
         else:  # another threshold needs no training
-            make = functools.partial(self.trained, "student")
-            self.once(".work/trained", self.inputs["trained student"], make)
+            self.once(".work/trained", self.inputs["trained student"], lambda: self.trained("student"))
             student, tokenizer = self.models.load(self.work / "trained")
         if self.recipe.cascade is not None:
-            found = cascading.fit(self.labelling_task, (student, tokenizer))
+            found = cascading.fit(self.task, (student, tokenizer))
             self.workspace.write_json("cascade.json", found.as_dict())
         self.save("student", student, tokenizer)
 
@@ -329,17 +340,6 @@ class Run:
         student, tokenizer = self.models.load(self.models.initial)
         self.train_student(name, student, tokenizer, self.distillation_rows)
         return student, tokenizer
-
-    @property
-    def labelling_task(self) -> LabellingTask:
-        """The task of the run, which has classes.
-
-        Raises:
-            TypeError: it has none.
-        """
-        if not isinstance(self.task, LabellingTask):
-            raise TypeError(f"{self.recipe.task} has no classes.")
-        return self.task
 
     def _step_controls(self) -> None:
         """Train what the student must beat: first the same student without a teacher."""
@@ -416,8 +416,8 @@ class Run:
             )
         )
         if self.recipe.cascade is not None:
-            student, fitted = self.models.load(self.folder / "student"), self.workspace.read_json("cascade.json")
-            report = cascading.with_deferral(self.labelling_task, student, report, fitted)
+            fitted = self.workspace.read_json("cascade.json")
+            report = cascading.with_deferral(self.task, self.models.load(self.folder / "student"), report, fitted)
         report = self.ladder.with_ladder(report) if self.ladder else report
         self.task.counts = self.task.final_counts()
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
@@ -443,6 +443,7 @@ class Run:
         return {
             "seconds": seconds,
             "total_seconds": round(sum(seconds.values()), 1),
+            "processes": self.processes.launched,
             "peak_memory_bytes": max(peak_memory(), *(step["peak_memory_bytes"] for step in done.values())),
             "rows": self.task.counts,
             "bf16_teacher": self.bf16,
@@ -460,13 +461,12 @@ class Run:
             self.given.save(self.folder / "recipe.yaml")
         if not self.unedited("student/README.md"):
             return
+        teacher = push.base_model or local(recipe.teacher.source)
         model_card(
             report,
             self.folder / "student",
-            student_name=(
-                push.repo_id or f"{recipe.student.kind} student of {name_of(recipe.teacher.source).removeprefix('./')}"
-            ),
-            teacher=push.base_model or local(recipe.teacher.source),
+            student_name=title(report, push.title or name_of(recipe.data.path), recipe.student.kind, teacher),
+            teacher=teacher,
             teacher_revision=self.models.commit,
             repo_id=push.repo_id,
             license=push.license,
@@ -478,6 +478,7 @@ class Run:
             splits=self.workspace.steps["compare"]["counts"],  # in their order, which report.json does not keep
             reproduce="hf-distill run recipe.yaml",
             example=self.task.example,
+            samples=self.task.samples(self.folder / "student"),
         )
 
     def told_of(self, stage: dict[str, Any]) -> dict[str, Any]:

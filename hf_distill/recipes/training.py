@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from rich.console import Console
 from transformers import Trainer, get_scheduler, set_seed
 
-from hf_distill.environment import has_fast_bf16
+from hf_distill.environment import accelerator, has_fast_bf16
 from hf_distill.matching.base import Matching
 from hf_distill.recipes import checkpoints, progress
 from hf_distill.recipes.files import write_text
+from hf_distill.recipes.processes import Processes
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.workspace import Workspace, digest
 from hf_distill.tasks.base import RecipeTask
@@ -48,6 +50,7 @@ def training_arguments(
     evaluate_every: int | None = None,
     kind: type[Any] = DistillationArguments,
     greater_is_better: bool = True,
+    processes: int = 1,
 ) -> Any:
     """Training arguments: the settings, over the defaults, with validation about once an epoch.
 
@@ -61,8 +64,9 @@ def training_arguments(
         evaluate_every: steps between validations; None: an epoch.
         kind: of arguments.
         greater_is_better: whether the metric grows with quality.
+        processes: that share each batch; so do all GPUs of a single one. The settings have the size of whole batches.
     Raises:
-        ValueError: a run that is killed would end with another student than one that is not.
+        ValueError: a run that is killed would end with another student than one that is not; a batch cannot be divided.
     """
     if settings.get("ignore_data_skip"):
         raise ValueError(
@@ -74,13 +78,13 @@ def training_arguments(
     settings = TRAINING_DEFAULTS | {"seed": seed} | order | dict(settings)
     settings.pop("matching", None)
     per_step = settings["per_device_train_batch_size"] * settings.get("gradient_accumulation_steps", 1)
-    epoch = math.ceil(rows / (per_step * max(1, torch.cuda.device_count())))
+    epoch = math.ceil(rows / per_step)
     if steps is not None:
         settings["max_steps"] = steps
     elif settings.get("max_steps", -1) <= 0:
         settings["max_steps"] = math.ceil(settings["num_train_epochs"] * epoch)
     every = min(evaluate_every or epoch, settings["max_steps"])
-    return kind(
+    arguments = kind(
         **{
             "output_dir": str(folder),
             "eval_strategy": "steps",
@@ -91,10 +95,33 @@ def training_arguments(
             "load_best_model_at_end": True,
             "metric_for_best_model": metric,
             "greater_is_better": greater_is_better,
-            "use_cpu": not torch.cuda.is_available(),
+            "use_cpu": accelerator() is None,
             **settings,
         }
     )
+    replicas = processes if processes > 1 else max(1, arguments.n_gpu)
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        setattr(arguments, name, share_of(name, getattr(arguments, name), replicas))
+    return arguments
+
+
+def share_of(name: str, size: int, replicas: int) -> int:
+    """The part of a batch that each replica of a model gets.
+
+    Args:
+        name: of the setting.
+        size: of the whole batch.
+        replicas: how many processes, or GPUs of a single one, share it.
+    Raises:
+        ValueError: it cannot be divided evenly.
+    """
+    if size % replicas:
+        raise ValueError(
+            f"{name}: {size} rows cannot be divided evenly among {replicas} processes or GPUs; a recipe's batches are "
+            f"global, so that the student does not depend on their number. Set {name}: "
+            f"{math.ceil(size / replicas) * replicas}, or launch another number of processes."
+        )
+    return size // replicas
 
 
 class Training:
@@ -105,10 +132,21 @@ class Training:
         task: of the run.
         models: of the run.
         workspace: of the run.
+        processes: that train.
+        console: of the run.
     """
 
-    def __init__(self, recipe: Recipe, task: RecipeTask, models: Models, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: RecipeTask,
+        models: Models,
+        workspace: Workspace,
+        processes: Processes,
+        console: Console,
+    ) -> None:
         self.recipe, self.task, self.models, self.workspace = recipe, task, models, workspace
+        self.processes, self.console = processes, console
         self.step = "teacher"  # at work; the logs of trackers stand under its name
 
     def arguments(self, settings: Mapping[str, Any], name: str, **sizes: Any) -> DistillationArguments:
@@ -120,6 +158,7 @@ class Training:
             metric=self.task.selection_metric,
             kind=self.task.arguments_class,
             greater_is_better=self.task.greater_is_better,
+            processes=self.processes.size,
             **sizes,
         )
 
@@ -201,22 +240,17 @@ class Training:
             matching: of inner states; calls the teacher.
         """
         folder = Path(str(arguments.output_dir))
-        mark, now = folder / "inputs.json", digest([inputs, len(train)])
-        if not mark.exists() or mark.read_text(encoding="utf-8", errors="replace") != now:
-            if folder.exists():
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True)
-            write_text(mark, now)
+        self.processes.on_main(lambda: self.open_checkpoints(folder, digest([inputs, len(train)])))
         runs, place = self.workspace.folder / progress.RUNS, f"{self.step}/{folder.name}"
         judged = f"eval_{arguments.metric_for_best_model}"
         name = progress.title(folder.name, len(self.recipe.stages))
         with progress.trackers_in(runs, place) if arguments.report_to else nullcontext():
             trainer = self.trainer(model, tokenizer, arguments, train, validation, matching)
             with progress.shown(trainer, name, judged):
-                checkpoints.train(trainer, folder)
+                checkpoints.train(trainer, folder, self.processes)
         curve = [[entry["step"], entry[judged]] for entry in trainer.state.log_history if judged in entry]
         self.workspace.write_json("curves.json", self.workspace.read_json("curves.json", {}) | {folder.name: curve})
-        shutil.rmtree(folder)
+        self.processes.on_main(lambda: shutil.rmtree(folder))
 
     def trainer(
         self,
@@ -228,7 +262,8 @@ class Training:
         matching: Sequence[Matching],
     ) -> DistillationTrainer:
         """The trainer of the task; see `fit`."""
-        teacher, teacher_tokenizer = self.models.teacher() if matching else (None, None)
+        teacher, teacher_tokenizer, placement = self.models.live_teacher() if matching else (None, None, "replicate")
+        arguments.teacher_placement = placement
         return self.task.trainer_class(
             model,
             arguments,
@@ -241,6 +276,29 @@ class Training:
             data_collator=self.task.collator(tokenizer, model),
             compute_metrics=self.task.validation_metrics(tokenizer),
         )
+
+    def open_checkpoints(self, folder: Path, inputs: str) -> None:
+        """Make a folder of checkpoints; those of other inputs, or of another number of processes, do not count.
+
+        Args:
+            folder: of the checkpoints.
+            inputs: a hash of what the training depends on.
+        """
+        mark, size = folder / "inputs.json", self.processes.size
+        before = mark.read_text(encoding="utf-8", errors="replace") if mark.exists() else ""
+        now = inputs if size == 1 else f"{inputs} {size}"
+        if before == now:
+            return
+        if before.partition(" ")[0] == inputs:
+            self.console.print(
+                f"{folder.name}: this training was begun by {before.partition(' ')[2] or 1} processes; with {size} it "
+                "starts anew.",
+                style="yellow",
+            )
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        write_text(mark, now)
 
     def curves(self) -> dict[str, list[list[float]]]:
         """The selection metric on the validation rows by optimizer step, of student and baseline through all stages."""

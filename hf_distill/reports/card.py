@@ -23,6 +23,21 @@ from hf_distill.reports.report import Report
 
 OPERATIONS = "Operations are those of the matrix products, a multiplication and an addition being two"
 WRITTEN = ", of reading a text and writing another"
+# Types and names of metrics as the Hub's list has them; what it does not list is left out of a card's `metrics`.
+HUB_METRICS = {
+    "accuracy": ("accuracy", "Accuracy"),
+    "f1": ("f1", "F1"),
+    "macro_f1": ("f1", "Macro F1"),
+    "seqeval": ("seqeval", "F1 of entities (seqeval)"),
+    "matthews_correlation": ("matthews_correlation", "Matthews correlation"),
+    "pearson": ("pearsonr", "Pearson correlation"),
+    "spearman": ("spearmanr", "Spearman correlation"),
+    "sacrebleu": ("sacrebleu", "SacreBLEU"),
+    "sacrebleu_beam": ("sacrebleu", "SacreBLEU, beam search"),
+    "chrf": ("chrf", "chrF"),
+    "chrf_beam": ("chrf", "chrF, beam search"),
+}
+FEW = 0.5  # of the teacher's share of distinct pairs of words, below which a student answers many prompts alike
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
@@ -43,6 +58,7 @@ def model_card(
     splits: Mapping[str, int] | None = None,
     reproduce: str | None = None,
     example: str | Sequence[str] = "Some text",
+    samples: Sequence[tuple[str, str, str]] = (),
 ) -> ModelCard:
     """Write the `README.md` of a student.
 
@@ -63,6 +79,7 @@ def model_card(
         splits: how many rows each split had, and what else there is to count.
         reproduce: the command that makes the student again.
         example: what the usage reads: a text, the two of a pair, or for tagging the words of a sentence.
+        samples: texts, each with the answers of teacher and student.
     Raises:
         ValueError: a licence or a language that is no identifier, or a README.md that is a link.
     """
@@ -83,6 +100,7 @@ def model_card(
         summary=_summary(report, shown_teacher),
         origin=_origin(shown_teacher, revision, datasets, fine_tuning is not None),
         method=tables.method(_trainings(fine_tuning, stages)),
+        samples=tables.samples(samples),
         several_stages=len(stages) > 1,
         carried=tables.carried(carried or {}),
         folded=len(carried or {}) > tables.MOST_ROWS,
@@ -95,6 +113,24 @@ def model_card(
     )
     card.save(folder / "README.md")
     return card
+
+
+def title(report: Report, subject: str, kind: str, teacher: str) -> str:
+    """The title of a student in a gallery: what it does, its size and kind, and its teacher.
+
+    Args:
+        report: of the student.
+        subject: what it does, or the name of its data.
+        kind: of the student, `lstm` for instance.
+        teacher: id on the Hub, or a local folder.
+    """
+    shown = {"lstm": "LSTM", "static": "static model", "transformer": "Transformer"}.get(kind, kind)
+    known = report.models["teacher"].get("parameters")  # none of one on a server
+    source = Path(teacher).name
+    if not is_hub_id(teacher) and known:
+        source = f"a {tables.rounded(known)}-parameter teacher"
+    size = tables.rounded(report.models["student"]["parameters"])
+    return f"{subject}: {size}-parameter {shown} distilled from {source}"
 
 
 def _usage(
@@ -117,6 +153,7 @@ def _usage(
     )
     return {
         "usage": usage.block,
+        "onnx": bool(usage.onnx),
         "word_level": task.word_level,
         "trust": usage.trust,
         "labels": [code(labels[number]) for number in sorted(labels, key=int)],
@@ -125,7 +162,7 @@ def _usage(
 
 def _findings(report: Report, folder: Path) -> dict[str, Any]:
     """What the template says of the report."""
-    remarks = (_gain(report), _errors(report), _fidelity(report), _calibration(report))
+    remarks = (_alike(report), _gain(report), _errors(report), _fidelity(report), _calibration(report))
     return {
         "measured_on": _measured_on(report),
         "own": _own(report),
@@ -172,8 +209,8 @@ def _metadata(
             dataset_type=kind,
             dataset_name=name,
             dataset_split="test",
-            metric_type=metric,
-            metric_name=_metric_name(metric, quality, measured, report.seeds),
+            metric_type=HUB_METRICS.get(metric, (metric, ""))[0],
+            metric_name=HUB_METRICS.get(metric, ("", display_name(metric)))[1],
             metric_value=quality.get("values", [quality["value"]])[0],
         )
         for name, (kind, measured) in {dataset: (kind, report.models), **further}.items()
@@ -189,19 +226,11 @@ def _metadata(
         language=language if language is None or isinstance(language, str) else list(language),
         library_name="transformers",
         license=license,
-        metrics=list(report.metrics),
+        metrics=list(dict.fromkeys(HUB_METRICS[name][0] for name in report.metrics if name in HUB_METRICS)) or None,
         model_name=student_name,
         pipeline_tag=report.task,
         tags=["knowledge-distillation", "hf_distill"],
     )
-
-
-def _metric_name(metric: str, quality: Mapping[str, Any], measured: Mapping[str, Any], seeds: int) -> str:
-    """A metric with its interval and its baseline: an entry of the baseline's own would pass for the student's."""
-    mean = f"; mean of {seeds} seeds {quality['value']}" if seeds > 1 else ""
-    baseline = measured.get("baseline", {}).get("quality", {}).get(metric)
-    beside = f"; the same student without a teacher {baseline['value']}" if baseline else ""
-    return f"{metric} (95 % interval {quality['low']} to {quality['high']}{mean}{beside})"
 
 
 def check_identifiers(key: str, value: str | Sequence[str] | None) -> None:
@@ -273,6 +302,18 @@ def _own(report: Report) -> str | None:
         f"Figures of the student and of the baseline are means of {report.seeds} seeds, and their intervals cover the "
         f"seeds too. The one published here is the first, which reached {reached}; fidelity, calibration, the "
         "breakdown, the ONNX files and the speed are its own."
+    )
+
+
+def _alike(report: Report) -> str | None:
+    """What the replies of a student in a dialogue are like, where they are few phrases."""
+    student, teacher = (report.models.get(name, {}).get("replies") for name in ("student", "teacher"))
+    if not student or not teacher or student["distinct_2"] >= FEW * teacher["distinct_2"]:
+        return None
+    return (
+        f"**It answers most prompts alike.** In its greedy replies to {student['prompts']} prompts "
+        f"{student['distinct_2']:.1%} of the pairs of neighbouring words are different ones, in its teacher's "
+        f"{teacher['distinct_2']:.1%}: the student repeats a few safe phrases, and is no partner for a conversation."
     )
 
 

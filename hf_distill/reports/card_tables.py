@@ -277,6 +277,25 @@ def carried(sources: Mapping[str, str]) -> str | None:
     return table(["student", "from the teacher"], [[code(name), text(source)] for name, source in sources.items()])
 
 
+def samples(rows: Sequence[tuple[str, str, str]]) -> str | None:
+    """Texts with the answers of teacher and student; None without any. A teacher that was not asked has no column."""
+    asked = any(teacher for _, teacher, _ in rows)
+    cells = [[text(cell) for cell in (row if asked else (row[0], row[2]))] for row in rows]
+    return table(["text", "teacher", "student"] if asked else ["text", "student"], cells) if rows else None
+
+
+def rounded(count: int) -> str:
+    """A number of parameters, in two digits or three.
+
+    >>> rounded(1_139_906), rounded(22_713_986), rounded(81_920), rounded(900)
+    ('1.1M', '23M', '82k', '900')
+    """
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.{1 if count < 10 * size else 0}f}{unit}"
+    return str(count)
+
+
 def interval(quality: Mapping[str, float], form: str = ".4f") -> str:
     """A value and its interval, if it has one, in a format of Python's.
 

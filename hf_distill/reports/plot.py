@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from hf_distill.metrics import display_name, three_digits
 
@@ -83,7 +84,8 @@ def _draw_models_and_controls(
     low, high = _range(quality, [value for name, value in control_values.items() if name not in TRIVIAL])
     axes.set_ylim(low, high)
     axes.set_xscale("log")
-    latencies = [model["latency_ms"]["batch_1"]["p50"] for model in models.values()]
+    latencies = [milliseconds(model) for model in models.values()]
+    unit = "token that is written" if all("tokens_a_second" in model for model in models.values()) else "text"
     beside = max(3.2, (max(latencies) / min(latencies)) ** 0.45)  # room for the labels
     axes.set_xlim(min(latencies) / beside, max(latencies) * beside)
 
@@ -91,7 +93,7 @@ def _draw_models_and_controls(
     _draw_models(axes, models, quality)
     for name in models.keys() - quality.keys():
         _draw_speed_alone(axes, name, models[name])
-    axes.set_xlabel("milliseconds a text, batch 1, median (log scale)")
+    axes.set_xlabel(f"milliseconds a {unit}, batch 1, median (log scale)")
     axes.set_ylabel(display_name(metric))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     # Models of like speed may have one power of ten among them, or none.
@@ -194,7 +196,7 @@ def _draw_models(axes: Any, models: Mapping[str, Any], quality: dict[str, Any]) 
     low, high = axes.get_ylim()
     largest = max(model["bytes"] for model in models.values())
     places = spread([value["value"] for value in quality.values()], 0.1 * (high - low), low, high)
-    speeds = {name: model["latency_ms"]["batch_1"]["p50"] for name, model in models.items()}
+    speeds = {name: milliseconds(model) for name, model in models.items()}
     slowest = max(speeds, key=lambda name: speeds[name])
     # The baseline is as fast as the student: their labels go to either side of the one column of markers, if there is
     # room between it and the slowest.
@@ -203,8 +205,9 @@ def _draw_models(axes: Any, models: Mapping[str, Any], quality: dict[str, Any]) 
         model, x = models[name], speeds[name]
         area = max(SMALLEST, LARGEST * model["bytes"] / largest)
         color = COLORS.get(name, GRAY)
-        axes.vlines(x, value["low"], value["high"], color=color, linewidth=1.6, zorder=3)
-        axes.scatter([x], [value["value"]], s=area, color=color, alpha=0.85, linewidths=0, zorder=4)
+        axes.scatter([x], [value["value"]], s=area, color=color, alpha=0.85, linewidths=0, zorder=3)
+        bar = axes.vlines(x, value["low"], value["high"], color=color, linewidth=1.6, zorder=4)
+        bar.set_path_effects([withStroke(linewidth=3.6, foreground="white")])  # seen in front of the marker
         left = name != on_the_right
         away = (area**0.5 / 2 + 8) * (-1 if left else 1)
         shift = (place - value["value"]) / (high - low) * axes.get_window_extent().height * 72 / axes.figure.dpi
@@ -224,7 +227,7 @@ def _draw_models(axes: Any, models: Mapping[str, Any], quality: dict[str, Any]) 
 
 
 def _draw_speed_alone(axes: Any, name: str, model: dict[str, Any]) -> None:
-    x = model["latency_ms"]["batch_1"]["p50"]
+    x = milliseconds(model)
     # From above the line of controls that are off the scale.
     axes.axvline(x, ymin=0.06, color=COLORS[name], linewidth=1, linestyle=(0, (1, 3)), zorder=1)
     axes.annotate(
@@ -240,6 +243,17 @@ def _draw_speed_alone(axes: Any, name: str, model: dict[str, Any]) -> None:
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         zorder=5,
     )
+
+
+def milliseconds(model: Mapping[str, Any]) -> float:
+    """The median time of a text at batch size 1; of a language model, whose replies differ in length, of a token.
+
+    >>> milliseconds({"latency_ms": {"batch_1": {"p50": 40.0}}, "tokens_a_second": {"batch_1": 250.0}})
+    4.0
+    """
+    if "tokens_a_second" in model:
+        return 1000 / float(model["tokens_a_second"]["batch_1"])
+    return float(model["latency_ms"]["batch_1"]["p50"])
 
 
 def _size(count: int) -> str:

@@ -44,6 +44,7 @@ from hf_distill.soft_targets.provenance import (
 from hf_distill.soft_targets.shards import Processes, Windows, numbered, stored_hashes
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher, load_teacher
+from hf_distill.teachers.placement import load_sharded, settled
 
 logger = logging.get_logger(__name__)
 # What is sorted by length together, and held in memory together: so many batches, or fewer if their answers are larger.
@@ -67,6 +68,7 @@ def cache_teacher_outputs(
     shard_size: int = 16_384,
     bf16: bool = False,
     device: str | torch.device | None = None,
+    teacher_placement: str = "replicate",
 ) -> datasets.Dataset:
     """Compute a teacher's outputs once for every row, and keep them beside the rows.
 
@@ -102,6 +104,7 @@ def cache_teacher_outputs(
         shard_size: rows a file.
         bf16: whether the teacher computes in bfloat16; for hardware that is fast at it.
         device: where the teacher runs; None: an accelerator if there is one.
+        teacher_placement: where its weights are, as of `DistillationArguments`. The outputs are the same.
     Returns:
         The same rows in the same order with the teacher's columns, memory-mapped.
     Raises:
@@ -118,9 +121,13 @@ def cache_teacher_outputs(
     check_columns(names, task, layout)
     processes = Processes.assembled(device)
     loaded: Any = teacher_model
-    if isinstance(teacher_model, str | Path):
+    placement = settled(teacher_placement, teacher_model, processes.device)
+    if isinstance(teacher_model, str | Path) and placement == "shard":
+        loaded = load_sharded(teacher_model, TASKS[task].auto_class, processes.device)
+    elif isinstance(teacher_model, str | Path):
         loaded = load_teacher(teacher_model, TASKS[task].auto_class)
-    teacher = LiveTeacher(loaded, processes.device)
+    teacher = LiveTeacher(loaded, processes.device, placement)
+    teacher.in_step = teacher.is_sharded  # each process has shards of its own
     classes = check_teacher(teacher, task, layout, teacher_processing_class)
     output_dir = output_folder(output_dir)
     read = names_read(names, task)
@@ -219,11 +226,17 @@ class CachePass:
                     for table in self._tables(start, part, sizes[start : start + len(part)], progress, keep_rows=False)
                 )
                 self._write_shard(number, tables)
-        self.processes.wait()
+        self._wait()
         cached = self._load(paths)
         if not np.array_equal(stored_hashes(cached), hashes):
-            raise ValueError(f"{self.folder} holds outputs for other rows, though it says otherwise. Delete it.")
+            raise ValueError(f"{self.folder} holds outputs for other rows than its record names. Delete it.")
         return datasets.concatenate_datasets([dataset, cached.remove_columns(ROW_HASH)], axis=1)
+
+    def _wait(self) -> None:
+        """Wait until all have written their shards; a sharded teacher computes with all processes until the last."""
+        if isinstance(self.teacher_pass.teacher, LiveTeacher):
+            self.teacher_pass.teacher.finish()
+        self.processes.wait()
 
     def over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:
         self._enter(self.origin)
@@ -253,7 +266,7 @@ class CachePass:
                     )
                     self._write_shard(number, tables)
                 number += 1
-        self.processes.wait()
+        self._wait()
         self._enter({**self.origin, "rows": rows_record(np.concatenate(found))}, finished=True)
         return self._load([self._path(n) for n in range(number)]).remove_columns(ROW_HASH)
 
@@ -329,7 +342,7 @@ class CachePass:
                 fault = "was cut short"
         if fault is None and hashes is not None and not np.array_equal(stored_hashes(shard), hashes):
             if len(shard) == len(hashes):
-                raise ValueError(f"{path} holds outputs for other rows, though its folder says otherwise. Delete it.")
+                raise ValueError(f"{path} holds outputs for other rows than its folder's record names. Delete it.")
             fault = "was cut short"
         if fault is not None:
             logger.warning(f"{path} {fault} and has to be written again. Other shards are kept.")
@@ -345,7 +358,7 @@ class CachePass:
             )
         cached = self._load(paths)
         if not np.array_equal(np.sort(stored_hashes(cached)), np.sort(hashes)):
-            raise ValueError(f"{self.folder} holds outputs for other rows, though it says otherwise. Delete it.")
+            raise ValueError(f"{self.folder} holds outputs for other rows than its record names. Delete it.")
         there = np.argsort(stored_hashes(cached), kind="stable")
         here = np.argsort(hashes, kind="stable")
         row_of_answer, answer_of_row = np.empty_like(here), np.empty_like(here)

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from hf_distill.environment import accelerator
 from hf_distill.soft_targets.checks import ROW_HASH
 
 LOCK = ".lock"
+ALONE: ContextVar[bool] = ContextVar("alone", default=False)  # whether this process shares no pass with others for now
 
 # Several processes
 
@@ -31,12 +34,11 @@ class Processes:
 
     @classmethod
     def assembled(cls, device: str | torch.device | None) -> "Processes":
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not ALONE.get():
             # Without an accelerator it would take each process for the only one.
-            state = accelerate.PartialState(cpu=not torch.accelerator.is_available())
+            state = accelerate.PartialState(cpu=accelerator() is None)
             return cls(state.process_index, state.num_processes, torch.device(device or state.device))
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return cls(0, 1, torch.device(device or accelerator or "cpu"))
+        return cls(0, 1, torch.device(device or accelerator() or "cpu"))
 
     def wait(self) -> None:
         if self.size > 1:

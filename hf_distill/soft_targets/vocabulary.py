@@ -21,7 +21,7 @@ def of_shared_tokens(
         The targets, and how many of the student's logits are compared with them; None: all. Among the top k, an id
         that stands for no token gets a probability of 0; the tail is what the cache holds.
     Raises:
-        ValueError: tables of two sizes and nothing that says which rows both have.
+        ValueError: the tables have two sizes, and it is unknown which rows both have.
     """
     found = dict(targets)
     if columns.LOGITS in found:
@@ -48,9 +48,9 @@ def of_shared_tokens(
 def _known(tokens: int | None, theirs: str, size: int) -> int:
     if tokens is None:
         raise ValueError(
-            f"The teacher's vocabulary table has {theirs} and the student's {size}, and nothing says which tokens both "
-            "have. If one tokenizer made the rows of both, pass it as processing_class and as teacher_processing_class "
-            "(and to cache_teacher_outputs): the longer table then only pads it. If the vocabularies differ, choose "
-            'soft_target_loss="universal_logit_distance".'
+            f"The teacher's vocabulary table has {theirs} and the student's {size}, and it is unknown which tokens "
+            "both have. If one tokenizer made the rows of both, pass it as processing_class and as "
+            "teacher_processing_class (and to cache_teacher_outputs): the longer table then only pads it. If the "
+            'vocabularies differ, choose soft_target_loss="universal_logit_distance".'
         )
     return tokens

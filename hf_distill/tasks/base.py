@@ -14,6 +14,7 @@ from hf_distill import metrics
 from hf_distill.matching.base import Matching
 from hf_distill.problems import TASKS
 from hf_distill.reports.report import Report
+from hf_distill.reports.samples import answers
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
 from hf_distill.students.static.configuration_static import StaticStudentConfig
 from hf_distill.students.static.from_teacher import unpooled_token_ids
@@ -69,6 +70,8 @@ class RecipeTask(ABC):
 
     def __init__(self, settings: Settings, models: Models, keep: Keep) -> None:
         self.settings, self.models, self.keep = settings, models, keep
+        # Gives what the main one of several processes makes, to all of them; a run sets it.
+        self.on_main: Callable[[Callable[[], Any]], Any] = lambda make: make()
         self.kind = TASKS[settings.task]  # what trainers and reports call their task
         self.notes: list[str] = []  # for the console
         self.splits: Any = self.load_splits()
@@ -277,6 +280,27 @@ class RecipeTask(ABC):
     @abstractmethod
     def compare(self, trained: Trained) -> Report:
         """Measure the models on the test rows."""
+
+    def samples(self, student: Path) -> list[tuple[str, str, str]]:
+        """The recipe's sentences for the card, each with the answers of teacher and student.
+
+        A teacher behind a prompt is not asked, since that may cost money: its answers are empty.
+
+        Args:
+            student: its folder.
+        """
+        texts = self.settings.push.samples
+        if not texts:
+            return []
+        asked = self.settings.teacher.prompt is None
+        loaded = [*([self.models.teacher()] if asked else []), self.models.load(student)]
+        found = [answers(model, self.replying(tokenizer), self.settings.task, texts) for model, tokenizer in loaded]
+        shown = [text if isinstance(text, str) else " / ".join(text) for text in texts]
+        return list(zip(shown, *([] if asked else [[""] * len(texts)]), *found, strict=True))
+
+    def replying(self, tokenizer: Any) -> Any:
+        """A model's tokenizer, as it is used where the model is given single texts."""
+        return tokenizer
 
     @property
     @abstractmethod

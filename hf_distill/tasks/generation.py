@@ -267,7 +267,7 @@ class GenerativeTask(RecipeTask):
 
     def with_soft_targets(self, rows: datasets.Dataset, folder: Path, bf16: bool) -> datasets.Dataset:
         """The rows with the teacher's probabilities of each target."""
-        teacher, tokenizer = self.models.teacher()
+        teacher, tokenizer, placement = self.models.live_teacher()
         return cache_teacher_outputs(
             rows,
             teacher,
@@ -278,6 +278,7 @@ class GenerativeTask(RecipeTask):
             teacher_processing_class=tokenizer,
             batch_size=self.cache_batch,
             bf16=bf16,
+            teacher_placement=placement,
         )
 
 

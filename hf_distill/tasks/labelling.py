@@ -406,10 +406,12 @@ class LabellingTask(RecipeTask):
         wanted = [name for name in self.known_controls if self.settings.compare.wants(name)]
         if not self.settings.uses_soft_targets:
             wanted = [name for name in wanted if name not in self.with_teacher]
-        made = {name: self.own_controls[name](self.splits) for name in wanted if name in self.own_controls}
+        own = [name for name in wanted if name in self.own_controls]
+        made = self.on_main(lambda: {name: self.own_controls[name](self.splits) for name in own})
         for name in wanted:
             if name == self.soft_control:
-                made[name] = self.soft_control_predictions(rows())
+                with_outputs = rows()
+                made[name] = self.on_main(lambda: self.soft_control_predictions(with_outputs))  # noqa: B023
             elif name in (SELF_TRAINING, HARD_LABELS):
                 made[name] = self._student_on_decisions(name, rows, train, baseline)
         return {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in made.items()}
@@ -429,11 +431,12 @@ class LabellingTask(RecipeTask):
             tokenized = with_outputs.remove_columns(outputs)
         else:
             tokenized = self.distillation_rows()
-            answers = self.decisions(self.models.load(baseline), tokenized)
+            answers = self.on_main(lambda: self.decisions(self.models.load(baseline), tokenized))
         keep_known = name == SELF_TRAINING
         labels = [self.relabelled(row, answers[number], keep_known) for number, row in enumerate(tokenized)]
         labelled = tokenized.remove_columns("labels").add_column("labels", labels, feature=tokenized.features["labels"])
-        return self.test_decisions(train(name, labelled))
+        trained = train(name, labelled)
+        return self.on_main(lambda: self.test_decisions(trained))
 
     def test_decisions(self, loaded: Loaded) -> Any:
         """A model's class for each test row, or for each word of it."""

@@ -23,9 +23,11 @@ from hf_distill.models import input_limits
 from hf_distill.paths import naming, resolve
 from hf_distill.problems import TASKS
 from hf_distill.remote_code import how_to_allow, refused_with, suggest_revision
+from hf_distill.soft_targets.shards import Processes
 from hf_distill.students.tokenizer import empty_tokenizer
 from hf_distill.tasks.settings import Settings
 from hf_distill.teachers.live import load_teacher
+from hf_distill.teachers.placement import load_sharded, settled
 
 GGUF = ".gguf"
 NOTHING = ""  # where the student starts from no model
@@ -54,6 +56,9 @@ class Models:
         # A head that was never trained is no teacher of logits; for matchings alone it is not used.
         learned_from = settings.uses_soft_targets or settings.targets == "sequence"
         self.needs_trained_source = settings.teacher.fine_tune is None and learned_from and not prompted
+        self.needs_whole = needing_whole(settings)
+        asked = settings.teacher.placement
+        self.placement = "replicate" if asked == "auto" and self.needs_whole else asked
         self.suggested = False  # to pin the revision of its code
         self.initialized = False  # whether `initial` holds the student of this recipe
         self._teacher: tuple[PreTrainedModel, Any] | None = None
@@ -132,6 +137,41 @@ class Models:
             self._teacher = self.load(self.teacher_path)
         return self._teacher
 
+    def live_teacher(self) -> tuple[PreTrainedModel, Any, str]:
+        """The teacher for forwards alone, its tokenizer, and the placement that it gets."""
+        device, (place, options) = Processes.assembled(None).device, self.loading(self.teacher_path)
+        placement = settled(self.placement, str(place), device)
+        if placement == "replicate":
+            return *self.teacher(), placement
+        if placement == "offload":  # a teacher of its own, since others compute with the weights themselves
+            return *self.load(self.teacher_path), placement
+        with self.by_consent(self.teacher_path):
+            model = load_sharded(place, self.kind.auto_class, device, dtype=torch.float32, **options)
+        tokenizer = self.tokenizer(self.teacher_path)
+        if self.kind.writes and model.config.get_text_config().vocab_size > max(tokenizer.get_vocab().values()) + 1:
+            raise ValueError(
+                "teacher.placement: shard, and the teacher's table has more rows than its tokenizer has tokens, which "
+                "are cut off. Cut them once: model.resize_token_embeddings(len(tokenizer)), save_pretrained."
+            )
+        return model, tokenizer, placement
+
+    def check_placement(self) -> None:
+        """Raise a ValueError where the teacher cannot be placed as the recipe asks."""
+        if self.placement == "replicate":
+            return
+        if self.needs_whole:
+            raise ValueError(
+                f"teacher.placement: {self.placement}, and {self.needs_whole[0]} needs the whole teacher on every "
+                "process. Leave one of them out."
+            )
+        place, options = self.loading(self.teacher_path)
+        if "gguf_file" in options:
+            raise ValueError("teacher.placement: GGUF files are read whole. Set it to replicate.")
+        try:
+            settled(self.placement, str(place), Processes.assembled(None).device)
+        except ValueError as error:
+            raise ValueError(f"teacher.placement: {error}") from error
+
     def release(self) -> None:
         """Forget the loaded teacher, whose memory the next step may need."""
         self._teacher = None
@@ -202,6 +242,19 @@ class Models:
                 # A byte-level one splits a word in the same pieces everywhere only when it is told to.
                 return AutoTokenizer.from_pretrained(place, add_prefix_space=True, **options)
         return tokenizer
+
+
+def needing_whole(settings: Settings) -> list[str]:
+    """The keys of a recipe that need all of the teacher's weights on every process."""
+    teacher = settings.teacher
+    found = {
+        "teacher.fine_tune": teacher.fine_tune is not None,
+        "teacher.prompt": teacher.prompt is not None,
+        "teacher.cross_fit": teacher.cross_fit is not None,
+        "teacher.calibrate": teacher.calibrate,
+        "distill.targets": settings.targets != "word",
+    }
+    return [key for key, needed in found.items() if needed]
 
 
 def without_padding_rows(model: PreTrainedModel, tokenizer: Any) -> None:

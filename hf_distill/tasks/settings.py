@@ -56,7 +56,10 @@ OF_THE_RUN = {
     ),
     **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics", "eval_do_concat_batches"), "it scores all rows"),
     **dict.fromkeys(("label_names", "remove_unused_columns", "include_for_metrics"), "it makes the columns itself"),
-    **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed", "parallelism_config", "local_rank"), "it is one process"),
+    **dict.fromkeys(
+        ("fsdp", "fsdp_config", "deepspeed", "parallelism_config", "local_rank"), "its processes train data-parallel"
+    ),
+    "teacher_placement": "teacher.placement says it",
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "its steps are `--only`'s"),
     "predict_with_generate": "its task says so",
 }
@@ -91,6 +94,8 @@ class Teacher:
         generation: options of `generate` for the texts that it writes to learn from, `num_beams` for instance.
         ledger: file that keeps what it writes, or its answers to a prompt, for other recipes with the same teacher to
             read. None: one of the run's own.
+        placement: where the weights are of a teacher that is used as it is: "replicate" on every process, "shard" a
+            part on each, "offload" in the machine's memory, "auto" what fits. What it teaches stays the same.
         top_k: of a model that writes, how many of its most likely tokens are kept at a position, with the mass of all
             others. None: all.
         prompt: makes a classifier's teacher of a language model, see `Prompt`.
@@ -115,6 +120,7 @@ class Teacher:
     lora: dict[str, Any] | None = None
     generation: dict[str, Any] = field(default_factory=dict)
     ledger: str | None = None
+    placement: Literal["replicate", "shard", "offload", "auto"] = "replicate"
     top_k: int | None = limited(POSITIVE, 64)
     prompt: Prompt | None = None
     server: Server | None = None
@@ -264,6 +270,10 @@ class Push:
         license: of the student, an identifier of the Hub's list.
         language: of the texts, ISO codes.
         datasets: Hub ids of the data.
+        title: what the student does, in words, for the card's title: `Tweet sentiment` for instance. None: the name of
+            the data.
+        samples: sentences of your own that the card shows with the answers of teacher and student; of pairs, lists of
+            two texts.
     """
 
     repo_id: str | None = None
@@ -271,6 +281,8 @@ class Push:
     license: str | None = None
     language: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
+    title: str | None = None
+    samples: list[str | list[str]] = field(default_factory=list)
 
 
 @dataclass

@@ -58,8 +58,9 @@ class TeacherLogits:
             folder: of the cache.
             bf16: whether the teacher computes in bfloat16.
         """
-        teacher, _ = self.models.teacher()
-        return self.adjusted(cache_teacher_outputs(rows, teacher, output_dir=folder, **self.pass_options, bf16=bf16))
+        teacher, _, placement = self.models.live_teacher()
+        options = {**self.pass_options, "bf16": bf16, "teacher_placement": placement}
+        return self.adjusted(cache_teacher_outputs(rows, teacher, output_dir=folder, **options))
 
     @property
     def pass_options(self) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """A teacher that generates its answers with a local model."""
 
 import json
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.environment import accelerator
 from hf_distill.models import evaluating
 from hf_distill.teachers.identity import tokenizer_hash, weights_hash
 from hf_distill.teachers.live import LiveTeacher
@@ -89,7 +91,7 @@ class GeneratingTeacher(TextTeacher):
         longest = 0
         for start in range(0, len(order), self.batch_size):
             numbers = order[start : start + self.batch_size]
-            with evaluating(self.model), torch.random.fork_rng(self._devices()):
+            with evaluating(self.model), _forked_random_numbers():
                 torch.manual_seed(self.seed + start)
                 written = self._generated([rows[number] for number in numbers])
             longest += self._count_longest(written)
@@ -117,9 +119,6 @@ class GeneratingTeacher(TextTeacher):
                 "truncated texts would get wrong answers."
             )
         return rows
-
-    def _devices(self) -> list[int]:
-        return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 
     def _generated(self, rows: list[list[int]]) -> torch.Tensor:
         """(batch, new tokens), without the prompt."""
@@ -162,3 +161,11 @@ def as_prompt(text: str, tokenizer: Any, system: str | None = None) -> list[int]
     chat = chat_messages(text, system)
     ids: list[int] = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     return ids
+
+
+def _forked_random_numbers() -> AbstractContextManager[None]:
+    """Random numbers of the processor and of all accelerators that leave no trace."""
+    device = accelerator()
+    if device is None:
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(range(torch.accelerator.device_count()), device_type=device.type)

@@ -10,6 +10,7 @@ from hf_distill.models import unwrapped
 from hf_distill.paths import is_hub_id
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher
+from hf_distill.teachers.placement import class_name, full_state, whole
 
 # Fields of a config that do not change a model's outputs.
 IGNORED_FIELDS = ("_name_or_path", "transformers_version", "dtype", "id2label", "label2id", "architectures")
@@ -24,9 +25,9 @@ def weights_hash(teacher: LiveTeacher) -> str:
     """A hash of a teacher's weights, independent of the model's name and folder."""
     digest = hashlib.sha256()
     for member in teacher.members:
-        for name, tensor in sorted(unwrapped(member).state_dict().items()):
+        for name, tensor in sorted(full_state(unwrapped(member)).items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(whole(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy())
     if isinstance(teacher.model, TeacherEnsemble):
         digest.update(str(teacher.model.weights).encode())
     return digest.hexdigest()
@@ -58,6 +59,4 @@ def public_name(teacher: LiveTeacher) -> str:
     """The Hub ids of a teacher's members; the class of the first member in place of a local path."""
     # The name of a local folder may reveal something about its owner's machine.
     names = [getattr(member.config, "_name_or_path", "") for member in teacher.members]
-    return " + ".join(
-        name if name and is_hub_id(name) else type(unwrapped(teacher.members[0])).__name__ for name in names
-    )
+    return " + ".join(name if name and is_hub_id(name) else class_name(unwrapped(teacher.members[0])) for name in names)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -25,6 +25,7 @@ from hf_distill.packed_rows import PackedRowsCheck
 from hf_distill.remote_code import refused_with
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.padding import expected_order, moved, moved_back
+from hf_distill.teachers.placement import is_sharded, place, settled
 
 DECODER_INPUTS = columns.PREFIX + "decoder_input_ids"
 # A cache of keys and values is of no use here, and with one a decoder does not tell packed rows apart.
@@ -73,15 +74,24 @@ class LiveTeacher:
     Args:
         model: a model or an ensemble.
         device: the student's.
+        placement: where its weights are, see `teachers.placement`.
     Raises:
         TypeError: something that cannot be called with the inputs of a batch.
+        ValueError: a placement that cannot be had here.
     """
 
-    def __init__(self, model: PreTrainedModel | TeacherEnsemble, device: torch.device) -> None:
+    def __init__(
+        self, model: PreTrainedModel | TeacherEnsemble, device: torch.device, placement: str = "replicate"
+    ) -> None:
         self.model: Any = model if isinstance(model, TeacherEnsemble) else callable_model(model)
         self.device = device
         models = self.model.models if isinstance(self.model, TeacherEnsemble) else [self.model]
-        self._members = [_Member(each, device) for each in models]
+        self.is_sharded = is_sharded(self.model)
+        if not self.is_sharded:
+            placement = settled(placement, self.model, device)
+            self.is_sharded = placement == "shard"
+        self._members = [_Member(each, device, "shard" if self.is_sharded else placement) for each in models]
+        self.in_step = False  # whether processes call it different numbers of times; see `finish`
         self.members = models
         self.arguments = set.union(*(member.arguments for member in self._members))
         # Of language models: how many token ids stand for tokens, where members' tables are padded to other sizes.
@@ -120,6 +130,8 @@ class LiveTeacher:
         Raises:
             ValueError: packed rows that the teacher would mix, or padding that it cannot tell from tokens.
         """
+        if self.in_step:
+            self._any_calls(True)
         source, inputs = self._source(batch), self.inputs_from(batch)
         labels = None if DECODER_INPUTS in batch else batch.get(columns.TEACHER_LABELS, batch.get("labels"))
         for member in self._members:
@@ -134,11 +146,23 @@ class LiveTeacher:
             problem = problem_type(self.model.config, batch.get("labels"))
         return {"logits": self.model.mixture(logits, problem)}
 
+    def finish(self) -> None:
+        """Take part in the calls of processes that still have some, where the teacher is sharded and `in_step`."""
+        while self.in_step and self._any_calls(False):
+            for member in self._members:
+                ids = torch.ones(1, 2, dtype=torch.long, device=self.device)
+                member({"input_ids": ids, "attention_mask": ids}, ids, {})
+
+    def _any_calls(self, here: bool) -> bool:
+        flag = torch.tensor(float(here), device=self.device)
+        distributed.all_reduce(flag)
+        return bool(flag > 0)
+
 
 class _Member:
     """One model and how it is called."""
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    def __init__(self, model: Any, device: torch.device, placement: str) -> None:
         self.model = model
         self.arguments = forward_arguments(model)
         self.limits = input_limits(model)
@@ -151,9 +175,8 @@ class _Member:
         decodes = "past_key_values" in self.arguments and not self.encoder_decoder
         self.reads_last_token = self.is_classifier and decodes
         self.check_packed_rows = PackedRowsCheck(model, "teacher")
-        if not is_placed(model):
-            model.to(device)
-        self.device = device_of(model, device)
+        # What a device map placed stays where it is.
+        self.device = device_of(model, device) if is_placed(model) else place(model, placement, device)
 
     def __call__(self, inputs: Mapping[str, Any], labels: Tensor | None, kwargs: Mapping[str, Any]) -> Any:
         here = {

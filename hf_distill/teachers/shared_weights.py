@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
 from hf_distill.models import base_model, device_of, evaluating, forward_arguments, unwrapped
@@ -35,7 +36,28 @@ def check_weights_are_not_shared(student: nn.Module, teachers: Iterable[nn.Modul
         )
 
 
+def check_nothing_is_shared(student: nn.Module, teacher: Any) -> None:
+    """Raise where a teacher that is sharded or offloaded has weights of the student, which would be moved with it.
+
+    Args:
+        student: any.
+        teacher: a model or an ensemble.
+    Raises:
+        ValueError: they share weights, frozen or not.
+    """
+    own = {_storage(parameter) for parameter in student.parameters()} - {0}
+    for model in getattr(teacher, "models", [teacher]):
+        shared = [name for name, each in model.named_parameters() if _storage(each) in own]
+        if shared:
+            raise ValueError(
+                f"teacher_placement: the teacher shares {len(shared)} weights with the student, {shared[0]} for "
+                "instance, and they would be sharded or offloaded with it. Leave teacher_placement at replicate, or "
+                "load the teacher once more."
+            )
+
+
 def _storage(parameter: Tensor) -> int:
+    parameter = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     # Weights on the meta device have no storage, and the pointer 0.
     return 0 if parameter.numel() == 0 or parameter.is_meta else parameter.untyped_storage().data_ptr()
 

@@ -9,6 +9,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_distill.losses import LOSSES
 from hf_distill.redaction import shareable
+from hf_distill.teachers.placement import check_placement
 
 
 @dataclass
@@ -135,6 +136,20 @@ def check_best_metric(name: str | None) -> None:
         )
 
 
+@dataclass
+class Placement:
+    """Where the weights of a live teacher are."""
+
+    teacher_placement: str = field(
+        default="replicate",
+        metadata={
+            "help": "replicate: on every process. shard: a part on each process, a layer gathered while it computes. "
+            "offload: in the machine's memory, copied to the device while it computes. auto: replicate where it takes "
+            "at most half of the free memory, else shard under several processes, else offload."
+        },
+    )
+
+
 class Shown:
     """Training arguments whose text, which trackers keep and publish, has no token and no folder of this machine."""
 
@@ -144,8 +159,8 @@ class Shown:
 
 
 @dataclass
-class DistillationArguments(Objective, Shown, TrainingArguments):
-    """`TrainingArguments` plus the fields of `Objective`, and nothing else.
+class DistillationArguments(Objective, Placement, Shown, TrainingArguments):
+    """`TrainingArguments` plus the fields of `Objective` and `Placement`, and nothing else.
 
     Source:
         Hinton et al. 2015, arXiv:1503.02531. Half of the field's `alpha` means the weight of the labels, half the
@@ -155,14 +170,16 @@ class DistillationArguments(Objective, Shown, TrainingArguments):
     def __post_init__(self) -> None:
         TrainingArguments.__post_init__(self)
         check_best_metric(self.metric_for_best_model)
+        check_placement(self.teacher_placement)
         self.check()
 
 
 @dataclass
-class Seq2SeqDistillationArguments(Objective, Shown, Seq2SeqTrainingArguments):
-    """`Seq2SeqTrainingArguments` plus the fields of `Objective`, and nothing else."""
+class Seq2SeqDistillationArguments(Objective, Placement, Shown, Seq2SeqTrainingArguments):
+    """`Seq2SeqTrainingArguments` plus the fields of `Objective` and `Placement`, and nothing else."""
 
     def __post_init__(self) -> None:
         Seq2SeqTrainingArguments.__post_init__(self)
         check_best_metric(self.metric_for_best_model)
+        check_placement(self.teacher_placement)
         self.check()

@@ -263,7 +263,7 @@ def _extend(scheduler: Any, optimizer: Any, number: int) -> None:
     first, *_ = groups = optimizer.param_groups
     if type(scheduler) not in BASE_LRS or len({*map(id, getattr(scheduler, "lr_lambdas", ()))}) > 1:
         raise ValueError(
-            f"optimizers=(..., {type(scheduler).__name__}): matching has parameters of its own, and nothing says how "
+            f"optimizers=(..., {type(scheduler).__name__}): matching has parameters of its own, and it is unknown how "
             "this scheduler should move their learning rate. Pass optimizers=(optimizer, None) and choose "
             "lr_scheduler_type=... in the arguments, or a LambdaLR with one function."
         )

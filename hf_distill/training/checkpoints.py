@@ -80,7 +80,7 @@ def fault_of(checkpoint: Path, resumable: bool = True, sharded: bool = False) ->
 
 
 def _is_cut(path: Path) -> bool:
-    """Whether a file of tensors ends before its own table of contents says so."""
+    """Whether a file of tensors is shorter than its header requires."""
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt"):

@@ -205,7 +205,8 @@ class FiniteTrainer(ResumableTrainer):
 
     def _live_members(self) -> list[Any]:
         teacher = getattr(self, "teacher", None)
-        return [] if teacher is None else list(teacher.members)
+        # A sharded one computes only where all processes call it.
+        return [] if teacher is None or teacher.is_sharded else list(teacher.members)
 
     def _named(self, inputs: Mapping[str, Any], rows: list[int]) -> str:
         """Some rows of a batch by their numbers in the training set, where those can be found."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import EvalLoopOutput
 
+from hf_distill.paths import is_hub_id
 from hf_distill.problems import Task
 from hf_distill.training.arguments import Objective, Weights
 from hf_distill.training.batch import Batch
@@ -61,6 +62,8 @@ class EvaluatingTrainer(FiniteTrainer):
         labels; `<prefix>_soft_loss` is there whenever a teacher or its columns are.
         """
         self._evaluated, self._unusable = {}, {}
+        if self._distils:  # Seq2SeqTrainer would gather the rows that fill up the last batch, too
+            self.gather_function = self.accelerator.gather_for_metrics
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.is_in_train:
             self._check_evaluation(metric_key_prefix)
@@ -141,3 +144,15 @@ class EvaluatingTrainer(FiniteTrainer):
         if found and not self.settings.wants_soft_targets:
             return self.alignment.is_aligned(batch.inputs, self.settings.soft_target_loss)
         return found
+
+    def settings_for_card(self) -> dict[str, Any]:
+        """The settings of the objective, for the draft of the model card."""
+        if not self._distils:
+            return {}
+        return {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Objective)}
+
+    def teachers_for_card(self) -> list[str]:
+        """The live teachers that are on the Hub, for the draft of the model card."""
+        teacher = self.teacher if self._distils else None
+        named = [] if teacher is None else [member.config._name_or_path for member in teacher.members]
+        return [name for name in named if name and is_hub_id(name)]

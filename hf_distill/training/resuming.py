@@ -189,15 +189,19 @@ class ResumableTrainer(PublishingTrainer):
 
     def _go_back(self) -> None:
         """Put back what `_remember` noted."""
-        (cpu, *device), record = self._before
+        (cpu, *devices), record = self._before
         torch.set_rng_state(cpu)
-        if device:
-            torch.cuda.set_rng_state_all(device[0])
+        for number, state in enumerate(devices):
+            torch.get_device_module().set_rng_state(state, number)
         self._load_progress(record)
 
 
 def _torch_states() -> list[Any]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [])]
+    """The random states of the processor and, where there are some, of each accelerator."""
+    if not torch.accelerator.is_available():
+        return [torch.get_rng_state()]
+    module = torch.get_device_module()
+    return [torch.get_rng_state(), *map(module.get_rng_state, range(torch.accelerator.device_count()))]
 
 
 def _random_states() -> tuple[Any, ...]:

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_distill.problems import IGNORE_INDEX
 
@@ -44,17 +46,16 @@ class RecordedOrder(Sampler[Any]):
     """The order of a sampler that draws from torch's global generator, and the state that it was drawn from.
 
     A checkpoint keeps that state, so that a training resumed in the middle of an epoch draws the same order. Several
-    processes have states of their own, which dropout moves apart: there the order is drawn from the seed and the number
-    of the epoch, so that no row is read twice and none is left out.
+    processes have states of their own, which dropout moves apart: all of them take the order that the main one draws,
+    so that no row is read twice and none is left out.
 
     Args:
         sampler: draws when an epoch begins: `Trainer`'s of lengths, for instance.
-        seed: of the order under several processes.
-        processes: how many there are.
+        processes: how many train.
     """
 
-    def __init__(self, sampler: Any, seed: int, processes: int) -> None:
-        self.sampler, self.seed, self.processes, self.epoch = sampler, seed, processes, 0
+    def __init__(self, sampler: Any, processes: int) -> None:
+        self.sampler, self.processes, self.epoch = sampler, processes, 0
         self.drawn_from: Tensor | None = None  # of the epoch in progress
         self.resumed: tuple[int, Tensor] | None = None  # the number of an epoch, and what its order was drawn from
 
@@ -66,15 +67,12 @@ class RecordedOrder(Sampler[Any]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
-        if self.processes > 1:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed + self.epoch)
-                return iter(list(self.sampler))
         if self.resumed is not None and self.resumed[0] == self.epoch:
             torch.set_rng_state(self.resumed[1])  # the trainer loads the state of the checkpoint afterwards
         self.resumed = None
         self.drawn_from = torch.get_rng_state()
-        return iter(list(self.sampler))
+        order = list(self.sampler)
+        return iter(broadcast_object_list([order])[0] if self.processes > 1 else order)
 
 
 def resumable(sampler: Any, seed: int, processes: int) -> Any:
@@ -90,7 +88,9 @@ def resumable(sampler: Any, seed: int, processes: int) -> Any:
     stays = sampler is None or isinstance(sampler, SequentialSampler) or hasattr(sampler, "set_epoch")
     if stays or getattr(sampler, "generator", None) is not None:
         return sampler
-    return RecordedOrder(sampler, seed, processes)
+    if isinstance(sampler, LengthGroupedSampler):
+        sampler.batch_size *= processes  # rows of like lengths are those of a whole step, as in one process
+    return RecordedOrder(sampler, processes)
 
 
 def labelled_rows(dataset: Any) -> np.ndarray:

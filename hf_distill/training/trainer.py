@@ -1,6 +1,5 @@
 """`DistillationTrainer`: a `transformers.Trainer` whose student also learns from a teacher."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from hf_distill import columns
 from hf_distill.matching.base import Matching
 from hf_distill.models import forward_arguments
 from hf_distill.packed_rows import PackedRowsCheck, row_starts
-from hf_distill.paths import is_hub_id
 from hf_distill.problems import Task, any_tensor, task_of
 from hf_distill.teachers.agreement import check_members, complete_config
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.live import LiveTeacher, load_teacher
-from hf_distill.teachers.shared_weights import check_weights_are_not_shared
+from hf_distill.teachers.placement import load_sharded, settled
+from hf_distill.teachers.shared_weights import check_nothing_is_shared, check_weights_are_not_shared
 from hf_distill.training import checks
 from hf_distill.training.arguments import Objective, Weights, check_best_metric
 from hf_distill.training.attached_matchings import NAME, AttachedMatchings
@@ -28,6 +27,7 @@ from hf_distill.training.batch import Batch, LeftPaddingCheck, add_decoder_input
 from hf_distill.training.checkpoints import last_whole_checkpoint
 from hf_distill.training.collator import TeacherColumnsCollator
 from hf_distill.training.evaluating import EvaluatingTrainer
+from hf_distill.training.last_batch import Uncounted, without_repeated_rows
 from hf_distill.training.look_ahead import first_rows
 from hf_distill.training.objective import Term, hard_term, soft_term, with_loss
 from hf_distill.training.sampler import LabelledFractionSampler, labelled_rows
@@ -164,9 +164,14 @@ class DistillationTrainer(EvaluatingTrainer):
         self.alignment = checks.Alignment(self.task, self.model.config, (), tokenizers)
         if teacher is None:
             return None
+        placement = settled(getattr(self.args, "teacher_placement", "replicate"), teacher, self.args.device)
         if isinstance(teacher, str | Path):
-            teacher = load_teacher(teacher, self.task.auto_class)
-        teacher = LiveTeacher(teacher, self.args.device)
+            options = {"device": self.args.device} if placement == "shard" else {}
+            load: Any = load_sharded if placement == "shard" else load_teacher
+            teacher = load(teacher, self.task.auto_class, **options)
+        elif placement != "replicate":
+            check_nothing_is_shared(self.model, teacher)
+        teacher = LiveTeacher(teacher, self.args.device, placement)
         try:
             check_members(self.model.config, teacher, self.task)
         except ValueError:
@@ -174,7 +179,8 @@ class DistillationTrainer(EvaluatingTrainer):
             if self.settings.wants_soft_targets and not any(name in names for name in columns.SOFT_TARGETS):
                 raise
             self._comparable = False
-        check_weights_are_not_shared(self.model, teacher.members)
+        if placement == "replicate":
+            check_weights_are_not_shared(self.model, teacher.members)
         self.alignment = checks.Alignment(self.task, self.model.config, teacher.configs, tokenizers)
         self._places = teacher.limits[0]
         return teacher
@@ -252,6 +258,7 @@ class DistillationTrainer(EvaluatingTrainer):
             return super()._get_num_items_in_batch(batch_samples, device)
         if not batch_samples:
             return None
+        batch_samples[-1] = without_repeated_rows(batch_samples[-1], self)
         if not self._seen_a_batch:
             checks.check_labels(self.settings, batch_samples[0], columns.column_names([self.train_dataset]))
             self._seen_a_batch = True
@@ -270,6 +277,8 @@ class DistillationTrainer(EvaluatingTrainer):
     def _counts(self, batch: Batch) -> Tensor:
         """How many items of this batch each term counts: (2 + matchings,), the labels and the soft targets first."""
         none = torch.tensor(0, device=any_tensor(batch.inputs).device)
+        if isinstance(batch.inputs, Uncounted):
+            return torch.stack([none] * (2 + len(self._matching if self._attached is not None else ())))
         labels = none if batch.label_mask is None else batch.label_mask.sum()
         soft_targets = batch.soft_target_mask.sum() if self.settings.wants_soft_targets else none
         matched = [] if self._attached is None else self._attached.counts(batch)
@@ -430,7 +439,7 @@ class DistillationTrainer(EvaluatingTrainer):
             terms["soft"] = soft_term(batch, logits[..., :same], soft_targets, problem, self.settings, weights)
         for name, items in outputs.get(NAME, {}).items():
             terms[name] = Term(items["values"], items["rows"], items["logged"])
-        return terms, outputs
+        return {} if isinstance(batch.inputs, Uncounted) else terms, outputs
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """`Trainer`'s, and what the student's decoder reads: it is made of labels, which the student is not given."""
@@ -484,15 +493,3 @@ class DistillationTrainer(EvaluatingTrainer):
         checkpoint = Path(output_dir or str(self.args.output_dir)).name.startswith(PREFIX_CHECKPOINT_DIR)
         if self._distils and self._attached is not None and checkpoint and self.args.should_save:
             self._attached.save(str(output_dir))
-
-    def settings_for_card(self) -> dict[str, Any]:
-        """The settings of the objective, for the draft of the model card."""
-        if not self._distils:
-            return {}
-        return {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Objective)}
-
-    def teachers_for_card(self) -> list[str]:
-        """The live teachers that are on the Hub, for the draft of the model card."""
-        teacher = self.teacher if self._distils else None
-        named = [] if teacher is None else [member.config._name_or_path for member in teacher.members]
-        return [name for name in named if name and is_hub_id(name)]

@@ -164,6 +164,29 @@ def test_a_notebook_is_kept_with_the_outputs_of_a_real_run(name):
     assert not any(part in outputs for part in ("/home/", "/tmp/", "site-packages")), "a path of whoever ran it"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_cell_stops_where_the_address_is_missing(name, tmp_path, monkeypatch):
+    first = code_cells(read(name))[0].source
+    code = re.sub(r"^( *)%pip .*$", r"\1installed.append(1)", first, flags=re.M)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    installed = []
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="Set SOURCE to git"):
+        exec(code, {"installed": installed})
+    assert not installed
+    exec(code.replace('SOURCE = "../.."', 'SOURCE = "git+https://example.org/x"'), {"installed": installed})
+    monkeypatch.chdir(FOLDER)  # the repository is around it
+    exec(code, {"installed": installed})
+    assert len(installed) == 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_tells_what_it_needs_and_ends_with_an_exercise(name):
+    texts = [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
+    assert "**What you need.**" in texts[0] and "GPU" in texts[0]
+    assert "**Exercise.**" in texts[-1] or "**Exercise.**" in texts[-2]
+
+
 def test_an_address_makes_the_badges_open_the_notebooks(tmp_path):
     for name in ("setup.cfg", "mkdocs.yml", "CITATION.cff", "README.md"):
         shutil.copy(ROOT / name, tmp_path)

@@ -202,7 +202,9 @@ def test_the_recipe_says_where_a_student_goes(folder, api, capsys):
     for known in ("", recipe, f"{recipe}push: null\n", f"{recipe}push: {{license: mit}}\n"):
         (folder.parent / "recipe.yaml").write_text(known or "words")
         assert main(["push", str(folder)]) == 1
-        assert "goes. Add --repo-id user/name, or push.repo_id to its recipe." in capsys.readouterr().err
+        assert (
+            "has no repository id. Add --repo-id user/name, or push.repo_id to its recipe." in capsys.readouterr().err
+        )
     assert api.made == []
     (folder.parent / "recipe.yaml").write_text(f"{recipe}push: {{repo_id: me/said}}\n")
     assert main(["push", str(folder)]) == main(["push", str(folder), "--repo-id", "me/other"]) == 0

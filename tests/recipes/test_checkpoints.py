@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from hf_distill.recipes.checkpoints import RecordedCheckpoints, checkpoints, is_whole, last_whole, record_of
+from hf_distill.recipes.processes import Processes
 
 
 def write(folder, step, best=None):
@@ -22,7 +23,7 @@ def saved(folder, step, best=None, limit=1):
     checkpoint = write(folder, step, best)
     best_path = None if best is None else str(folder / f"checkpoint-{best}")
     state = SimpleNamespace(global_step=step, best_model_checkpoint=best_path)
-    RecordedCheckpoints(folder, limit).on_save(None, state, None)
+    RecordedCheckpoints(folder, limit, Processes()).on_save(None, state, None)
     return checkpoint
 
 

@@ -36,6 +36,14 @@ def test_a_recipe_of_a_csv_that_a_run_takes(reviews, capsys):
     assert not plan_recipe(recipe).refusals
 
 
+def test_an_empty_label_is_not_taken_for_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = {"text": [f"an {word} tree" for word in WORDS], "label": ["a", "b", None] * 4}
+    datasets.Dataset.from_dict(rows).to_json("rows.jsonl")
+    text = write_recipe("rows.jsonl").read_text()
+    assert "missing" not in text and "# unlabelled: 4" in text
+
+
 def test_a_recipe_is_never_replaced(reviews, capsys):
     (reviews / "reviews.yaml").write_text("mine")
     assert main(["init", "reviews.csv"]) == 1

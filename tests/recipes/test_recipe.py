@@ -133,3 +133,14 @@ def test_missing_keys_and_files(tmp_path):
         Recipe.from_dict({**MINIMAL, "data": {}})
     with pytest.raises(ValueError, match="The recipe lacks the key 'teacher'"):
         Recipe.from_dict({name: value for name, value in MINIMAL.items() if name != "teacher"})
+
+
+@pytest.mark.parametrize(
+    ("text", "sample"), [("text", ["a", "b"]), (["a", "b"], "a"), (["a", "b"], ["a"]), ("text", "")]
+)
+def test_samples_are_like_the_texts(text, sample):
+    content = {"task": "text-classification", "output_dir": "o", "data": {"path": "p", "text": text}}
+    with pytest.raises(ValueError, match=r"push\.samples"):
+        Recipe.from_dict({**content, "teacher": {"model": "m"}, "push": {"samples": [sample]}})
+    right = "a" if text == "text" else ["a", "b"]
+    Recipe.from_dict({**content, "teacher": {"model": "m"}, "push": {"samples": [right]}})

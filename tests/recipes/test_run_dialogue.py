@@ -103,6 +103,7 @@ def recipe(folder: Path, **changes) -> Path:
         },
         "distill": {"num_train_epochs": 3, "per_device_train_batch_size": 8, "temperature": 1.0},
         "compare": {"resamples": 100},
+        "push": {"samples": ["how are you"]},
     }
     for name, value in changes.items():
         content[name] = {**content[name], **value} if isinstance(value, dict) else value
@@ -148,6 +149,7 @@ def test_the_teacher_is_adapted_and_the_student_learns_its_replies(report, folde
     card = (folder / "out" / "student" / "README.md").read_text(encoding="utf-8")
     assert "| `lora` | {'r':" in card
     assert "the same next token on" in card
+    assert "\n| how are you | " in card, "what both reply to it"
 
 
 @pytest.mark.long
@@ -262,6 +264,7 @@ def test_plain_texts_need_no_chat_template(tmp_path):
     assert report.models["student"]["replies"]["prompts"] == 16
     assert report.fidelity["tokens"] > 0
     assert report.models["teacher"]["quality"]["bits_per_byte"]["value"] > 2, "a teacher that learnt nothing"
+    assert "\n| how are you | " in (tmp_path / "out" / "student" / "README.md").read_text(encoding="utf-8")
     # What the card's usage and examples/chat.py read the student's prompt by.
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "student")
     read = tokenizer.apply_chat_template([{"role": "user", "content": "how are"}], tokenize=False)

@@ -56,6 +56,9 @@ def quantity(folder: Path) -> dict:
     return {"label": "stars", "problem_type": "regression"}
 
 
+SAMPLES = {pairs: [["fine food", "bad food"]], several: ["fine food", "bad"], quantity: ["fine food"]}
+
+
 @pytest.mark.parametrize(
     ("problem", "metrics", "kind", "least"),
     [
@@ -77,9 +80,12 @@ def test_from_a_file_to_a_student(tmp_path, problem, metrics, kind, least):
         "student": {"kind": "transformer", "vocab_size": None, "config": {"num_hidden_layers": 1}},
         "distill": {"num_train_epochs": 12, "learning_rate": 3.0e-3, "per_device_train_batch_size": 16},
         "compare": {"resamples": 100, "metrics": metrics, "controls": False, "detailed_costs": False},
+        "push": {"samples": SAMPLES[problem], "title": "Some problem"},
     }
     report = run_recipe(Recipe.from_dict(content))
     assert report is not None
+    card = (tmp_path / "out" / "student" / "README.md").read_text(encoding="utf-8")
+    assert "## What it answers" in card and "| fine" in card and "# Some problem: " in card
     assert report.metrics == metrics
     quality = {name: model["quality"][metrics[0]]["value"] for name, model in report.models.items()}
     assert quality["teacher"] > least

@@ -29,7 +29,7 @@ from hf_distill.hub.markdown import code
 from hf_distill.hub.outgoing import card_fault
 from hf_distill.hub.usage import BEGIN, addressed
 from hf_distill.redaction import without_folders
-from hf_distill.reports.card import model_card
+from hf_distill.reports.card import model_card, title
 from hf_distill.reports.card_tables import results
 from hf_distill.reports.report import Report
 from tests.conftest import tiny_bert
@@ -181,16 +181,17 @@ def test_metadata_is_what_the_hub_reads(report, folder, tmp_path):
     assert data.pipeline_tag == "text-classification"
     assert data.library_name == "transformers"
     assert data.model_name == "tweets-lstm"
-    by_metric = {result.metric_type: result for result in data.eval_results if result.dataset_name != "other_domain"}
-    for metric, said in report.models["student"]["quality"].items():
-        name = by_metric[metric].metric_name
-        assert by_metric[metric].metric_value == said["value"]
-        assert f"{said['low']} to {said['high']}" in name
-        assert f"without a teacher {report.models['baseline']['quality'][metric]['value']}" in name
-        assert by_metric[metric].dataset_type == "some-user/tweets"
+    assert data.metrics == ["accuracy", "f1"], "the names of the Hub's list"
+    main = [result for result in data.eval_results if result.dataset_name != "other_domain"]
+    assert [(result.metric_type, result.metric_name) for result in main] == [
+        ("accuracy", "Accuracy"),
+        ("f1", "Macro F1"),
+    ]
+    for result, said in zip(main, report.models["student"]["quality"].values(), strict=True):
+        assert result.metric_value == said["value"]
+        assert result.dataset_type == "some-user/tweets"
     further = [result for result in data.eval_results if result.dataset_name == "other_domain"]
     assert [result.metric_value for result in further] == [0.8, 0.8 - 0.1]
-    assert all("without a teacher" not in result.metric_name for result in further)
 
 
 def test_every_figure_is_the_reports_own(report, folder, tmp_path):
@@ -383,7 +384,6 @@ def test_means_over_seeds_are_told_from_the_published_student(report, folder):
     )
     result = next(one for one in card.data.eval_results if one.metric_type == "accuracy")
     assert result.metric_value == 0.9251
-    assert "mean of 2 seeds 0.9234" in result.metric_name
 
 
 def test_a_teacher_of_other_classes_has_no_quality(report, folder):
@@ -430,6 +430,40 @@ def test_language_models_agree_on_tokens(report, folder):
     assert (
         "the same next token on 0.4700 of 3,000 tokens of 20 texts; KL(teacher ‖ student) is 1.25 nats a token" in text
     )
+
+
+def test_a_student_that_answers_all_alike_is_told(report, folder):
+    def replies(share):
+        models = {name: dict(model) for name, model in report.models.items()}
+        models["student"]["replies"] = {"distinct_1": 0.1, "distinct_2": share, "prompts": 64}
+        models["teacher"]["replies"] = {"distinct_1": 0.2, "distinct_2": 0.4, "prompts": 64}
+        return render(replace(report, task="text-generation", models=models), folder).text
+
+    told = "**It answers most prompts alike.** In its greedy replies to 64 prompts 10.0% of the pairs"
+    assert told in replies(0.1)
+    assert "alike" not in replies(0.3) and "alike" not in render(report, folder).text
+
+
+def test_samples_and_what_hosted_inference_does(report, folder):
+    card = render(report, folder, samples=[("a | b", "good (0.9)", "bad (0.6)")])
+    assert "| text | teacher | student |\n| --- | --- | --- |\n| a \\| b | good (0.9) | bad (0.6) |" in card.text
+    assert "Hosted inference does not run a repository's own code" in card.text
+    assert_whole(card.content)
+    card = render(report, folder, samples=[("a", "", "bad (0.6)")])  # of a teacher that was not asked
+    assert "| text | student |\n| --- | --- |\n| a | bad (0.6) |" in card.text
+    (folder / "config.json").write_text("{}")
+    assert "Hosted inference" not in render(report, folder).text
+
+
+@pytest.mark.parametrize(
+    ("kind", "teacher", "told"),
+    [
+        ("lstm", "user/all-MiniLM-L6-v2", "Tweets: 1.4M-parameter LSTM distilled from all-MiniLM-L6-v2"),
+        ("static", "./teacher", "Tweets: 1.4M-parameter static model distilled from a 23M-parameter teacher"),
+    ],
+)
+def test_the_title_says_what_it_is(report, kind, teacher, told):
+    assert title(report, "Tweets", kind, teacher) == told
 
 
 def test_a_metric_that_falls_says_so(report, folder):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
 from hf_distill.reports import plot
@@ -117,3 +118,21 @@ def test_learning_curves_stand_beside(drawn):
 def test_one_point_is_no_curve(drawn, curves):
     axes, _ = drawn(report(run={"curves": curves}))
     assert axes.figure.axes == [axes]
+
+
+def test_language_models_stand_at_their_time_a_token(drawn):
+    made = report()
+    for model, speed in zip(made.models.values(), (10.0, 250.0, 200.0), strict=True):
+        model["tokens_a_second"] = {"batch_1": speed}
+    axes, texts = drawn(made)
+    assert axes.get_xlabel().startswith("milliseconds a token that is written")
+    assert any("100 ms" in text for text in texts) and any("4 ms" in text for text in texts)
+
+
+def test_intervals_stand_in_front_of_markers(drawn):
+    axes, _ = drawn(report())
+    bars, markers = (
+        [each for each in axes.collections if isinstance(each, kind)] for kind in (LineCollection, PathCollection)
+    )
+    assert len(bars) == len(markers) == 3
+    assert min(bar.get_zorder() for bar in bars) > max(marker.get_zorder() for marker in markers)

@@ -8,7 +8,9 @@ import textwrap
 import time
 
 import pytest
+import torch
 
+from hf_distill.soft_targets.shards import ALONE, Processes
 from tests.conftest import tiny_bert, tiny_rows
 from tests.soft_targets.test_cache import cached
 
@@ -107,3 +109,12 @@ def test_runs_that_share_a_ledger(tmp_path, kills):
     assert len({line["key"] for line in lines}) == 300
     sent = (tmp_path / "ledger.jsonl.sent").read_text().splitlines()
     assert 300 <= len(sent) <= 300 + 3 * kills
+
+
+def test_a_process_that_is_alone_for_now_waits_for_no_other(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = ALONE.set(True)
+    try:
+        assert Processes.assembled("cpu") == Processes(0, 1, torch.device("cpu"))
+    finally:
+        ALONE.reset(before)

@@ -94,7 +94,7 @@ def test_the_tail_has_no_padding_rows(tmp_path):
 @pytest.mark.parametrize("top_k", [None, 20])
 def test_tables_of_two_sizes_need_a_tokenizer(tmp_path, top_k):
     made = cached(tmp_path / "cache", tiny_llama(seed=1, vocab_size=64), top_k=top_k)
-    with pytest.raises(ValueError, match=r"table has .*64 rows and the student's 50, and nothing says which tokens"):
+    with pytest.raises(ValueError, match=r"table has .*64 rows and the student's 50, and it is unknown which tokens"):
         soft(tmp_path, made)
 
 
