@@ -362,6 +362,31 @@ METRICS: dict[str, type[OfflineMetric]] = {
 }
 
 
+OF_CLASSES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "calibration_error")
+
+
+def unfit(name: str, problem: str | None, tags: bool = False) -> str | None:
+    """Why a metric cannot judge the labels of texts or words; None where it can, or where it is not among `METRICS`.
+
+    Args:
+        name: of the metric.
+        problem: type of the problem, see `models.problem_type`; None for tags.
+        tags: whether each word has a label.
+
+    >>> unfit("pearson", "single_label_classification"), unfit("seqeval", None, tags=True)
+    ('quantities, and the label is a class. Use accuracy.', None)
+    """
+    if name in OF_CLASSES and problem == "regression":
+        return "classes, and the label is a quantity. Use pearson."
+    if name in ("pearson", "spearman") and problem != "regression":
+        return "quantities, and the label is a class. Use accuracy."
+    if name == "seqeval" and not tags:
+        return "the tags of words, and a text has labels as a whole. Use macro_f1."
+    if name in ("sacrebleu", "chrf", "distinct_n", "bits_per_byte"):
+        return "texts that a model writes, and here it labels them. Use accuracy."
+    return None
+
+
 def lower_is_better(name: str) -> bool:
     """Whether less of a metric is better; of one that is not among `METRICS`, more is taken to be.
 

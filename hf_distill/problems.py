@@ -328,6 +328,22 @@ def known_problem(config: Any) -> str | None:
     return config.problem_type or ("regression" if config.num_labels == 1 else None)
 
 
+def check_problem(config: Any, problem: str) -> None:
+    """Raise a ValueError where a teacher that is used as it is was trained for another problem than its data's.
+
+    Args:
+        config: of the teacher.
+        problem: of the data.
+    """
+    known = known_problem(config)
+    if known not in (None, problem):
+        raise ValueError(
+            f"teacher.model: its config's problem_type is {known}, and the labels of the data are {problem}: its "
+            "outputs would be read as something else. Take another teacher, let it learn the labels with "
+            "teacher.fine_tune, or write the labels as its problem needs them (lists for several classes)."
+        )
+
+
 def _classes(config: Any) -> list[str]:
     return [config.id2label[number] for number in sorted(config.id2label)]
 

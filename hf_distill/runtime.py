@@ -23,8 +23,8 @@ UNLIMITED = 2**62  # transformers writes 10**30 where a tokenizer has no limit, 
 # Tokenizers of transformers that number the texts of a pair; their configs do not say so.
 SEGMENTED = re.compile(r"((|Conv|Mobile|Squeeze)Bert|Deberta(V2)?|DPR.+Encoder|FNet)Tokenizer(Fast)?")
 ALONE = ("convbert", "xlnet")  # their logits depend on padding
-TAG = re.compile(r"O|[BIESLUM](-.+)?")
-LETTERS = {"L": "E", "U": "S", "M": "I"}  # of BILOU and BMES → of IOBES
+TAG = re.compile(r"O|[BIESLUMW](-.+)?")
+LETTERS = {"L": "E", "U": "S", "M": "I", "W": "S"}  # of BILOU and BMES → of IOBES
 WANTED = {False: "texts, or pairs as (text, text_pair) or dicts of both names", True: "texts or lists of words"}
 
 

@@ -1,12 +1,13 @@
-"""Schemes of entity tags: IOB1, IOB2, IOBES (BIOES) and BILOU, which are recognised, checked and read."""
+"""Schemes of entity tags: IOB1, IOB2, IOBES (BIOES, BMES, BMEWO) and BILOU, which are recognised, checked and read."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from hf_distill.environment import optional
 
-ENTITY_TAG = re.compile(r"O|[BIESLUM](-.+)?")
-SAME = {"L": "E", "U": "S", "M": "I"}  # the letters of BILOU and BMES → those of IOBES
+ENTITY_TAG = re.compile(r"O|[BIESLUMW](-.+)?")
+LIKE_ONE = re.compile(r"[BIESLUMW][-_].+|.+[-_][BIESLUMW]", flags=re.IGNORECASE)
+SAME = {"L": "E", "U": "S", "M": "I", "W": "S"}  # the letters of BILOU, BMES and BMEWO → those of IOBES
 IOB1, IOB2, IOBES, BILOU = "IOB1", "IOB2", "IOBES", "BILOU"
 
 Spans = Callable[[Sequence[str]], set[tuple[str, int, int]]]
@@ -31,7 +32,21 @@ def tag_scheme(names: Collection[str]) -> str | None:
         return None
     if letters <= {"B", "I"}:
         return IOB2
-    return BILOU if letters & {"L", "U"} and not letters & {"E", "S", "M"} else IOBES
+    return BILOU if letters & {"L", "U"} and not letters & {"E", "S", "M", "W"} else IOBES
+
+
+def odd_tags(names: Collection[str]) -> list[str]:
+    """The tags that keep some from being read as a scheme of entities, as at least two of them look.
+
+    Args:
+        names: of all tags.
+
+    >>> odd_tags(["B-PER", "I-PER", "0"]), odd_tags(["B_PER", "I_PER", "O"]), odd_tags(["NN", "VB", "O"])
+    (['0'], ['B_PER', 'I_PER'], [])
+    """
+    if tag_scheme(names) is not None or sum(bool(LIKE_ONE.fullmatch(name)) for name in names) < 2:
+        return []
+    return [name for name in names if not ENTITY_TAG.fullmatch(name)]
 
 
 def illegal_tags(sentences: Iterable[Sequence[str]], scheme: str) -> tuple[str, int]:

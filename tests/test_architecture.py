@@ -40,6 +40,7 @@ TESTED_BY = {
     "loss_checks": "test_losses_properties.py",
     "matching.tensors": "matching/test_base.py",
     "recipes.cache_folder": "recipes/test_faults.py",
+    "recipes.card": "recipes/test_run.py",
     "recipes.inputs": "recipes/test_run.py",
     "recipes.overrides": "recipes/test_recipe.py",
     "recipes.steps": "recipes/test_run.py",

@@ -19,6 +19,7 @@ from hf_distill.tag_schemes import illegal_tags, spans_of, tag_scheme
         (["B-A", "L-A", "U-A", "O"], ["B-A", "L-A", "U-A", "U-A", "O"], "BILOU", 0),
         (["B-A", "L-A", "U-A", "O"], ["B-A", "U-A", "L-A"], "BILOU", 2),
         (["B-A", "M-A", "E-A", "S-A", "O"], ["B-A", "M-A", "M-A", "E-A", "O"], "IOBES", 0),
+        (["B-A", "M-A", "E-A", "W-A", "O"], ["B-A", "M-A", "E-A", "W-A", "O"], "IOBES", 0),
     ],
 )
 def test_schemes_are_recognised_and_checked(names, sentence, scheme, illegal):
@@ -34,6 +35,7 @@ SCORED = [
     (["B-A", "L-A", "U-A", "U-A", "O"], ["B-A", "L-A", "U-A", "O", "O"], 2 * 2 / (2 + 3)),
     (["B-A", "E-A", "S-A", "S-A", "O"], ["B-A", "I-A", "S-A", "S-A", "O"], 2 * 2 / (2 + 3)),  # no end, no entity
     (["B-A", "M-A", "E-A", "S-A", "O"], ["B-A", "M-A", "E-A", "O", "O"], 2 * 1 / (1 + 2)),
+    (["B-A", "M-A", "E-A", "W-A", "O"], ["B-A", "M-A", "E-A", "O", "W-A"], 2 * 1 / (2 + 2)),
     (["I-A", "B-A", "O", "I-A", "O"], ["I-A", "B-A", "O", "O", "O"], 2 * 2 / (2 + 3)),
     (["B-A", "I-A", "O", "B-A", "O"], ["I-A", "I-A", "O", "O", "O"], 2 * 1 / (1 + 2)),  # as conlleval has it
 ]

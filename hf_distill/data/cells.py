@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 
-AS_LIST = re.compile(r"\s*\[.*\]\s*", flags=re.DOTALL)
+AS_LIST = re.compile(r"\s*(\[.*\]|\(\s*(['\"].*)?\))\s*", flags=re.DOTALL)  # or a tuple of strings
 AS_OBJECT = re.compile(r"\s*\{.*\}\s*", flags=re.DOTALL)
 NUMERAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 LEADING_ZERO = re.compile(r"[+-]?0\d")

@@ -1,6 +1,8 @@
 """Names of classes as labels spell them: sorted, and checked for what is no name of a class."""
 
 import re
+import string
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -10,8 +12,9 @@ import datasets
 from hf_distill.data.cells import AS_LIST, AS_OBJECT, NUMERAL, is_numeral
 
 MANY = 10  # different values, of which nearly all rows have one of their own
-SEPARATORS = (";", "|", ",", "/", "+", " ")
-STRANGE_IN_NAMES = (";", "|")
+SEPARATORS = (";", "|", ",", "/", "+", "&", "#", ":", "\t", "\n", " ")
+STRANGE_IN_NAMES = (";", "|", "\t", "\n")
+SIGNS = set(string.punctuation) - set("[](){}")
 NO_LABEL = "-1"
 
 
@@ -27,8 +30,13 @@ def label_name(value: Any) -> str:
 
 
 def folded(name: str) -> str:
-    """A name without case and space."""
-    return "".join(name.casefold().split())
+    """A name without case, space and invisible characters, in whatever way its letters are composed.
+
+    >>> folded("Caf\u00e9 \ufeff") == folded("cafe\u0301")
+    True
+    """
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(letter for letter in plain if not letter.isspace() and unicodedata.category(letter) != "Cf")
 
 
 def whole(name: str) -> str:
@@ -93,14 +101,28 @@ def check_values(values: Sequence[Any], column: str, word_level: bool) -> None:
             "column of its own."
         )
     lists = [value for value in values if isinstance(value, list)]
-    if word_level or not lists:
+    if not word_level and lists:
+        check_marks(lists, column)
+
+
+def check_marks(lists: Sequence[list[Any]], column: str) -> None:
+    """Raise for lists of 0 and 1, or of probabilities, one number a class, that do not name the classes.
+
+    Args:
+        lists: the labels of some rows.
+        column: where they stand.
+    """
+    if len({len(value) for value in lists}) > 1 or len(lists[0]) < 2:
         return
-    marked = len({len(value) for value in lists}) == 1 and all(set(value) <= {0, 1} for value in lists)
-    if marked and any(len(set(value)) < len(value) for value in lists):
+    numbers = [[float(part) for part in value if _is_number(str(part)) or isinstance(part, bool)] for value in lists]
+    if any(len(value) < len(given) for value, given in zip(numbers, lists, strict=True)):
+        return
+    marked = all(set(value) <= {0, 1} for value in numbers)
+    if marked or any(0 < part < 1 for value in numbers for part in value):
         raise ValueError(
-            f"data.label: the lists of the column {column!r} mark classes by 0 and 1, {lists[0]!s:.80} for instance, "
-            "and do not name them. Write lists of names; or a column of 0 and 1 for each class, and name them all in "
-            "data.label."
+            f"data.label: the lists of the column {column!r} mark classes by {'0 and 1' if marked else 'quantities'}, "
+            f"{lists[0]!s:.80} for instance, and do not name them. Write lists of names; or a column of 0 and 1 for "
+            "each class, and name them all in data.label."
         )
 
 
@@ -127,13 +149,7 @@ def check_names(names: Sequence[str], column: str, labels: int, *, single: bool)
             f"data.label: the column {column!r} has quantities, {parts[0]} for instance; each would be "
             "a class of its own. Set data.problem_type=regression, or name the classes with data.labels."
         )
-    others = [name for name in names if name != NO_LABEL]
-    if NO_LABEL in names and "0" in others and all(name.isdecimal() for name in others):
-        raise ValueError(
-            f"data.label: -1 stands among the labels {', '.join(others[:8])} of the column {column!r}. If it means "
-            "that there is no label (as in SNLI), set data.missing: [-1]; if it is a class, set data.labels: "
-            f"[{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}]."
-        )
+    _check_none(names, column, single=single)
     if names and all(AS_OBJECT.fullmatch(name) for name in names):
         raise ValueError(
             f"data.label: expected one label a cell in the column {column!r}, got objects: {names[0]!s:.80}. Write the "
@@ -150,6 +166,23 @@ def check_names(names: Sequence[str], column: str, labels: int, *, single: bool)
             f"data.label: the column {column!r} has {len(names)} different values in {labels} labels, "
             f"{', '.join(names[:3])!s:.80} for instance: nearly each would be a class of its own. {meant} If they are "
             "classes, name them with data.labels."
+        )
+
+
+def _check_none(names: Sequence[str], column: str, *, single: bool) -> None:
+    """Raise where one value looks as if it said that there is no label: -1, or a lone sign among words."""
+    signs = [name for name in names if single and set(name) <= SIGNS]
+    none = next(iter(signs), None) if len(signs) == 1 else None
+    below = any(is_numeral(name) and name.startswith("-") and name != NO_LABEL for name in names)
+    if NO_LABEL in names and not below and set(names) != {NO_LABEL, "1"}:
+        none = NO_LABEL
+    others = [name for name in names if name != none]
+    if none is not None:
+        shown = none if none == NO_LABEL else repr(none)
+        raise ValueError(
+            f"data.label: {shown} stands among the labels {', '.join(others[:8])} of the column {column!r}. If it "
+            f"means that there is no label (as in SNLI), set data.missing: [{shown}]; if it is a class, set "
+            f"data.labels: [{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}]."
         )
 
 

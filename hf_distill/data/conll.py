@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -15,6 +16,7 @@ BLANK = " \t\r\n"  # a no-break space is part of a word
 INDEX = re.compile(r"\d+([-.]\d+)?")  # 7, of several words together 7-8, of a word that is not in the text 7.1
 NUMBER = re.compile(r"\d+")
 CONLL_U = 10  # columns
+MANY = 10  # different values, or words: fewer tell nothing
 
 
 @dataclass
@@ -49,7 +51,8 @@ def read_conll(
     Raises:
         ValueError: a sentence in which some words have a tag and some have none, or in which lines have different
             numbers of columns, with its line; a first column of numbers alone, or of one value a sentence, where
-            `words` is None; no such column; another encoding, or no word at all.
+            `words` is None; a last one of numbers or words where `tags` is None; no such column; another encoding, or
+            no word at all.
     """
     file = _ConllFile(Path(path), words, tags, Counter() if counts is None else counts)
     with parsing(path, "conll"), opened(path, encoding) as lines:
@@ -188,12 +191,42 @@ class _ConllFile:
             fault = f"the first column holds {'numbers only' if indexed else 'one value a sentence'}, not the words"
         elif indexed and self.tags is None and width == CONLL_U:
             fault = "a line has ten columns, as in CoNLL-U, and the last of them holds no tags"
+        elif self.tags is None and (found := self._fault_of_tags(sentences)) is not None:
+            fault = found
+            word, tag = (width - 1, 0) if "round" in found else (0, width - 2)
         else:
             return
+        advice = f"for instance data.text: {word} and data.label: {tag}"
+        if word == tag:
+            advice = f"data.text: 0 and data.label: {width - 1} if these are words"
         raise ValueError(
-            f"data.path: {self.path.name}: {fault}. Give the columns of words and tags by number, counted from 0, for "
-            f"instance data.text: {word} and data.label: {tag}. Line {token.line} has {_numbered(token.columns)}."
+            f"data.path: {self.path.name}: {fault}. Give the columns of words and tags by number, counted from 0, "
+            f"{advice}. Line {token.line} has {_numbered(token.columns)}."
         )
+
+    def _fault_of_tags(self, sentences: list[list[_Token]]) -> str | None:
+        """Why the last column cannot be the tags; None where it can."""
+        tagged = [tokens for tokens in sentences if all(len(token.columns) > 1 for token in tokens)]
+        long = [[token.columns[-1] for token in tokens] for tokens in tagged if len(tokens) > 2]
+        if len(long) > 1 and all(column[0] in ("0", "1") and _counts_up(column) for column in long):
+            return "the last column numbers the words of a sentence and holds no tags"
+        first, last = ({token.columns[place] for tokens in tagged for token in tokens} for place in (0, -1))
+        if self.words is None and len(last) >= MANY and len(last) > len(first):
+            return (
+                f"the last column has {len(last)} different values and the first {len(first)}: they look like words "
+                "and tags the other way round"
+            )
+        place = 0 if self.words is None else self.words
+        pairs = [(self._cell(token, place), token.columns[-1]) for token in chain(*tagged)]
+        spelled = [word.casefold() == tag.casefold() for word, tag in pairs if any(map(str.isalpha, word))]
+        if len(spelled) >= MANY and 2 * sum(spelled) > len(spelled):
+            return "the last column repeats most words, as a column of lemmas does, and holds no tags"
+        return None
+
+
+def _counts_up(column: list[str]) -> bool:
+    numbers = [int(cell) for cell in column if cell.isdecimal()]
+    return numbers == list(range(numbers[0], numbers[0] + len(column)))
 
 
 def _is_marked(token: _Token) -> bool:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,8 +21,10 @@ import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 
 # With other options only pandas can tell what a row is.
-PLAIN = {"sep", "delimiter", "encoding", "quoting", "quotechar"}
-TO_PANDAS = {*PLAIN, "header", "names", "index_col", "usecols", "skiprows", "skipinitialspace", "escapechar", "comment"}
+DIALECT = {"quotechar", "escapechar", "doublequote", "skipinitialspace"}
+OF_ROWS = {"sep", "delimiter", "encoding", "quoting", *DIALECT, "header", "names", "index_col", "usecols", "skiprows"}
+KNOWN = {*OF_ROWS, "column_names", "nrows", "engine", "low_memory", "memory_map", "chunksize"}
+TO_PANDAS = {*OF_ROWS, "comment"}
 # What the libraries that decompress and parse files raise for content that is broken, beside errors of an encoding.
 BROKEN = (
     *(EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error),
@@ -41,7 +44,7 @@ class Inspection:
 
     Attributes:
         columns: names, as pandas makes them of the header.
-        rows: how many there are; None where options are set with which only pandas can tell.
+        rows: how many will be read; None where options are set with which only pandas can tell.
         options: `quoting`, where the options leave it open.
         counts: what there is to tell, by reason.
     """
@@ -139,13 +142,11 @@ def inspect(path: str, separator: str, options: dict[str, Any]) -> Inspection:
             make one row of several.
     """
     separator = options.get("sep") or options.get("delimiter") or separator
+    known = options.keys() <= KNOWN and isinstance(options.get("skiprows"), int | None)
+    known = known and options.get("header", 0) in (None, 0, "infer") and len(separator) == 1
     with parsing(path, "csv"):
-        if options.keys() <= PLAIN and len(separator) == 1:
-            return _Inspector(path, separator, options).inspection()
-        asked = {name: value for name, value in options.items() if name in TO_PANDAS}
-        if "column_names" in options:
-            asked["names"] = options["column_names"]
-        return Inspection(_header(path, **{"sep": separator, **asked}))
+        inspector = _Inspector(path, separator, options)
+        return inspector.inspection() if known else Inspection(inspector.columns(), options=inspector.found_options)
 
 
 def _header(path: str, **options: Any) -> list[str]:
@@ -157,46 +158,67 @@ class _Inspector:
     """Goes through one file, and refuses what cannot be told apart."""
 
     def __init__(self, path: str, separator: str, options: dict[str, Any]) -> None:
-        self.path, self.separator = path, separator
+        self.path, self.separator, self.options = path, separator, options
         self.encoding, self.mark = options.get("encoding"), options.get("quotechar", '"')
-        self.asked = options.get("quoting")
-        self.quoting: Any = self.asked if self.asked is not None else self._found_quoting()
+        asked, skipped = options.get("quoting"), options.get("skiprows")
+        self.skipped = skipped if isinstance(skipped, int) else 0
+        self.quoting: Any = asked if asked is not None else self._found_quoting()
+        self.found_options = {} if asked is not None else {"quoting": self.quoting}
+        self.names = options.get("column_names") or options.get("names")
+        self.dialect = {name: options[name] for name in DIALECT & options.keys()}
+        self._ends: dict[str, int] = {}  # how rows end → line of the first one
+
+    @property
+    def _has_header(self) -> bool:
+        # As pandas has it: names of one's own, and no word on the header, mean that there is none.
+        asked = self.options.get("header", "infer")
+        return self.names is None if asked == "infer" else asked is not None
+
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        asked = {name: value for name, value in self.options.items() if name in TO_PANDAS - {"sep", "delimiter"}}
+        named = {} if self.names is None else {"names": self.names}
+        return _header(self.path, **{**asked, **named, **self.found_options, "sep": self.separator})
 
     def inspection(self) -> Inspection:
         """What the file looks like."""
         with opened(self.path, self.encoding) as file:
-            rows = self._rows(file)
+            rows = self._rows(islice(file, self.skipped, None))
             header = next(rows, None)
             if header is None:
                 raise ValueError(
                     f"data.path: {self.path} cannot be read as csv: the file is empty. Expected a line with the names "
                     "of the columns, and a line for each row."
                 )
+            if not self._has_header:
+                rows = chain([header], rows)
+                header = _Row(list(map(str, self.names or range(len(header.cells)))), header.line, [])
             found = self._look_through(header, rows)
         if not found.rows:
             raise ValueError(
                 f"data.path: {self.path} has the header {self.separator.join(header.cells)!r} and no row. Expected a "
                 "line with the names of the columns, and a line for each row."
             )
-        options = {"quoting": self.quoting, "quotechar": self.mark, "encoding": self.encoding}
-        found.columns = _header(self.path, sep=self.separator, **options)
-        if self.asked is None:
-            found.options["quoting"] = self.quoting
+        found.columns, found.options = self.columns(), self.found_options
+        found.rows = None if "nrows" in self.options else found.rows
         return found
 
     def _look_through(self, header: _Row, rows: Iterable[_Row]) -> Inspection:
         width = len(header.cells)
+        most = width + ("index_col" in self.options)
         longer, merged = [], []
         values: list[Counter[str]] = [Counter() for _ in header.cells]
         counts: Counter[str] = Counter()
         number = 0
         for row in rows:
             number += 1
-            if len(row.cells) > width:
+            if len(row.cells) > most:
                 longer.append(row)
             if len(row.cells) < width:
                 counts["rows with fewer cells than the header, filled up with empty ones"] += 1
                 self._check_cut(row, width)
+            if self.mark in "".join(row.raw) and not self._is_strict(row):
+                counts["rows in which quotation marks stand where a csv writer sets none, read as they are"] += 1
             if len(row.raw) > 1:
                 counts["line ends within quoted cells"] += len(row.raw) - 1
                 merged.append(row)
@@ -206,6 +228,13 @@ class _Inspector:
                         known[cell] += 1
         if longer:
             raise ValueError(self._longer(header, longer, number))
+        if len(self._ends) > 1:
+            first = self._ends["\r"]
+            raise ValueError(
+                f"data.path: {self.path}: line {first} ends with a carriage return alone, and others with a line feed. "
+                "One within a text would make two rows of it. Remove it, set such texts between quotation marks, or "
+                "end all lines alike."
+            )
         often = [{value for value, count in known.items() if count > 1} for known in values]
         for row in merged:
             self._check_merged(row, header.cells, often)
@@ -221,21 +250,44 @@ class _Inspector:
                 yield text
 
         csv.field_size_limit(2**31 - 1)
-        reader = csv.reader(noted(), delimiter=self.separator, quoting=self.quoting, quotechar=self.mark)
-        line = 1
+        reader = self._parsed(noted())
+        line = self.skipped + 1
         blanks = " \r\n" if self.separator == "\t" else " \t\r\n"
         for cells in reader:
             if "".join(raw).strip(blanks):
                 yield _Row(cells, line, list(raw))
-            line = reader.line_num + 1
+                if raw[-1].endswith(("\r", "\n")):
+                    self._ends.setdefault(raw[-1][-1], line)
+            line = self.skipped + reader.line_num + 1
             raw.clear()
+
+    def _parsed(self, lines: Iterable[str], **changes: Any) -> Any:
+        """A reader of the cells of some lines."""
+        settings = {"delimiter": self.separator, "quoting": self.quoting, **self.dialect, **changes}
+        return csv.reader(lines, **settings)
+
+    def _is_strict(self, row: _Row) -> bool:
+        """Whether quotation marks stand as a csv writer sets them; raises where a backslash is in front of some."""
+        if self.quoting == csv.QUOTE_NONE:
+            return True
+        try:
+            list(self._parsed(row.raw, strict=True))
+        except csv.Error:
+            if f"\\{self.mark}" in "".join(row.raw) and "escapechar" not in self.dialect:
+                raise ValueError(
+                    f"data.path: {self.path}, line {row.line}, has \\{self.mark} within {self.mark}: "
+                    f"{''.join(row.raw).strip()!r:.60}. Set data.options: {{escapechar: '\\'}} if a backslash stands "
+                    f"before each {self.mark} of a text, or double them: {self.mark * 2}."
+                ) from None
+            return False
+        return True
 
     def _found_quoting(self) -> int:
         """In csv quotation marks quote. In files with tabs they do only where all of them are set as a writer does."""
         if self.separator != "\t":
             return csv.QUOTE_MINIMAL
         with opened(self.path, self.encoding) as file:
-            text = file.read()
+            text = "".join(islice(file, self.skipped, None))
         return csv.QUOTE_MINIMAL if is_quoted(text, self.separator, self.mark) else csv.QUOTE_NONE
 
     @property
@@ -260,12 +312,10 @@ class _Inspector:
         """Raise where a row of several lines would be several rows without its quotation marks."""
         where = f"data.path: {self.path}: lines {row.line} to {row.line + len(row.raw) - 1} are one row by their marks"
         try:
-            strict = list(
-                csv.reader(row.raw, delimiter=self.separator, quotechar=self.mark, quoting=self.quoting, strict=True)
-            )
+            strict = list(self._parsed(row.raw, strict=True))
         except csv.Error as error:
             raise ValueError(f"{where} ({self.mark}): {error}. {self._advice}") from error
-        plain = list(csv.reader(row.raw, delimiter=self.separator, quoting=csv.QUOTE_NONE))
+        plain = list(self._parsed(row.raw, quoting=csv.QUOTE_NONE))
         if len(strict) != 1 or any(len(cells) != len(names) for cells in plain):
             return
         for number, name in enumerate(names):
@@ -287,7 +337,7 @@ class _Inspector:
         if len(longer) == rows:
             return (
                 f"{where}, as all rows do. Add the missing name to the header; if the first cell is the number of the "
-                "row, set data.options: {index_col: 0}."
+                "row, set data.options: {index_col: 0}; if the first line is no header, {skiprows: 1} leaves it out."
             )
         return f"{where}: {''.join(first.raw).strip()!r:.80}. {self._advice}"
 

@@ -24,6 +24,7 @@ FORMATS = {
     ".arrow": "arrow",
     **dict.fromkeys((".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes", ".iobes"), CONLL),
 }
+SAVED = ("dataset_dict.json", "state.json")  # by save_to_disk
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 
 # Arguments of `load_dataset` that its builder does not take.
@@ -63,10 +64,15 @@ def read(
     files: dict[str, str] = {}
     if Path(path).is_file():
         if suffix is None:
-            raise ValueError(f"data.path: {path} is not one of the known formats {', '.join(FORMATS)}.")
+            raise ValueError(
+                f"data.path: {path} is not one of the known formats {', '.join(FORMATS)}. Rename it if it has one of "
+                "them."
+            )
         files = {split: path}
     elif Path(path).is_dir():
-        suffix, files = _files_of_splits(Path(path), split)
+        if any((Path(path) / name).is_file() for name in SAVED):
+            return _saved(path, split)
+        suffix, files = _files_of_splits(Path(path), split, counts)
     elif suffix is not None or path.startswith(("/", "./", "../")):
         raise ValueError(f"data.path: there is no file {path}.")
     kind = FORMATS[suffix] if suffix is not None and files else None
@@ -113,24 +119,41 @@ def _read_shards(config: CsvConfig, options: dict[str, Any], counts: Counter[str
 
 def suffix_of(path: Path) -> str | None:
     """The suffix that tells a file's format, the one in front of `.gz` where it is compressed."""
-    return next((suffix for suffix in reversed(path.suffixes) if suffix in FORMATS), None)
+    return next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() in FORMATS), None)
 
 
-def _files_of_splits(folder: Path, split: str) -> tuple[str | None, dict[str, str]]:
+def _saved(path: str, split: str) -> datasets.DatasetDict:
+    """A folder of `save_to_disk`, in which other files may be what `map` left there."""
+    with parsing(path, "a data set"):
+        saved = datasets.load_from_disk(path)
+    return saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({split: saved})
+
+
+def _files_of_splits(folder: Path, split: str, counts: Counter[str]) -> tuple[str | None, dict[str, str]]:
     """The suffix of a folder's files, and each file by the name of its split; none where the library names them."""
-    files = {}
+    found: list[tuple[str, str, str]] = []  # suffix, name of the split, path
     for file in sorted(folder.iterdir()):
-        plain = Path(file.stem) if file.suffix in COMPRESSED else Path(file.name)
-        if plain.suffix in FORMATS:
-            files[file] = plain
-    tagged = {plain.stem: str(file) for file, plain in files.items() if FORMATS[plain.suffix] == CONLL}
-    if tagged:
-        return ".conll", tagged
+        plain = Path(file.stem) if file.suffix.lower() in COMPRESSED else Path(file.name)
+        if plain.suffix.lower() in FORMATS:
+            found.append((plain.suffix.lower(), plain.stem, str(file)))
+    kinds = [suffix for suffix, _, _ in found if FORMATS[suffix] == CONLL]
     # load_dataset finds shards and sub-folders, but few names of splits.
-    first = next((plain for plain in files.values() if plain.stem == split), None)
-    if first is None:
+    kinds += [suffix for suffix, name, _ in found if name == split]
+    if not kinds:
         return None, {}
-    return first.suffix, {plain.stem: str(file) for file, plain in files.items() if plain.suffix == first.suffix}
+    alike = [suffix for suffix in FORMATS if FORMATS[suffix] == CONLL] if FORMATS[kinds[0]] == CONLL else kinds[:1]
+    files: dict[str, str] = {}
+    for suffix, name, path in found:
+        if suffix not in alike:
+            counts[f"files of another format than {kinds[0]}, not read: {Path(path).name}"] += 1
+        elif name in files:
+            raise ValueError(
+                f"data.path: {folder} has two files of the split {name!r}, {Path(files[name]).name} and "
+                f"{Path(path).name}. Keep one of them, or rename the other."
+            )
+        else:
+            files[name] = path
+    return kinds[0], files
 
 
 def _read_delimited(file: str, separator: str, options: dict[str, Any], counts: Counter[str]) -> datasets.Dataset:

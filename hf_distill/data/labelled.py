@@ -70,6 +70,8 @@ def load(data: Data, seed: int = 0, *, task: str = "text-classification", keep: 
     source, counts = sources_of(data)
     numeric = numeric_columns(source.values(), keep)
     reader = _LabelledRows(source[data.train], data, task, keep, numeric=numeric, counts=counts)
+    if isinstance(reader.labels, Labels):
+        reader.labels.check_named(source[data.train])
     tested = [] if data.labelled_test is None else _labelled_test(data, reader, task)
     reader.apart = {row["key"] for row in tested} | {row["together"] for row in tested if data.together}
     parts = cut(source, data, reader, seed)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import datasets
+import numpy as np
 
 from hf_distill.data.class_names import (
     NO_LABEL,
+    check_marks,
     check_names,
     check_one_label,
     check_values,
@@ -23,8 +25,9 @@ from hf_distill.data.class_names import (
 from hf_distill.data.config import Data
 from hf_distill.data.splits import Row, check_columns
 from hf_distill.problems import IGNORE_INDEX
-from hf_distill.tag_schemes import illegal_tags, tag_scheme
+from hf_distill.tag_schemes import illegal_tags, odd_tags, tag_scheme
 
+LARGEST = float(np.finfo(np.float32).max)  # as which quantities are read
 ZERO_OR_ONE = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 
 
@@ -55,15 +58,21 @@ class Labels:
                 "data.label_separator: is for texts with several labels each; leave it out where words have tags and "
                 "where the label is a quantity."
             )
+        if len(self.columns) > 1 and data.problem_type == "regression":
+            raise ValueError(f"data.label: a regression has one column of quantities, got {self.columns}. Name one.")
         if word_level and not (lists or _is_json(train.features[self.columns[0]])):
             raise ValueError(
                 f"data.label: expected a list of tags a sentence in the column {self.columns[0]!r}, got "
                 f"{_first(train[self.columns[0]])!r:.80}. Write words and tags as lists (jsonl, parquet), or as CoNLL."
             )
         self.classes = [] if self.problem_type == "regression" else self._found_classes(train)
+        if self.problem_type == "regression":
+            self._check_quantities(train)
         if len(self.classes) < 2 and self.problem_type != "regression":
+            advice = " Where columns of a CoNLL file stand apart by other signs than tabs or blanks, use one of these."
             raise ValueError(
                 f"data.labels: expected at least two classes, got {self.classes} from the column {data.label!r}."
+                + (advice if word_level and not self.classes else "")
             )
         self._numbers = {name: number for number, name in enumerate(self.classes)}
         self._whole = {whole(name): number for name, number in reversed(self._numbers.items())}
@@ -71,6 +80,29 @@ class Labels:
         self._folded = {folded(name) for name in self.classes}
         if word_level:
             self._note_scheme(train)
+
+    def _check_quantities(self, train: datasets.Dataset) -> None:
+        """Raise where there is one quantity alone, which every model knows."""
+        (column,) = self.columns[:1]
+        numbered = label_names(train.features[column]) is not None
+        found = {self._quantity(value, numbered) for value in train[column]} - {None}
+        if len(found) == 1:
+            raise ValueError(
+                f"data.label: a regression needs different numbers in {column!r}, and all rows have {found.pop()}."
+            )
+
+    def check_named(self, train: datasets.Dataset) -> None:
+        """Raise a ValueError where none of the classes that the recipe names stands in the column of some rows."""
+        if not self.data.labels or len(self.columns) > 1 or not self.classes:
+            return
+        names = label_names(train.features[self.columns[0]])
+        given = names or (part for value in train[self.columns[0]] for part in self._parts(value))
+        found = sorted({name for name in map(self._name, given) if name is not None})
+        if found and not any(name in self._numbers or whole(name) in self._whole for name in found):
+            raise ValueError(
+                f"data.labels: none of {self.classes!s:.200} stands in the column {self.columns[0]!r}, which has "
+                f"{', '.join(map(repr, found[:8]))}{', ...' if len(found) > 8 else ''}. Name classes as it spells them."
+            )
 
     def _found_classes(self, train: datasets.Dataset) -> list[str]:
         if self.data.labels:
@@ -82,6 +114,8 @@ class Labels:
             return names
         column = train[self.columns[0]][:]
         check_values(column, self.columns[0], self.word_level)
+        if self.data.label_separator is not None:
+            check_marks([self._parts(value) for value in column if value is not None] or [[]], self.columns[0])
         spelled = Counter(part for value in column for part in self._parts(value))
         counted: Counter[str] = Counter()
         for value, count in spelled.items():
@@ -104,6 +138,11 @@ class Labels:
 
     def _note_scheme(self, train: datasets.Dataset) -> None:
         self.scheme = tag_scheme(self.classes)
+        odd = odd_tags(self.classes)
+        if odd:
+            some = ", ".join(map(repr, odd[:3])) + (", ..." if len(odd) > 3 else "")
+            told = f"tags that are not B-NAME, I-NAME or O, so that words are scored, not entities: {some}"
+            self.counts[told] = len(odd)
         if self.scheme is None:
             return
         names = label_names(train.features[self.columns[0]])
@@ -119,7 +158,8 @@ class Labels:
         if not all(name in dataset.features for name in self.columns):
             return None
         if self.problem_type == "regression":
-            return lambda row, text: self._quantity(row[self.columns[0]])
+            numbered = label_names(dataset.features[self.columns[0]]) is not None
+            return lambda row, text: self._quantity(row[self.columns[0]], numbered)
         if len(self.columns) > 1:
             return lambda row, text: self._marks(row)
         column, names = self.columns[0], label_names(dataset.features[self.columns[0]])
@@ -239,8 +279,10 @@ class Labels:
             self.counts["rows with a label of -1, unlabelled"] += 1
         return None if None in marks else [mark for mark in marks if mark is not None]
 
-    def _quantity(self, value: Any) -> float | None:
+    def _quantity(self, value: Any, numbered: bool = False) -> float | None:
         if value is None or (isinstance(value, str) and not value.strip()) or str(value).strip() in self.missing:
+            return None
+        if numbered and value < 0:  # so a ClassLabel writes that there is none
             return None
         try:
             number = float(value)
@@ -249,7 +291,7 @@ class Labels:
                 f"data.label: a regression needs numbers in {self.columns[0]!r}, got {value!r}. Leave problem_type out "
                 "if the label is a class."
             ) from None
-        if not math.isfinite(number):
+        if not abs(number) <= LARGEST:
             raise ValueError(
                 f"data.label: a regression needs finite numbers in {self.columns[0]!r}, got {value!r}: the loss would "
                 f"not be finite either. Leave the cell empty, or set data.missing: [{value}], if there is no quantity."

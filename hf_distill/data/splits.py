@@ -97,6 +97,8 @@ def cut(source: dict[str, datasets.Dataset], data: Data, reader: RowReader, seed
         whole, rows = rows, [row for row in rows if row["together"] not in apart]
         if len(rows) < len(whole):
             counts[f"rows that share a {data.together} with held-out ones, left out"] = len(whole) - len(rows)
+    if not any(row["known"] for row in rows):
+        raise ValueError(f"data: none of the {len(rows)} rows of {data.path} has {reader.known_by}.")
     groups = _Groups(rows, [row["key"] for part in held.values() for row in part], counts, seed)
     for part in ("test", "validation"):
         size = getattr(data, part)
@@ -202,12 +204,33 @@ def _keep_labels(rows: list[Row], number: int, reader: RowReader, seed: int) -> 
 
 
 def check_columns(dataset: datasets.Dataset, names: Iterable[str], key: str) -> None:
-    """Raise a ValueError that names the recipe's `key` for the first of the names that is no column."""
+    """Raise for the first of the names that is no column, or one that cannot be read as it is.
+
+    Args:
+        dataset: with the columns.
+        names: that are looked for.
+        key: of the recipe, that names them.
+    Raises:
+        ValueError: no such column, two of this name in the header of a csv file, or one of bytes.
+    """
+    there = dataset.column_names
     for name in names:
-        if name not in dataset.column_names:
+        if name not in there:
+            spelled = map(repr, there) if any(each != each.strip() for each in there) else there
             raise ValueError(
-                f"{key}: there is no column {name!r}, the data has {', '.join(dataset.column_names)}."
-                + _separator_advice(dataset.column_names)
+                f"{key}: there is no column {name!r}, the data has {', '.join(spelled)}." + _separator_advice(there)
+            )
+        if f"{name}.1" in there:  # so pandas calls the second one
+            raise ValueError(
+                f"{key}: the column {name!r} stands twice in the data, as {name!r} and {name + '.1'!r}. Give the one "
+                "that is meant a name of its own."
+            )
+        feature = dataset.features[name]
+        inner = getattr(feature, "feature", feature)
+        if isinstance(inner, datasets.Value) and "binary" in inner.dtype:
+            raise ValueError(
+                f"{key}: the column {name!r} holds bytes, not text. Write it as strings first: "
+                f'dataset.cast_column({name!r}, datasets.Value("string")) reads UTF-8.'
             )
 
 

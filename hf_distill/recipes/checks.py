@@ -87,8 +87,15 @@ class Checks:
         return *own, *self.task.checks, self.check_student, self.check_matchings, self.check_export, self.check_cascade
 
     def check_rows(self) -> None:
-        """Raise a ValueError where a process would have no row to train on, or to validate."""
+        """Raise a ValueError where the work cannot be shared by the processes, or one would have no row."""
         size = self.training.processes.size
+        alone = {"student.ladder": self.recipe.student.ladder, "teacher.prompt": self.recipe.teacher.prompt}
+        for key, value in alone.items():
+            if size > 1 and value:
+                raise ValueError(
+                    f"{key}: such a recipe runs in one process, and this is one of {size}. Start it without "
+                    "a launcher: hf-distill run recipe.yaml."
+                )
         for name in ("train", "validation"):
             rows = len(self.task.parts[name])
             if size > 1 and rows < size:

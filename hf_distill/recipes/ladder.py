@@ -93,10 +93,10 @@ class Ladder:
         return [self.check_alone, *(functools.partial(self._check, rung) for rung in self.rungs.values())]
 
     def check_alone(self) -> None:
-        """Raise a ValueError where several processes run a recipe that one has to choose or fit in."""
-        key = "student.ladder" if self.rungs else "cascade"
-        if self.run.processes.size > 1 and (self.rungs or self.recipe.cascade is not None):
-            raise ValueError(f"{key}: needs one process, and there are {self.run.processes.size}. Start the run alone.")
+        """Raise a ValueError where several processes run a recipe with a ladder, of which one has to choose."""
+        number = self.run.processes.size
+        if number > 1 and self.rungs:
+            raise ValueError(f"student.ladder: needs one process, and there are {number}. Start the run alone.")
 
     def _check(self, rung: Rung) -> None:
         checks = Checks(rung.recipe, rung.task, rung.models, rung.training)
@@ -144,13 +144,18 @@ class Ladder:
 
     # Steps
 
-    def initialize(self) -> None:
-        """Make the first weights of all rungs."""
+    def initialize(self, write: Callable[[Any], None], folder: Any) -> None:
+        """Make the first weights of all rungs.
+
+        Args:
+            write: makes those that the run works on, into a folder.
+            folder: that takes a folder of each.
+        """
         for rung in self.rungs.values():
             rung.models.initialized = False
             with self.on(rung):
                 self.run.console.print(f"  {rung.name}", style="bold", markup=False)
-                self.run.write_untrained(f".work/initial/{rung.name}")
+                write(folder / rung.name)
 
     def distill(self) -> Loaded:
         """Train all rungs and choose one, which the run then works on.

@@ -14,8 +14,8 @@ from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 
 from hf_distill.environment import has_fast_bf16, peak_memory
-from hf_distill.paths import local, name_of
 from hf_distill.recipes.cache_folder import open_cache
+from hf_distill.recipes.card import write_card
 from hf_distill.recipes.checks import Checks, check_sources, replaced_by
 from hf_distill.recipes.inputs import Inputs
 from hf_distill.recipes.ladder import Ladder
@@ -24,11 +24,10 @@ from hf_distill.recipes.progress import RUNS
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
 from hf_distill.recipes.workspace import CARD, DAMAGED, EDITED, digest
-from hf_distill.reports.card import model_card, title
-from hf_distill.reports.report import Report
 from hf_distill.students.from_teacher import student_from_teacher
 from hf_distill.tasks import cascading, task_of
 from hf_distill.tasks.base import Loaded, Trained
+from hf_distill.tasks.labelling import LabellingTask
 from hf_distill.tasks.models import Models
 
 # Each with the revision of its code: a higher one makes the step run again where an older one made its result.
@@ -45,7 +44,6 @@ REVISIONS = {
 }
 STEPS = tuple(REVISIONS)
 LAST_SHARED = "seeds"  # the last step that several processes share
-REPORT = ("report.json", "report.png", "deferral.png", "ladder.png")
 # The files of each step's result, by patterns relative to the run's folder.
 RESULTS = {
     "teacher": ("teacher/**/*", ".work/folds/**/*"),
@@ -55,7 +53,10 @@ RESULTS = {
     "controls": ("baseline/**/*", ".work/controls.json"),
     "seeds": (".work/seeds/**/*",),
     "export": ("student/onnx/*", "student/runtime.py", ".work/rungs/*/onnx/*"),
-    "compare": (*REPORT, *(f"student/{name}" for name in REPORT)),
+    "compare": (
+        *("report.json", "report.png", "deferral.png", "ladder.png"),
+        *("student/report.json", "student/report.png", "student/deferral.png", "student/ladder.png"),
+    ),
     "card": (CARD, "recipe.yaml"),
 }
 # What each step writes in place, by patterns.
@@ -223,15 +224,13 @@ class Run:
             self.save(folder, *make())
             self.processes.on_main(lambda: self.workspace.finish(name, inputs, 1, [f"{folder}/**/*"]))
 
-    def save(self, folder: str, model: PreTrainedModel, tokenizer: Any, **beside: Any) -> None:
-        """Keep a model and its tokenizer, and plain data beside them, each in a JSON file of its name."""
+    def save(self, folder: str, model: PreTrainedModel, tokenizer: Any) -> None:
+        """Keep a model and its tokenizer."""
 
         def write() -> None:
             with self.workspace.replacing(folder) as temporary:
                 model.save_pretrained(temporary)
                 tokenizer.save_pretrained(temporary)
-                for name, content in beside.items():
-                    (temporary / f"{name}.json").write_text(json.dumps(content, indent=2))
 
         self.processes.on_main(write)
 
@@ -299,15 +298,21 @@ class Run:
 
     def initialize(self) -> None:
         """See `_step_initialize`; the other processes read what the main one makes."""
-        (self.ladder.initialize if self.ladder else self.write_untrained)()
+        with self.workspace.replacing(".work/initial") as folder:
+            if self.ladder:
+                self.ladder.initialize(self.write_untrained, folder)
+            else:
+                self.write_untrained(folder)
 
-    def write_untrained(self, folder: str = ".work/initial") -> None:
+    def write_untrained(self, folder: Path) -> None:
         """Write the student's tokenizer and its first weights, and tell where these came from."""
         tokenizer = self.task.student_tokenizer()
         student, carried = self.untrained(tokenizer, self.recipe.seed)
         for name, source in carried.items():
             self.console.print(f"  {name} ← {source}", highlight=False, markup=False)
-        self.save(folder, student, tokenizer, carried=carried)
+        student.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "carried.json").write_text(json.dumps(carried, indent=2))
 
     def untrained(self, tokenizer: Any, seed: int) -> tuple[PreTrainedModel, dict[str, str]]:
         """A new student, and where its weights came from."""
@@ -328,11 +333,12 @@ class Run:
         elif self.recipe.cascade is None:
             student, tokenizer = self.trained("student")
         else:  # another threshold needs no training
-            self.once(".work/trained", self.inputs["trained student"], lambda: self.trained("student"))
+            make = functools.partial(self.trained, "student")
+            self.once(".work/trained", self.inputs["trained student"], make)
             student, tokenizer = self.models.load(self.work / "trained")
         if self.recipe.cascade is not None:
-            found = cascading.fit(self.task, (student, tokenizer))
-            self.workspace.write_json("cascade.json", found.as_dict())
+            found = self.processes.on_main(lambda: cascading.fit(self.labelling_task, (student, tokenizer)).as_dict())
+            self.workspace.write_json("cascade.json", found)
         self.save("student", student, tokenizer)
 
     def trained(self, name: str) -> Loaded:
@@ -340,6 +346,17 @@ class Run:
         student, tokenizer = self.models.load(self.models.initial)
         self.train_student(name, student, tokenizer, self.distillation_rows)
         return student, tokenizer
+
+    @property
+    def labelling_task(self) -> LabellingTask:
+        """The task of the run, which has classes.
+
+        Raises:
+            TypeError: it has none.
+        """
+        if not isinstance(self.task, LabellingTask):
+            raise TypeError(f"{self.recipe.task} has no classes.")
+        return self.task
 
     def _step_controls(self) -> None:
         """Train what the student must beat: first the same student without a teacher."""
@@ -416,8 +433,8 @@ class Run:
             )
         )
         if self.recipe.cascade is not None:
-            fitted = self.workspace.read_json("cascade.json")
-            report = cascading.with_deferral(self.task, self.models.load(self.folder / "student"), report, fitted)
+            student, fitted = self.models.load(self.folder / "student"), self.workspace.read_json("cascade.json")
+            report = cascading.with_deferral(self.labelling_task, student, report, fitted)
         report = self.ladder.with_ladder(report) if self.ladder else report
         self.task.counts = self.task.final_counts()
         report = dataclasses.replace(report, run=self.about_the_run(start) | report.run)
@@ -452,42 +469,10 @@ class Run:
 
     def _step_card(self) -> None:
         """Write the student's card and the recipe, unless a person has edited them."""
-        push, recipe = self.recipe.push, self.recipe
-        report = Report.load(self.folder)
-        fine_tuning = recipe.teacher.fine_tune
-        if fine_tuning is not None and recipe.teacher.lora:
-            fine_tuning = {**fine_tuning, "lora": recipe.teacher.lora}
         if self.unedited("recipe.yaml"):
             self.given.save(self.folder / "recipe.yaml")
-        if not self.unedited("student/README.md"):
-            return
-        teacher = push.base_model or local(recipe.teacher.source)
-        model_card(
-            report,
-            self.folder / "student",
-            student_name=title(report, push.title or name_of(recipe.data.path), recipe.student.kind, teacher),
-            teacher=teacher,
-            teacher_revision=self.models.commit,
-            repo_id=push.repo_id,
-            license=push.license,
-            language=push.language or None,
-            datasets=push.datasets or [name_of(recipe.data.path)],
-            fine_tuning=fine_tuning,
-            stages=[self.told_of(stage) for stage in recipe.stages],
-            carried=json.loads((self.models.initial / "carried.json").read_text()),
-            splits=self.workspace.steps["compare"]["counts"],  # in their order, which report.json does not keep
-            reproduce="hf-distill run recipe.yaml",
-            example=self.task.example,
-            samples=self.task.samples(self.folder / "student"),
-        )
-
-    def told_of(self, stage: dict[str, Any]) -> dict[str, Any]:
-        """A stage's settings for the card: with temperature and loss of the soft targets, where it has some."""
-        objective = self.recipe.objective(stage)
-        soft = {"temperature": objective.temperature, "soft_target_loss": objective.soft_target_loss}
-        if self.recipe.uses_soft_targets:
-            return stage | soft
-        return {name: value for name, value in stage.items() if name not in soft}
+        if self.unedited("student/README.md"):
+            write_card(self)
 
     def unedited(self, name: str) -> bool:
         """Whether a file may be written again; one that a person edited is kept, and named."""

@@ -56,11 +56,11 @@ def held_out(task: LabellingTask) -> tuple[datasets.Dataset, str]:
     )
 
 
-def fit(task: Any, student: Loaded) -> Fit:
+def fit(task: LabellingTask, student: Loaded) -> Fit:
     """Fit the threshold of a run, and set it in the student's config where there is one.
 
     Args:
-        task: of the run, a `LabellingTask` with a `cascade`.
+        task: of the run, with a `cascade`.
         student: after its training; its config is changed.
     """
     rows, _ = held_out(task)
@@ -89,11 +89,11 @@ def fit(task: Any, student: Loaded) -> Fit:
     return found
 
 
-def with_deferral(task: Any, student: Loaded, report: Report, fitted_as: Mapping[str, Any]) -> Report:
+def with_deferral(task: LabellingTask, student: Loaded, report: Report, fitted_as: Mapping[str, Any]) -> Report:
     """A report with `deferral`: the fit, and the curve on the test rows.
 
     Args:
-        task: of the run, a `LabellingTask` with a `cascade`.
+        task: of the run, with a `cascade`.
         student: with the threshold in its config.
         report: of the run.
         fitted_as: `Fit.as_dict`.

@@ -16,7 +16,8 @@ from hf_distill.data.labelled import Splits, load, load_further, texts_of, unlab
 from hf_distill.data.tokenization import tokenize
 from hf_distill.evaluation.predictions import decide
 from hf_distill.matching.base import Matching
-from hf_distill.problems import TASKS
+from hf_distill.metrics import unfit
+from hf_distill.problems import TASKS, check_problem
 from hf_distill.reports.classification import compare
 from hf_distill.reports.report import Report
 from hf_distill.soft_targets.cross_fit import folds_of, inherited_folds
@@ -31,7 +32,6 @@ from hf_distill.tasks.teacher_logits import TeacherLogits
 SINGLE_LABEL = "single_label_classification"
 SELF_TRAINING, HARD_LABELS = "self_training", "teacher_hard_labels"
 COMPARING = ("teacher_agreement", "agreement_with_teacher", "teacher_kl")
-OF_CLASSES = ("accuracy", "f1", "macro_f1", "matthews_correlation", "calibration_error")
 Control = Callable[[Splits], Any]
 
 
@@ -94,8 +94,9 @@ class LabellingTask(RecipeTask):
                     f"compare.metrics: {name} cannot stand {'first' if number == 0 else 'here'}. The first metric "
                     "selects the models, so it grows with quality; agreement with the teacher is in the report anyway."
                 )
-            if name in OF_CLASSES and self.splits.problem_type == "regression":
-                raise ValueError(f"compare.metrics: {name} is about classes, and the label is a quantity. Use pearson.")
+            reason = unfit(name, self.splits.problem_type, self.kind.word_level)
+            if reason is not None:
+                raise ValueError(f"compare.metrics: {name} is about {reason}")
 
     def check_controls(self) -> None:
         """Raise a ValueError for controls that this task does not have."""
@@ -128,10 +129,11 @@ class LabellingTask(RecipeTask):
             raise ValueError(
                 f"The labels of the data are {self.classes}, the classes of the teacher are "
                 f"{self.models.teacher_classes}: a teacher that is used as it is needs the same, in the same order. "
-                "Set data.labels; or let it learn "
-                "them with teacher.fine_tune; or say which is which with teacher.label_map; or learn from its inner "
-                "states alone, with a matching and soft_target_weight: 0."
+                "Set data.labels; or let it learn them with teacher.fine_tune; or say which is which with "
+                "teacher.label_map; or learn from its inner states alone, with a matching and soft_target_weight: 0."
             )
+        if settings.fine_tune is None and self.splits.problem_type is not None:
+            check_problem(self.models.config(), self.splits.problem_type)
 
     def check_texts(self) -> None:
         """Raise a ValueError where a tokenizer cannot read the texts, or the teacher has no positions for them."""

@@ -209,9 +209,10 @@ class Models:
         place, options = self.loading(source)
         if "gguf_file" in options:
             optional("gguf", "generation")
+            dtype = torch.float32  # its weights are read packed, and their kernels compute in it
         kind: Any = AutoModelForSeq2SeqLM if self.config(source).is_encoder_decoder else AutoModelForCausalLM
         with self.by_consent(source):
-            model = kind.from_pretrained(place, **options, dtype=dtype)
+            model: Any = load_teacher(place, kind, **options, dtype=dtype)
         model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         return model.eval(), self.tokenizer(source)
 
@@ -281,8 +282,8 @@ def check_lengths(parts: Mapping[str, datasets.Dataset], tokenizer: Any, limit: 
     """
     if min(limit, tokenizer.model_max_length) <= places:
         return  # no text needs to be read
-    for name, part in parts.items():
-        longest = max(map(len, tokenize(part, tokenizer, max_length=limit)["input_ids"]), default=0)
+    for name, part in ((name, part) for name, part in parts.items() if len(part)):
+        longest = max(map(len, tokenize(part, tokenizer, max_length=limit)["input_ids"]))
         if longest > places:
             raise ValueError(
                 f"{key}: {limit}, a text of {name} has {longest} tokens, and the teacher has positions for "

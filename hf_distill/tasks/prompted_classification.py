@@ -27,6 +27,7 @@ from hf_distill.tasks.labelling import HARD_LABELS
 from hf_distill.tasks.models import NOTHING, check_lengths
 from hf_distill.tasks.prompt_settings import AGREEMENT
 from hf_distill.tasks.prompted_teacher import RecipeTeacher
+from hf_distill.tasks.settings import Settings
 from hf_distill.tasks.text_classification import TextClassification
 from hf_distill.teachers.class_targets import METHODS, ClassTargets
 from hf_distill.teachers.identity import short_hash
@@ -38,6 +39,10 @@ SLIGHTLY = 1e-3  # by which the right class is less likely than the others where
 
 class PromptedClassification(TextClassification):
     """A student whose teacher is asked for the class of each text."""
+
+    @classmethod
+    def check_settings(cls, settings: Settings) -> None:
+        """Whatever cannot go with its teacher was refused before, see `prompt_checks`."""
 
     def load_splits(self) -> Splits:
         """Read, clean and split the data, whose classes are the prompt's."""

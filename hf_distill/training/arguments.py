@@ -11,6 +11,11 @@ from hf_distill.losses import LOSSES
 from hf_distill.redaction import shareable
 from hf_distill.teachers.placement import check_placement
 
+# Metrics of which less is better, as they are called by themselves or at the end of a name.
+FALLING = frozenset(
+    "mse rmse mae perplexity ppl wer cer ter kl ece brier error bits_per_byte teacher_kl calibration_error".split()
+)
+
 
 @dataclass
 class Objective:
@@ -116,14 +121,21 @@ class Weights:
     temperature: float
 
 
-def check_best_metric(name: str | None) -> None:
-    """Raise where the best checkpoint would be chosen by a name that an evaluation no longer has.
+def check_best_metric(name: str | None, *, told: bool = True) -> None:
+    """Raise where the best checkpoint would be chosen by a name that an evaluation no longer has, or be the worst one.
 
     Args:
         name: `metric_for_best_model`.
+        told: whether `greater_is_better` is given, or was given before `Trainer` filled it in.
     Raises:
-        ValueError: a name of version 0.1.0.
+        ValueError: a name of version 0.1.0; or a metric of which less is better, and nothing says so.
     """
+    plain = (name or "").removeprefix("eval_")
+    if not told and FALLING & {plain, plain.rsplit("_", 1)[-1]}:
+        raise ValueError(
+            f"metric_for_best_model={name!r}: less of it is better, and Trainer takes the greatest value for the best "
+            'where a name does not end in "loss". Set greater_is_better=False.'
+        )
     new = None
     if name is not None and name.endswith("loss_soft"):
         new = name.removesuffix("loss_soft") + "soft_loss"
@@ -168,8 +180,8 @@ class DistillationArguments(Objective, Placement, Shown, TrainingArguments):
     """
 
     def __post_init__(self) -> None:
+        check_best_metric(self.metric_for_best_model, told=self.greater_is_better is not None)
         TrainingArguments.__post_init__(self)
-        check_best_metric(self.metric_for_best_model)
         check_placement(self.teacher_placement)
         self.check()
 
@@ -179,7 +191,7 @@ class Seq2SeqDistillationArguments(Objective, Placement, Shown, Seq2SeqTrainingA
     """`Seq2SeqTrainingArguments` plus the fields of `Objective` and `Placement`, and nothing else."""
 
     def __post_init__(self) -> None:
+        check_best_metric(self.metric_for_best_model, told=self.greater_is_better is not None)
         Seq2SeqTrainingArguments.__post_init__(self)
-        check_best_metric(self.metric_for_best_model)
         check_placement(self.teacher_placement)
         self.check()

@@ -139,13 +139,14 @@ class LeftPaddingCheck:
     """Whether the student's outputs depend on padding on the left, found out at the first batch that has some.
 
     Positions are given where a model takes them. A model may still read something at the start of the padded row: its
-    classes, as BERT does, or states, as convolutions do.
+    classes, as BERT does, or states, as convolutions do. On either side, decoders with one output a row find its last
+    token by their config's `pad_token_id`, which has to be the one that rows are padded with.
     """
 
     TOLERANCE = 0.05  # of the greatest logit: above what bfloat16 rounds, below what another position changes
 
     def __init__(self) -> None:
-        self._passed = False
+        self._passed = self._finds_last_token = False
 
     def __call__(self, batch: Batch) -> None:
         """Raise where a row has other outputs than the same row alone.
@@ -156,7 +157,10 @@ class LeftPaddingCheck:
             ValueError: it does.
         """
         mask = batch.student_inputs.get("attention_mask")
-        if self._passed or mask is None or mask.dim() != 2:
+        if mask is None or mask.dim() != 2:
+            return
+        self._check_last_token(batch, mask)
+        if self._passed:
             return
         starts = (mask != 0).int().argmax(dim=-1)
         row = int(starts.argmax())
@@ -181,6 +185,22 @@ class LeftPaddingCheck:
                 'of the padded row. Pad on the right (tokenizer.padding_side = "right").'
             )
         self._passed = True
+
+    def _check_last_token(self, batch: Batch, mask: Tensor) -> None:
+        model, ids = base_model(batch.student), batch.student_inputs.get("input_ids")
+        decodes = "past_key_values" in batch.arguments and not model.config.is_encoder_decoder
+        classifies = type(model).__name__.endswith("ForSequenceClassification")
+        if self._finds_last_token or not (decodes and classifies) or ids is None or ids.shape != mask.shape:
+            return
+        padding = ids[mask == 0]
+        pad_id = getattr(model.config.get_text_config(), "pad_token_id", None)
+        if padding.numel() and (pad_id is None or (padding != pad_id).any()):
+            raise ValueError(
+                f"Rows are padded with the token {int(padding[0])}, and the student, a {type(model).__name__}, reads "
+                f"its classes at the last token that is not its config's pad_token_id, {pad_id}: it would read them at "
+                "the padding, now and once it is published. Set model.config.pad_token_id to the id of the padding."
+            )
+        self._finds_last_token = bool(padding.numel())
 
 
 def add_decoder_inputs(inputs: dict[str, Any], student: Any) -> dict[str, Any]:

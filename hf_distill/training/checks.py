@@ -296,6 +296,21 @@ def check_labels(settings: Objective, batch: Iterable[str], dataset: Iterable[st
     )
 
 
+def nothing_counted(counts: Tensor) -> str | None:
+    """A warning where no item of an optimizer step counts for any term of the objective.
+
+    Args:
+        counts: how many items each term counts in the step, all processes together.
+    """
+    if counts.any():
+        return None
+    return (
+        "The first step has nothing to learn from: every label of its rows is -100, and without a target no position "
+        "has a soft target either. If all rows are like that, the loss is 0 for ever. Look at the labels: is each "
+        "target masked, or cut off by max_length?"
+    )
+
+
 def check_length(length: int, places: float) -> None:
     """Raise where the teacher has fewer places than a batch has tokens.
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from hf_distill.paths import is_hub_id
 from hf_distill.problems import Task
@@ -15,6 +16,8 @@ from hf_distill.training.checks import Alignment
 from hf_distill.training.divergence import LOWER, NAMED_ROWS, FiniteTrainer
 from hf_distill.training.objective import Term
 from hf_distill.training.streams import counted, note_rows_of_last_batch
+
+logger = logging.get_logger(__name__)
 
 
 class EvaluatingTrainer(FiniteTrainer):
@@ -71,6 +74,11 @@ class EvaluatingTrainer(FiniteTrainer):
         losses = {
             name: (sums / counts.clamp(min=1)).item() for name, (sums, counts) in self._evaluated.items() if counts > 0
         }
+        if self._distils and self.settings.wants_labels and "soft" in losses and "hard" not in losses:
+            logger.warning(
+                f"The rows of this evaluation have no labels, so {metric_key_prefix}_loss is the loss on the soft "
+                "targets, which other evaluations do not compare with. If they have some, call their column `labels`."
+            )
         for name, key in (("soft", "soft_loss"), ("soft", "loss"), ("hard", "loss")):
             if name in losses:
                 found[f"{metric_key_prefix}_{key}"] = losses[name]

@@ -131,7 +131,42 @@ def hard_term(batch: Batch, logits: Tensor, problem: str, smoothing: float) -> T
         return None
     if problem != "single_label_classification":
         smoothing = 0.0
-    return Term(hard_loss(batch.task.aligned(logits)[mask], labels[mask], problem, smoothing), _rows(mask))
+    read, labels = batch.task.aligned(logits)[mask], labels[mask]
+    check_labels_fit(labels, read, problem)
+    return Term(hard_loss(read, labels, problem, smoothing), _rows(mask))
+
+
+def check_labels_fit(labels: Tensor, logits: Tensor, problem: str) -> None:
+    """Raise where labels are none of a model's classes: what reads them would fail far from here, or train on them.
+
+    Args:
+        labels: (items, ...), those that count.
+        logits: (items, classes).
+        problem: see `models.problem_type`.
+    Raises:
+        ValueError: numbers beyond the classes, other numbers than 0 to 1 in a multi-label problem, or another shape.
+    """
+    classes = logits.shape[-1]
+    single = problem == "single_label_classification"
+    shapes = [(len(labels),)] if single else [tuple(logits.shape)]
+    shapes += [(len(labels),)] if problem == "regression" and classes == 1 else []
+    if tuple(labels.shape) not in shapes:
+        each = "one number" if single or classes == 1 else f"{classes} numbers"
+        raise ValueError(
+            f"labels: expected {each} for each item, as the student has {classes} classes and its problem_type is "
+            f"{problem}; got {tuple(labels.shape[1:])}. Let the data_collator make them so, or set "
+            "model.config.problem_type and num_labels to what the labels are."
+        )
+    if problem == "regression" or not labels.numel():
+        return
+    wrong = (labels < 0) | (labels > (classes - 1 if single else 1)) | (labels != labels.long() if single else False)
+    if wrong.any():
+        what = f"whole numbers from 0 to {classes - 1}" if single else "numbers from 0 to 1"
+        raise ValueError(
+            f"labels: expected {what}, as the student has {classes} classes and its problem_type is {problem}; got "
+            f"{labels[wrong][0].item():g}. Number the classes from 0, and write -100 where there is no label"
+            f"{'' if single else ' (or NaN)'}."
+        )
 
 
 def soft_term(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Seq2SeqTrainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, TrainingArguments
 
 from hf_distill.matching.base import Matching
 from hf_distill.teachers.ensemble import TeacherEnsemble
@@ -16,6 +16,9 @@ class Seq2SeqDistillationTrainer(DistillationTrainer, Seq2SeqTrainer):
     """`transformers.Seq2SeqTrainer` whose student also learns from a teacher; see `DistillationTrainer`.
 
     The arguments are `Seq2SeqTrainer`'s, in its order: there is no `optimizer_cls_and_kwargs`.
+
+    Raises:
+        TypeError: arguments that are not `Seq2SeqTrainingArguments`.
     """
 
     def __init__(
@@ -37,6 +40,11 @@ class Seq2SeqDistillationTrainer(DistillationTrainer, Seq2SeqTrainer):
         teacher_processing_class: Any = None,
         matching: Sequence[Matching] = (),
     ) -> None:
+        if args is not None and not isinstance(args, Seq2SeqTrainingArguments):
+            raise TypeError(
+                f"Seq2SeqDistillationTrainer reads arguments of generation, which {type(args).__name__} does not have. "
+                "Pass Seq2SeqDistillationArguments (or Seq2SeqTrainingArguments)."
+            )
         super().__init__(
             model,
             args,

@@ -259,15 +259,17 @@ class DistillationTrainer(EvaluatingTrainer):
         if not batch_samples:
             return None
         batch_samples[-1] = without_repeated_rows(batch_samples[-1], self)
-        if not self._seen_a_batch:
+        first, self._seen_a_batch = not self._seen_a_batch, True
+        if first:
             checks.check_labels(self.settings, batch_samples[0], columns.column_names([self.train_dataset]))
-            self._seen_a_batch = True
         self._totals.steps += 1
         if self.task.writes and self.settings.wants_soft_targets:
             for inputs in batch_samples:
                 if columns.TEACHER_LABELS in inputs:
                     self._totals.unmatched = self._totals.unmatched + self.task.unmatched(inputs).to(device)
-        return self._step_counts(batch_samples, device)
+        counts = self._step_counts(batch_samples, device)
+        self._warn(checks.nothing_counted(counts) if first else None)
+        return counts
 
     def _step_counts(self, batches: list[Any], device: torch.device) -> Tensor:
         """How many items each term counts in some batches of all processes."""

@@ -100,3 +100,49 @@ def test_a_byte_order_mark_and_compression(tmp_path):
     parts = read(str(tmp_path))
     assert sorted(parts) == ["test", "train"] and parts["train"]["words"][:] == [["a", "b"]]
     assert read(str(tmp_path / "train.conll.gz"))["train"]["tags"][:] == [["X", "Y"]]
+
+
+SENTENCES = [["Anna", "went", "to", "Rome", "."], ["Bert", "sees", "Paris"], ["Carla", "reads", "books", "slowly"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (lambda place, word: (word, "NN", str(place)), "the last column numbers the words .* data.label: 1"),
+        (lambda place, word: (word, "NN", str(place + 1)), "the last column numbers the words"),
+        (lambda place, word: ("N" + str(place % 2), word), "other way round.* data.text: 1 and data.label: 0"),
+        (lambda place, word: (word, "NN", word.lower()), "repeats most words.* data.text: 0 and data.label: 1"),
+    ],
+)
+def test_a_last_column_that_holds_no_tags_is_refused(tmp_path, columns, message):
+    lines = ["\n".join("\t".join(columns(*each)) for each in enumerate(words)) for words in SENTENCES]
+    (tmp_path / "a.conll").write_text("\n\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_conll(tmp_path / "a.conll")
+    assert len(read_conll(tmp_path / "a.conll", words=0, tags=0)) == 3
+
+
+def test_numbers_may_be_tags(tmp_path):
+    words, tags, _ = sentences(tmp_path / "a.conll", "a\t0\nb\t1\nc\t0\n\nd\t1\ne\t0\nf\t1\n")
+    assert words == [["a", "b", "c"], ["d", "e", "f"]] and tags == [["0", "1", "0"], ["1", "0", "1"]]
+
+
+def load_tags(path, rows):
+    path.write_text("".join(f"{row}\n\n" for row in rows))
+    return load(Data(str(path), text="words", label="tags", test=1, validation=1), task="token-classification")
+
+
+def test_other_separators_than_tabs_and_blanks_are_told(tmp_path):
+    with pytest.raises(ValueError, match="other signs than tabs or blanks"):
+        load_tags(tmp_path / "a.conll", [f"{word}|O" for word in "abcdef"])
+
+
+@pytest.mark.parametrize(
+    ("tags", "odd"), [("B-X I-X 0", "'0'"), ("B_X I_X O", "'B_X', 'I_X'"), ("X-B X-I O", "'X-B', 'X-I'")]
+)
+def test_tags_that_miss_a_scheme_are_told(tmp_path, tags, odd):
+    words = "ash birch cedar dogwood elm fir".split()
+    rows = [f"{word} {tag}" for word, tag in zip(words, tags.split() * 2, strict=True)]
+    splits = load_tags(tmp_path / "a.conll", rows)
+    told = f"tags that are not B-NAME, I-NAME or O, so that words are scored, not entities: {odd}"
+    assert splits.tag_scheme is None and told in splits.counts

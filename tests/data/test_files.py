@@ -4,6 +4,7 @@ import csv
 import gzip
 from collections import Counter
 
+import datasets
 import pyarrow
 import pytest
 
@@ -190,3 +191,76 @@ def test_arrow_files(tmp_path):
     with pyarrow.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     assert read(str(tmp_path / "a.arrow"))["train"][:] == table.to_pydict()
+
+
+MARKED = [("ash", "a"), ('"birch', "b"), ("cedar", "a"), ('dogwood"', "b"), ("elm", "a"), ("fir", "b"), ("oak", "b")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"column_names": ["text", "label"]},
+        {"names": ["text", "label"], "header": 0},
+        {"header": None},
+        {"skiprows": 1},
+        {"usecols": ["text", "label"]},
+        {"encoding": "utf-16"},
+        {"escapechar": "\\"},
+        {"comment": "%"},
+    ],
+    ids=lambda options: "-".join(options) or "plain",
+)
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_a_lone_mark_swallows_no_row_whatever_the_options(tmp_path, options, end):
+    named = "column_names" in options or options.get("header", "") is None
+    lines = [*["made by hand"] * ("skiprows" in options), *["text\tlabel"] * (not named)]
+    lines += ["\t".join(row) for row in MARKED]
+    path, encoding = tmp_path / "a.tsv", options.get("encoding", "utf-8")
+    path.write_bytes("".join(line + end for line in lines).encode(encoding))
+    rows = read(str(path), **options)["train"]
+    assert list(zip(*(rows[name] for name in rows.column_names), strict=True)) == MARKED
+    path = tmp_path / "a.csv"
+    path.write_bytes("".join(line.replace("\t", ",") + end for line in lines).encode(encoding))
+    if "comment" not in options:  # with it only pandas can tell what a row is
+        with pytest.raises(ValueError, match=r'are one row by their marks \("\)'):
+            read(str(path), **options)
+
+
+def test_marks_and_line_ends_that_would_change_a_text_are_told(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"he said \\"hi\\" again",a\nash,b\n')
+    with pytest.raises(ValueError, match=r"line 2, has .*Set data\.options: \{escapechar: '\\'\}"):
+        read(str(path))
+    assert read(str(path), escapechar="\\")["train"]["text"][:] == ['he said "hi" again', "ash"]
+    path.write_text('text,label\n"he said "hi" again",a\nash,b\n')
+    counts = Counter()
+    assert len(read(str(path), counts=counts)["train"]) == 2
+    assert counts == {"rows in which quotation marks stand where a csv writer sets none, read as they are": 1}
+    path.write_bytes(b"text,label\nash\rbirch,a\nelm,b\n")
+    with pytest.raises(ValueError, match="line 2 ends with a carriage return alone, and others with a line feed"):
+        read(str(path))
+    path.write_bytes(b'text,label\n"ash\rbirch",a\nelm,b\n')
+    assert read(str(path))["train"]["label"][:] == ["a", "b"]
+
+
+def test_what_else_a_folder_holds_is_told(tmp_path):
+    for name, content in (("train.CSV", "text,label\nash,a\n"), ("test.csv", "text,label\nelm,b\n"), ("dev.tsv", "")):
+        (tmp_path / name).write_text(content)
+    counts = Counter()
+    parts = read(str(tmp_path), counts=counts)
+    assert {name: part["text"][:] for name, part in parts.items()} == {"train": ["ash"], "test": ["elm"]}
+    assert counts == {"files of another format than .csv, not read: dev.tsv": 1}
+    with gzip.open(tmp_path / "train.csv.gz", "wt") as file:
+        file.write("text,label\nfir,a\n")
+    with pytest.raises(ValueError, match=r"two files of the split 'train', train\.CSV and train\.csv\.gz"):
+        read(str(tmp_path))
+
+
+def test_a_saved_data_set_is_read_without_what_was_left_beside_it(tmp_path):
+    rows = datasets.Dataset.from_dict({"text": ["ash", "elm"], "label": ["a", "b"]})
+    rows.save_to_disk(tmp_path / "one")
+    datasets.load_from_disk(tmp_path / "one").map(lambda row: {"text": row["text"].upper()})  # leaves a cache-*.arrow
+    assert read(str(tmp_path / "one"))["train"]["text"][:] == ["ash", "elm"]
+    datasets.DatasetDict(train=rows, test=rows.select([1])).save_to_disk(tmp_path / "two")
+    assert {name: len(part) for name, part in read(str(tmp_path / "two")).items()} == {"train": 2, "test": 1}

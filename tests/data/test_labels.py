@@ -307,3 +307,102 @@ def test_a_class_label_of_minus_one_is_none(tmp_path):
     rows.to_parquet(str(tmp_path / "a.parquet"))
     splits = load(Data(str(tmp_path / "a.parquet"), test=5, validation=5))
     assert splits.classes == ["x", "y"] and splits.counts["unlabelled"] == 20
+
+
+@pytest.mark.parametrize(
+    ("values", "sign"),
+    [
+        (["entailment", "neutral", "-"], "'-'"),
+        (["yes", "no", "?"], "'[?]'"),
+        (["pos", "neg", "-1"], "-1"),
+        ([1, 2, 3, -1], "-1"),
+    ],
+)
+def test_a_value_that_may_mean_no_label_is_refused(tmp_path, values, sign):
+    with pytest.raises(ValueError, match=rf"data\.label: {sign} stands among .* set data\.missing: \[{sign}\]"):
+        loaded(tmp_path, values)
+    assert loaded(tmp_path, values, missing=[values[-1]]).counts["unlabelled"] > 0
+    assert loaded(tmp_path, values, labels=values).classes == [str(value) for value in values]
+
+
+@pytest.mark.parametrize("values", [[-2, -1, 0, 1], [-1, 1], ["+", "-", "none"], ["\U0001f600", "\u2764"]])
+def test_signs_and_negative_numbers_may_be_classes(tmp_path, values):
+    assert sorted(loaded(tmp_path, values).classes) == sorted(map(str, values))
+
+
+@pytest.mark.parametrize(
+    ("values", "separator"),
+    [
+        (["('a', 'b')", "('a',)", "()"], ","),
+        (["a & b", "a", "b"], "&"),
+        (["a:b", "a", "b"], ":"),
+        (["a#b", "a", "b"], "#"),
+        (["a\tb", "c\ta", "b\tc"], "\t"),
+    ],
+)
+def test_more_ways_of_writing_several_labels(tmp_path, values, separator):
+    with pytest.raises(ValueError, match=rf'several in .*data\.label_separator: "{separator}"'):
+        loaded(tmp_path, values)
+    splits = loaded(tmp_path, values, label_separator=separator)
+    assert splits.problem_type == "multi_label_classification" and set(splits.classes) <= set("abc")
+
+
+@pytest.mark.parametrize(
+    ("values", "settings"),
+    [
+        ([[0, 1], [1, 0]], {}),
+        ([[0.2, 0.8], [0.6, 0.4]], {}),
+        ([[True, False, False], [False, True, True]], {}),
+        (["[0 1 0]", "[1 0 0]"], {"label_separator": " "}),
+    ],
+)
+def test_marks_and_probabilities_do_not_name_classes(tmp_path, values, settings):
+    with pytest.raises(ValueError, match=r"mark classes by (0 and 1|quantities), .* do not name them"):
+        loaded(tmp_path, values, **settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [(["pos", "\ufeffpos", "neg"], "pos"), (["caf\u00e9", "cafe\u0301", "x"], "caf"), (["a", "b", "a\u200b"], "a")],
+)
+def test_classes_that_look_alike_are_pointed_out(tmp_path, values, told):
+    counts = loaded(tmp_path, values).counts
+    assert any(name.startswith(f"classes that differ only in case or space: '{told}") for name in counts)
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "message"),
+    [
+        (labelled([1.5]), {"problem_type": "regression"}, "different numbers in 'label', and all rows have 1.5"),
+        (labelled([1e39, 1.0]), {"problem_type": "regression"}, "finite numbers in 'label', got 1e[+]39"),
+        (
+            labelled([1, 2]) | {"other": range(60)},
+            {"problem_type": "regression", "label": ["label", "other"]},
+            "one column of quantities",
+        ),
+        (labelled(["a", "b"]), {"labels": ["x", "y"]}, r"none of \['x', 'y'\] stands in .* which has 'a', 'b'"),
+        (labelled(["a", "b"]) | {"label.1": ["a"] * 60}, {}, "'label' stands twice in the data"),
+        ({"text": TEXTS, " label": ["a", "b"] * 30}, {}, "the data has 'text', ' label'"),
+    ],
+)
+def test_columns_that_cannot_be_meant_are_refused(tmp_path, columns, settings, message):
+    with pytest.raises(ValueError, match=message):
+        loaded(tmp_path, columns, ".parquet", **settings)
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+@pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
+def test_bytes_are_no_text(tmp_path, column, kind):
+    columns = {name: pyarrow.array(values) for name, values in labelled(["a", "b"]).items()}
+    columns[column] = columns[column].cast(kind)
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=rf"data\.{column}: the column '{column}' holds bytes"):
+        load(Data(str(tmp_path / "a.parquet"), test=5, validation=5))
+
+
+def test_a_class_label_without_a_class_is_no_quantity(tmp_path):
+    feature = datasets.ClassLabel(names=["one", "two"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+    datasets.Dataset.from_dict(labelled([0, 1, -1]), features=features).to_parquet(tmp_path / "a.parquet")
+    splits = load(Data(str(tmp_path / "a.parquet"), test=5, validation=5, problem_type="regression"))
+    assert splits.counts["unlabelled"] == 20 and set(splits.train["label"]) == {0.0, 1.0}

@@ -152,14 +152,16 @@ def test_pairs(tmp_path):
         ({"test": "test"}, "data.test: .* has no split 'test', it has train"),
         ({"test": 500}, "data.test: asked for 500 rows with a label, found"),
         ({"fidelity": 5}, "data.fidelity: asked for 5 rows without a label, found 0"),
-        ({"labels": ["yes", "no"]}, "no rows with a label among .* are left for train"),
+        (
+            {"labels": ["yes", "no"]},
+            r"data.labels: none of \['yes', 'no'\] stands in the column 'label', which has 'bad'",
+        ),
+        ({"minimum": {"confidence": 2}}, "none of the 200 rows of .* has a label among"),
         ({"train": "rows"}, None),
     ],
 )
 def test_what_does_not_fit(tmp_path, changes, message):
     settings = {"path": write(tmp_path / "a.csv", many()), "test": 20, "validation": 10, **changes}
-    if changes.get("labels") == ["yes", "no"]:
-        settings |= {"test": 0, "validation": 0}
     if message is None:
         assert len(load(Data(**settings)).train) == 170
     else:

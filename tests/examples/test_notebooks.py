@@ -22,12 +22,13 @@ from tests.hub_server import Hub
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "notebooks"
-FIRST, OWN_DATA, PUBLISHING, TRANSLATION, DIALOGUE = NAMES = (
+FIRST, OWN_DATA, PUBLISHING, TRANSLATION, DIALOGUE, LLM_LABELS = NAMES = (
     "01_first_distillation",
     "02_your_own_data",
     "03_publishing",
     "04_translation",
     "05_dialogue",
+    "06_llm_labels",
 )
 
 
@@ -152,6 +153,16 @@ def test_dialogue_with_a_teacher_and_its_student(tmp_path, monkeypatch, smollm):
     assert picture(book).startswith(b"\x89PNG")
     assert "bits_per_byte" in shown(book)
     assert printed(book).count("  teacher: ") == printed(book).count("  student: ") == 3
+
+
+@pytest.mark.notebooks
+def test_labels_from_a_server(tmp_path, monkeypatch):
+    book = execute(LLM_LABELS, tmp_path, monkeypatch, HF_DISTILL_SERVE=str(ROOT / "examples" / "serve.py"))
+    assert picture(book).startswith(b"\x89PNG")
+    told = printed(book)
+    assert "Is this guest content with the hotel?" in told and "requests: 0\n" in told
+    assert "questions 100\nrequests 100\n" in told and "sent meanwhile: 0" in told
+    assert "more epochs: 0 requests" in told and "another question: 100 texts, 0 of them answered" in told
 
 
 @pytest.mark.parametrize("name", NAMES)

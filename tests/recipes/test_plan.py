@@ -118,6 +118,31 @@ def test_a_teacher_without_positions_for_the_longest_text_is_told(folder, vocab_
     assert [refusal.split(",")[0] for refusal in refusals] == ([] if vocab_size else ["student.max_length: 128"])
 
 
+def test_short_texts_and_splits_without_rows_need_no_positions(folder):
+    """The limit is above the positions, so that each split is looked through, the empty ones too."""
+    path = folder / "teacher" / "tokenizer_config.json"
+    path.write_text(path.read_text().replace('"model_max_length": 64', '"model_max_length": 512'))
+    made = plan_recipe(recipe(folder, teacher__max_length=500, data__fidelity=0))
+    assert made.refusals == [] and made.rows["fidelity"] == 0
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"), [("multi_label_classification", True), ("single_label_classification", False)]
+)
+def test_a_teacher_of_another_problem_is_told(folder, problem, told):
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    write_teacher(folder / "ready", problem_type=problem, **names)
+    refusals = plan_recipe(recipe(folder, teacher={"model": str(folder / "ready"), "fine_tune": None})).refusals
+    message = f"its config's problem_type is {problem}, and the labels of the data are single_label_classification"
+    assert [message in refusal for refusal in refusals] == [True] * told
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman", "seqeval", "sacrebleu", "chrf"])
+def test_metrics_of_something_else_are_told(folder, metric):
+    (refusal,) = plan_recipe(recipe(folder, compare={"metrics": [metric]})).refusals
+    assert refusal.startswith(f"compare.metrics: {metric} is about ")
+
+
 def test_token_ids_of_a_static_student_are_checked_against_its_vocabulary(folder):
     def refusals(**config):
         student = {"kind": "static", "vocab_size": 120, "config": config}

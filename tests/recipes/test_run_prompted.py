@@ -209,6 +209,9 @@ def test_a_changed_prompt_asks_again_and_nothing_else_does(folder):
         assert len(server.requests) == 2 * FEW
         assert ask(recipe(folder, server.url)) == 0  # the answers to the first prompt are kept
         assert len(server.requests) == 2 * FEW
+        ledger = {"teacher__ledger": str(folder / "out" / ".work" / "answers.jsonl")}
+        assert ask(recipe(folder, server.url, output_dir=str(folder / "other"), **ledger)) == 0  # another run's
+        assert len(server.requests) == 2 * FEW
 
 
 @pytest.mark.served
@@ -375,6 +378,14 @@ def test_a_prompt_that_is_too_long_is_told_before_any_other(folder, capsys):
     assert ask(recipe(folder, None, teacher__model=str(folder / "language_model"))) == 1
     assert "prompts are longer than the 700 tokens" in capsys.readouterr().err
     assert not (folder / "out" / ".work" / "answers.jsonl").read_bytes()
+
+
+def test_an_encoder_is_no_language_model(folder, capsys):
+    write_teacher(folder / "classifier")
+    assert ask(recipe(folder, None, teacher__model=str(folder / "classifier"))) == 1
+    told = capsys.readouterr().err
+    assert "has no weights for cls.predictions" in told and "they would be random numbers" in told
+    assert not (folder / "out" / ".work" / "answers.jsonl").exists()
 
 
 SERVER = {"url": "http://127.0.0.1:9/v1", "model": "tiny"}

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from hf_distill import Recipe, run_recipe
+from hf_distill.recipes.card import told_of
 from hf_distill.recipes.steps import Run
 
 WORDS = {"cat": "gato", "dog": "perro", "sees": "ve", "red": "rojo", "eats": "come", "big": "grande"}
@@ -341,8 +342,8 @@ def test_what_does_not_fit(folder, tmp_path, changes, message):
 
 def test_a_card_tells_of_soft_targets_where_there_are_some(folder, tmp_path):
     both = started(folder, tmp_path / "both")
-    told = both.told_of(both.recipe.stages[0])
+    told = told_of(both.recipe.stages[0], both.recipe)
     assert (told["targets"], told["temperature"], told["soft_target_loss"]) == ("both", 1.0, "forward_kl")
     alone = started(folder, tmp_path / "alone", "--distill.targets=sequence")
-    told = alone.told_of(alone.recipe.stages[0])
+    told = told_of(alone.recipe.stages[0], alone.recipe)
     assert told["targets"] == "sequence" and not {"temperature", "soft_target_loss"} & told.keys()

@@ -328,3 +328,24 @@ def test_translation_with_a_longer_source_for_the_teacher(tmp_path):
         expected += forward_kl(own, theirs, 2.0).tolist()
     trainer = DistillationTrainer(student, arguments(tmp_path), pad, rows, teacher_model=teacher)
     assert trainer.evaluate(rows)["eval_soft_loss"] == pytest.approx(np.mean(expected), abs=1e-8)
+
+
+@pytest.mark.parametrize("pad_id", [7, None])
+def test_a_decoder_that_classifies_knows_the_padding_of_its_rows(tmp_path, pad_id):
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=3,
+        pad_token_id=0,
+    )
+    student = LlamaForSequenceClassification(config)
+    keywords = {"teacher_model": tiny_bert(num_labels=3)}
+    assert DistillationTrainer(student, arguments(tmp_path), pad, tiny_rows(8), **keywords).train().training_loss > 0
+    student.config.pad_token_id = pad_id
+    trainer = DistillationTrainer(student, arguments(tmp_path), pad, tiny_rows(8), **keywords)
+    with pytest.raises(ValueError, match=f"padded with the token 0, .* pad_token_id, {pad_id}: .* model.config.pad_to"):
+        trainer.train()

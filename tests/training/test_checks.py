@@ -12,7 +12,14 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill import DistillationArguments, DistillationTrainer, HiddenStateMatching, cache_teacher_outputs
+from hf_distill import (
+    DistillationArguments,
+    DistillationTrainer,
+    HiddenStateMatching,
+    Seq2SeqDistillationArguments,
+    Seq2SeqDistillationTrainer,
+    cache_teacher_outputs,
+)
 from tests.cases import models, position_labels
 from tests.cases import pad as pad_all
 from tests.conftest import collate, tiny_bert, tiny_rows
@@ -45,6 +52,45 @@ def distil(tmp_path, rows, student=None, teacher=None, collator=collate, **chang
 
 
 # Labels
+
+
+@pytest.mark.parametrize(
+    ("label", "changes", "message"),
+    [
+        (-1, {}, r"labels: expected whole numbers from 0 to 2, .* got -1\. Number the classes from 0, and write -100"),
+        (3, {}, "whole numbers from 0 to 2, .* got 3"),
+        (0.5, {"problem_type": "single_label_classification"}, "whole numbers from 0 to 2, .* got 0.5"),
+        ([0, 1, 0], {}, r"expected one number for each item, .* got \(3,\)"),
+        ([0.0, 1.0], {}, r"expected 3 numbers for each item, .* got \(2,\)"),
+        ([0.0, 1.0, -1.0], {}, r"numbers from 0 to 1, .* got -1\. .*\(or NaN\)"),
+        ([0.0, 5.0, 1.0], {}, "numbers from 0 to 1, .* got 5"),
+        ([0.0, 5.0, 1.0], {"num_labels": 1}, r"expected one number for each item, .* got \(3,\)"),
+    ],
+)
+def test_labels_that_are_no_class_are_refused(tmp_path, label, changes, message):
+    rows = tiny_rows(8).map(lambda row: {"labels": label})
+    student = tiny_bert(**{"num_labels": 3, **changes})
+    trainer = distil(tmp_path, rows, student, soft_target_weight=0.0, hard_label_weight=1.0)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    with pytest.raises(ValueError, match=message):
+        trainer.evaluate(rows)
+
+
+def test_a_step_without_any_target_is_told(tmp_path, caplog):
+    rows = position_labels(tiny_rows(8), 50).map(lambda row: {"labels": [-100] * len(row["labels"])})
+    student, teacher = models("causal", "single_label_classification")
+    distil(tmp_path, rows, student, teacher, pad_all).train()
+    assert "The first step has nothing to learn from: every label of its rows is -100" in caplog.text
+
+
+def test_an_evaluation_without_labels_says_what_its_loss_is(tmp_path, caplog):
+    sets = {"a": tiny_rows(8), "b": tiny_rows(8).rename_column("labels", "sentiment")}
+    trainer = distil(tmp_path, tiny_rows(8), teacher=tiny_bert(seed=1, num_labels=3), eval_dataset=sets)
+    found = trainer.evaluate()
+    assert found["eval_b_loss"] == found["eval_b_soft_loss"]
+    assert "no labels, so eval_b_loss is the loss on the soft targets" in caplog.text
+    assert "eval_a_loss is" not in caplog.text
 
 
 @pytest.mark.parametrize("teacher", [False, True])
@@ -320,3 +366,22 @@ def test_label_is_no_other_name(tmp_path):
     made = distil(tmp_path, rows, collator=default_data_collator, hard_label_weight=1.0, soft_target_weight=0.0)
     made.train()
     assert history(made, "hard_loss")[0] > 0
+
+
+@pytest.mark.parametrize("name", ["mse", "eval_perplexity", "eval_a_rmse", "eval_teacher_kl", "wer"])
+@pytest.mark.parametrize("cls", [DistillationArguments, Seq2SeqDistillationArguments])
+def test_a_metric_that_falls_needs_its_direction(tmp_path, cls, name):
+    with pytest.raises(ValueError, match=f"metric_for_best_model='{name}': less of it is better.*=False"):
+        cls(str(tmp_path), metric_for_best_model=name, use_cpu=True)
+    for given in (False, True):
+        told = cls(str(tmp_path), metric_for_best_model=name, greater_is_better=given, use_cpu=True)
+        assert told.greater_is_better is given
+    assert cls(str(tmp_path), metric_for_best_model="eval_accuracy", use_cpu=True).greater_is_better is True
+
+
+def test_arguments_without_generation_are_refused(tmp_path):
+    student, teacher = models("seq2seq", "")
+    with pytest.raises(
+        TypeError, match=r"which DistillationArguments does not have\. Pass Seq2SeqDistillationArguments"
+    ):
+        Seq2SeqDistillationTrainer(student, arguments(tmp_path), pad_all, tiny_rows(8), teacher_model=teacher)
