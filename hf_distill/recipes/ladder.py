@@ -90,7 +90,13 @@ class Ladder:
     @property
     def checks(self) -> list[Callable[[], None]]:
         """What raises a ValueError for a rung that cannot be trained."""
-        return [functools.partial(self._check, rung) for rung in self.rungs.values()]
+        return [self.check_alone, *(functools.partial(self._check, rung) for rung in self.rungs.values())]
+
+    def check_alone(self) -> None:
+        """Raise a ValueError where several processes run a recipe with a ladder, of which one has to choose."""
+        number = self.run.processes.size
+        if number > 1 and self.rungs:
+            raise ValueError(f"student.ladder: needs one process, and there are {number}. Start the run alone.")
 
     def _check(self, rung: Rung) -> None:
         checks = Checks(rung.recipe, rung.task, rung.models, rung.training)

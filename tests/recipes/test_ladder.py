@@ -1,6 +1,7 @@
 """A ladder of students: one teacher and one cache, a choice that is told, and all rungs in the report."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -9,9 +10,11 @@ from hf_distill import Recipe
 from hf_distill.cli import main
 from hf_distill.recipes.ladder import rows_needed
 from hf_distill.recipes.run import plan_recipe
+from hf_distill.recipes.steps import Run
 from hf_distill.reports.ladder import front, section
 from hf_distill.tasks.rungs import rungs_of
 from tests.recipes import test_run as reviews
+from tests.recipes import test_run_tagging as tags
 
 RUNGS = [
     {"kind": "static", "name": "bag of words", "config": {"embedding_size": 16, "hidden_size": 16}},
@@ -120,6 +123,14 @@ def test_ladders_that_make_no_sense(tmp_path, student, message):
         Recipe.from_dict(content)
 
 
+def test_models_that_write_have_no_ladder():
+    content = {"data": {"path": "d"}, "teacher": {"model": "m"}, "output_dir": "o"}
+    with pytest.raises(
+        ValueError, match=r"student\.ladder: is for text and token classification, and the task is tran"
+    ):
+        Recipe.from_dict({**content, "task": "translation", "student": {"ladder": ["lstm-4", "lstm-8"]}})
+
+
 def test_a_rung_that_cannot_be_cut_from_the_teacher_is_told_before_anything_runs(tmp_path):
     reviews.write_reviews(tmp_path / "reviews.csv", 300)
     reviews.write_teacher(tmp_path / "teacher")
@@ -138,3 +149,32 @@ def test_the_rows_that_would_decide():
 
 def test_the_front_has_what_no_other_beats():
     assert front([(3.0, 0.9), (1.0, 0.8), (2.0, 0.7), (4.0, 0.9)]) == [1, 0]
+
+
+@pytest.mark.cheapest
+def test_a_ladder_of_taggers(tmp_path):
+    tags.write_sentences(tmp_path / "names.conll")
+    tags.write_teacher(tmp_path / "teacher")
+    rungs = [{"kind": "static", "name": "window", "config": {"embedding_size": 16, "hidden_size": 16}}, "lstm-8"]
+    student = {"vocab_size": 90, "max_length": 24, "ladder": rungs, "floor": 0.1}
+    compare = {"resamples": 50, "metrics": ["accuracy"], "controls": False, "detailed_costs": False}
+    quick = {"num_train_epochs": 3, "learning_rate": 2e-3, "disable_tqdm": True}
+    changes = {"teacher__fine_tune": quick, "distill": {**quick, "learning_rate": 2e-2}}
+    path = tags.recipe(tmp_path, student=student, compare=compare, export={"onnx": False}, **changes)
+    assert main(["run", str(path)]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {rung["name"] for rung in report["ladder"]["rungs"]} == {"window", "lstm-8"}
+    chosen = next(rung for rung in report["ladder"]["rungs"] if rung["name"] == report["ladder"]["chosen"])
+    assert chosen["quality"]["accuracy"] == report["models"]["student"]["quality"]["accuracy"]
+    assert chosen["quality_kept"]["value"] == pytest.approx(report["ratios"]["quality_kept"], rel=1e-4)
+    assert "onnx" not in chosen and chosen["end_to_end_ms"]["batch_1"]["p50"] > 0
+
+
+def test_several_processes_are_refused(tmp_path):
+    reviews.write_reviews(tmp_path / "reviews.csv", 300)
+    reviews.write_teacher(tmp_path / "teacher")
+    run = Run(Recipe.load(reviews.recipe(tmp_path, **QUICK)))
+    run.processes = SimpleNamespace(size=2)
+    with pytest.raises(ValueError, match=r"^student\.ladder: needs one process, and there are 2"):
+        run.ladder.check_alone()
+    assert run.ladder.check_alone in run.checks
