@@ -89,13 +89,8 @@ class Checks:
     def check_rows(self) -> None:
         """Raise a ValueError where the work cannot be shared by the processes, or one would have no row."""
         size = self.training.processes.size
-        alone = {"student.ladder": self.recipe.student.ladder, "teacher.prompt": self.recipe.teacher.prompt}
-        for key, value in alone.items():
-            if size > 1 and value:
-                raise ValueError(
-                    f"{key}: such a recipe runs in one process, and this is one of {size}. Start it without "
-                    "a launcher: hf-distill run recipe.yaml."
-                )
+        if size > 1 and self.recipe.teacher.prompt is not None:
+            raise ValueError(f"teacher.prompt: needs one process, and there are {size}. Start the run alone.")
         for name in ("train", "validation"):
             rows = len(self.task.parts[name])
             if size > 1 and rows < size:

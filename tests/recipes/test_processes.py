@@ -211,14 +211,14 @@ def test_a_failure_is_told_to_the_others():
 def test_each_process_has_a_row_and_some_recipes_run_in_one_alone():
     parts = {"train": range(3), "validation": range(9)}
     training = SimpleNamespace(processes=SimpleNamespace(size=4))
-    recipe = SimpleNamespace(student=SimpleNamespace(ladder=[]), teacher=SimpleNamespace(prompt=None))
+    recipe = SimpleNamespace(teacher=SimpleNamespace(prompt=None))
     checks = Checks(recipe, SimpleNamespace(parts=parts), None, training)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3 train rows for 4 processes, so that some would have none"):
         checks.check_rows()
     training.processes.size = 3
     checks.check_rows()
-    recipe.student.ladder = ["static", "lstm-8"]
-    with pytest.raises(ValueError, match=r"student\.ladder: such a recipe runs in one process, and this is one of 3"):
+    recipe.teacher.prompt = "How does the writer feel?"
+    with pytest.raises(ValueError, match=r"teacher\.prompt: needs one process, and there are 3"):
         checks.check_rows()
     training.processes.size = 1
     checks.check_rows()
