@@ -119,7 +119,7 @@ def with_prompt_defaults(content: dict[str, Any]) -> dict[str, Any]:
         content: plain values; they are not changed.
 
     >>> with_prompt_defaults({"teacher": {"prompt": {}}, "data": {"path": "x"}})["data"]
-    {'path': 'x', 'label': None}
+    {'label': None, 'path': 'x'}
     """
     if not isinstance(content, dict):
         return content
