@@ -39,6 +39,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(speed, "FEWEST_CALLS", 32)
     monkeypatch.setattr(speed, "SECONDS", 10.0)
     monkeypatch.setattr(speed, "CELL_SECONDS", 1.0)
+    monkeypatch.setattr(speed, "COUNTED", 16)
 
 
 @pytest.fixture

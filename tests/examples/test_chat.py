@@ -79,6 +79,7 @@ def llama(**changes):
     return LlamaForCausalLM(LlamaConfig(vocab_size=320, eos_token_id=2, pad_token_id=0, **size | changes))
 
 
+@pytest.mark.long
 def test_a_student_in_a_process_without_the_package(tmp_path):
     config = LSTMStudentConfig(vocab_size=320, embedding_size=32, hidden_size=64, eos_token_id=2, dropout=0.0)
     folder = learnt(LSTMStudentForCausalLM(config), tmp_path)

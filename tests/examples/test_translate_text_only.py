@@ -67,6 +67,7 @@ def teacher(tmp_path, monkeypatch):
     del sys.modules["made_up_teacher"]
 
 
+@pytest.mark.long
 def test_end_to_end(tmp_path, monkeypatch, teacher):
     source = tmp_path / "sentences.txt"
     snakes = [f"a {adjective} snake sleeps" for adjective in ADJECTIVES]

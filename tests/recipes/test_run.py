@@ -168,6 +168,7 @@ def test_the_card_tells_the_report(finished):
     assert card.data.base_model is None  # a folder is nobody's model on the Hub
 
 
+@pytest.mark.long
 def test_the_student_loads_where_the_package_is_missing(finished, tmp_path):
     script = """
         import sys

@@ -62,8 +62,8 @@ SAMPLES = {pairs: [["fine food", "bad food"]], several: ["fine food", "bad"], qu
 @pytest.mark.parametrize(
     ("problem", "metrics", "kind", "least"),
     [
-        (pairs, ["accuracy"], "single_label_classification", 0.6),
-        (several, ["macro_f1", "accuracy"], "multi_label_classification", 0.85),
+        pytest.param(pairs, ["accuracy"], "single_label_classification", 0.6, marks=pytest.mark.long),
+        pytest.param(several, ["macro_f1", "accuracy"], "multi_label_classification", 0.85, marks=pytest.mark.long),
         (quantity, ["pearson", "spearman"], "regression", 0.7),
     ],
 )

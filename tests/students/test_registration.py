@@ -42,7 +42,13 @@ import transformers""",
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "order",
+    [
+        "transformers first",
+        *(pytest.param(order, marks=pytest.mark.long) for order in ("hf_distill first", "names of hf_distill first")),
+    ],
+)
 def test_students_load_without_trust_in_any_order_of_imports(order, tmp_path):
     models = {
         "lstm": LSTMStudentForSequenceClassification(lstm.config(num_labels=3)).eval(),
