@@ -59,11 +59,12 @@ def quantity(folder: Path) -> dict:
 SAMPLES = {pairs: [["fine food", "bad food"]], several: ["fine food", "bad"], quantity: ["fine food"]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("problem", "metrics", "kind", "least"),
     [
-        pytest.param(pairs, ["accuracy"], "single_label_classification", 0.6, marks=pytest.mark.long),
-        pytest.param(several, ["macro_f1", "accuracy"], "multi_label_classification", 0.85, marks=pytest.mark.long),
+        (pairs, ["accuracy"], "single_label_classification", 0.6),
+        (several, ["macro_f1", "accuracy"], "multi_label_classification", 0.85),
         (quantity, ["pearson", "spearman"], "regression", 0.7),
     ],
 )

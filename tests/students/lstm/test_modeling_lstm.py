@@ -670,6 +670,7 @@ class TestSaveAndLoad:
         )
         assert classifier.classifier.out_features == 5
 
+    @pytest.mark.long
     def test_loads_where_the_package_is_missing(self, tmp_path):
         ids, mask = padded(sentences([3, 7, 5]), "left")
         text = ["good film", "bad word3 film film"]
