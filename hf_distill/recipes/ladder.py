@@ -28,6 +28,7 @@ from hf_distill.recipes.checks import Checks
 from hf_distill.recipes.inputs import Inputs
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
+from hf_distill.reports.comparison import SINGLE_LABEL
 from hf_distill.reports.report import Report, plain
 from hf_distill.tasks.base import Loaded
 from hf_distill.tasks.labelling import LabellingTask
@@ -36,7 +37,6 @@ from hf_distill.tasks.rungs import rungs_of
 
 FILE, FOLDER = "ladder.json", "rungs"  # in `.work`
 FLOOR = 0.97
-PROBLEM = "single_label_classification"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Ladder:
     def _scores(self, rung: Rung, predictors: Mapping[str, Predictor], rows: datasets.Dataset) -> dict[str, Any]:
         """The student's quality, and the share of the teacher's that it keeps, on the first metric."""
         word_level, settings = self.task.kind.word_level, self.recipe
-        problem = PROBLEM if word_level else self.task.splits.problem_type or PROBLEM
+        problem = SINGLE_LABEL if word_level else self.task.splits.problem_type or SINGLE_LABEL
         asked = Predictors(predictors, problem, self.task.classes, word_level, 64)
         first = settings.metrics[0]
         with predictors["student"].ready():
@@ -288,7 +288,7 @@ class Ladder:
         split, first = self.task.splits.test, self.recipe.metrics[0]
         (teacher, teacher_tokenizer), compared = self.run.models.teacher(), self._compared(split)
         readers: dict[str, FromText] = {}
-        problem = PROBLEM if self.task.kind.word_level else self.task.splits.problem_type or PROBLEM
+        problem = SINGLE_LABEL if self.task.kind.word_level else self.task.splits.problem_type or SINGLE_LABEL
         for each in record["rungs"]:
             rung = self.rungs[each["name"]]
             rows, (model, tokenizer) = self._rows(rung, split, compared), rung.models.load(self._folder(rung))

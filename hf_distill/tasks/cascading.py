@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from hf_distill.columns import LOGITS
+from hf_distill.evaluation.answering import SEVERAL
 from hf_distill.evaluation.bootstrap import estimate
 from hf_distill.evaluation.cascade import TEMPERATURE, THRESHOLD, temperature_of
 from hf_distill.evaluation.deferral import Fit, confidences, curve_of, fitted, row_of, too_few
@@ -18,8 +19,6 @@ from hf_distill.reports.report import Report, plain
 from hf_distill.tasks.base import Loaded
 from hf_distill.tasks.labelling import LabellingTask
 from hf_distill.tasks.settings import Settings
-
-SEVERAL = "multi_label_classification"
 
 
 def check_settings(settings: Settings) -> None:

@@ -19,6 +19,7 @@ from hf_distill.matching.base import Matching
 from hf_distill.metrics import unfit
 from hf_distill.problems import TASKS, check_problem
 from hf_distill.reports.classification import compare
+from hf_distill.reports.comparison import SINGLE_LABEL
 from hf_distill.reports.report import Report
 from hf_distill.soft_targets.cross_fit import folds_of, inherited_folds
 from hf_distill.soft_targets.label_map import check_label_map
@@ -29,7 +30,6 @@ from hf_distill.tasks.new_texts import made_texts
 from hf_distill.tasks.settings import Settings, refuse_unused
 from hf_distill.tasks.teacher_logits import TeacherLogits
 
-SINGLE_LABEL = "single_label_classification"
 SELF_TRAINING, HARD_LABELS = "self_training", "teacher_hard_labels"
 COMPARING = ("teacher_agreement", "agreement_with_teacher", "teacher_kl")
 Control = Callable[[Splits], Any]

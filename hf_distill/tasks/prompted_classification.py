@@ -291,11 +291,11 @@ class PromptedClassification(TextClassification):
     def compare(self, trained: Trained) -> Report:
         """Measure the student on the test rows, beside what the teacher answered there."""
         targets = self.targets
-        nobody: Any = None
+        no_model: Any = None
         controls = trained.controls
         if not self.has_labels:
             controls = {MAJORITY: majority_class(self.splits.train["label"], len(self.splits.test)), **controls}
-        trained = dataclasses.replace(trained, teacher=(nobody, trained.teacher[1]), controls=controls)
+        trained = dataclasses.replace(trained, teacher=(no_model, trained.teacher[1]), controls=controls)
         report = super().compare(trained)
         counted = {name: targets.counts.get(name, 0) for name in ("texts", "distinct", "without_target", "unreturned")}
         teacher: Any = self.settings.teacher

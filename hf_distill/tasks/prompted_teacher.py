@@ -65,7 +65,7 @@ class RecipeTeacher:
             return ServedTeacher(
                 server.model,
                 base_url=server.url,
-                api_key=server.api_key or "none",  # not a key of the environment that nobody named
+                api_key=server.api_key or "none",  # else openai would read a key from the environment
                 requests_in_flight=server.concurrency,
                 max_retries=server.retries,
                 timeout=server.timeout,

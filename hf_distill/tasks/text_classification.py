@@ -13,8 +13,9 @@ from hf_distill.data.labelled import TEXTS, Splits, texts_of
 from hf_distill.evaluation.controls import majority_class, tfidf_logistic_regression
 from hf_distill.evaluation.predictor import predict_classes
 from hf_distill.problems import IGNORE_INDEX
+from hf_distill.reports.comparison import SINGLE_LABEL
 from hf_distill.tasks.base import Loaded
-from hf_distill.tasks.labelling import SINGLE_LABEL, Control, LabellingTask
+from hf_distill.tasks.labelling import Control, LabellingTask
 
 
 class TextClassification(LabellingTask):
