@@ -120,13 +120,7 @@ def cache_teacher_outputs(
     names, dataset = input_columns(dataset)
     check_columns(names, task, layout)
     processes = Processes.assembled(device)
-    loaded: Any = teacher_model
-    placement = settled(teacher_placement, teacher_model, processes.device)
-    if isinstance(teacher_model, str | Path) and placement == "shard":
-        loaded = load_sharded(teacher_model, TASKS[task].auto_class, processes.device)
-    elif isinstance(teacher_model, str | Path):
-        loaded = load_teacher(teacher_model, TASKS[task].auto_class)
-    teacher = LiveTeacher(loaded, processes.device, placement)
+    teacher = _live(teacher_model, task, teacher_placement, processes.device)
     teacher.in_step = teacher.is_sharded  # each process has shards of its own
     classes = check_teacher(teacher, task, layout, teacher_processing_class)
     output_dir = output_folder(output_dir)
@@ -138,6 +132,16 @@ def cache_teacher_outputs(
     teacher_pass = TeacherPass(teacher, task, layout, collate, batch_size, bf16)
     work = CachePass(output_dir, processes, teacher_pass, read, shard_size, origin, classes)
     return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
+
+
+def _live(teacher: Any, task: str, placement: str, device: torch.device) -> LiveTeacher:
+    """A teacher as it was given, loaded where it has only a name, with its weights where they belong."""
+    placement = settled(placement, teacher, device)
+    if isinstance(teacher, str | Path):
+        auto_class = TASKS[task].auto_class
+        by_parts = placement == "shard"
+        teacher = load_sharded(teacher, auto_class, device) if by_parts else load_teacher(teacher, auto_class)
+    return LiveTeacher(teacher, device, placement)
 
 
 def _options(
