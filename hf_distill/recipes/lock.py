@@ -62,11 +62,13 @@ def one_at_a_time(folder: Path, work: Path) -> Iterator[None]:
             )
         if about is not None and about["process"] != os.getpid() and _is_running(about):
             raise ValueError(f"{busy} ({_described(about)}). Wait for it, or choose another output_dir.")
+        own = os.getpid()
         write_text(owner, json.dumps(_this_process()))
         try:
             yield
         finally:
-            owner.unlink(missing_ok=True)
+            if os.getpid() == own:  # a forked process leaves this block too, while the run may still be at work
+                owner.unlink(missing_ok=True)
     finally:
         os.close(lock)
 

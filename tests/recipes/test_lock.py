@@ -54,7 +54,7 @@ def started(work, script):
         with one_at_a_time(work.parent, work):
             {script}
             print("locked", os.getpid(), flush=True)
-            time.sleep(60)
+            time.sleep(600)
     """)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     return process, process.stdout.readline().split()
@@ -78,7 +78,7 @@ def test_the_lock_of_a_killed_run_does_not_count(work):
 
 def test_a_child_that_outlives_its_run_still_holds_the_lock(work):
     """As a worker of a data loader does for a moment, which may still write."""
-    process, _ = started(work, "child = os.fork()")
+    process, _ = started(work, "os.fork() or time.sleep(600)  # the child prints nothing")
     killed(process)
     told = rf"\(process {process.pid} on .*, which has ended; a process that it started has not\)\. End that process"
     try:
@@ -92,6 +92,17 @@ def test_a_child_that_outlives_its_run_still_holds_the_lock(work):
         time.sleep(0.01)
     with locked(work):
         pass
+
+
+def test_a_child_that_leaves_the_block_does_not_delete_the_owner(work):
+    """As a forked worker that fails does, while its run is still at work."""
+    process, _ = started(work, "os.fork() or sys.exit(); os.wait()")
+    try:
+        assert json.loads((work / "owner.json").read_text())["process"] == process.pid
+        with pytest.raises(ValueError, match=f"process {process.pid} on"), locked(work):
+            pass
+    finally:
+        killed(process)
 
 
 def test_a_number_that_another_process_was_given_does_not_count(work):
