@@ -4,7 +4,7 @@
 
 At most eight minutes; nothing is downloaded: weights and tokens are random, of the sizes of BERT-base. `--tiny` runs
 all of it in small on any machine, to see that it works. Each rate is of `--steps` steps after a few that do not count.
-The result has the device's name; what a device does not have is null.
+The result has the device's name, and is written after each rate, so that a run that is stopped keeps those it has.
 """
 
 import argparse
@@ -43,11 +43,14 @@ class Bench:
     Args:
         tiny: whether models and rows are as small as may be.
         steps: that a rate is of.
+        output: of the result.
     """
 
-    def __init__(self, tiny: bool, steps: int) -> None:
+    def __init__(self, tiny: bool, steps: int, output: Path) -> None:
         self.tiny, self.steps, self.warmup = tiny, steps, 2 if tiny else 10
         self.device = accelerator() or torch.device("cpu")
+        self.output, self.began = output, time.perf_counter()
+        self.found: dict[str, Any] = {"environment": environment(self.device), "tiny": tiny}
         self.length, self.batch = (12, 4) if tiny else (128, 32)
         self.vocabulary, sizes = (60, SMALL) if tiny else (30_522, BASE)
         self.teacher = BertForSequenceClassification(
@@ -58,6 +61,13 @@ class Bench:
         labels = (torch.arange(count) % 2).tolist()
         columns = {"input_ids": ids.tolist(), "attention_mask": [[1] * self.length] * count, "labels": labels}
         self.rows = datasets.Dataset.from_dict(columns)
+
+    def keep(self, part: str, way: str, rate: float) -> None:
+        """Print a rate and write it, with all before it."""
+        self.found.setdefault(part, {})[way] = rate
+        print(f"{time.perf_counter() - self.began:>5.0f} s  {part:<44}{way:<32}{rate:>12,.1f}", flush=True)
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self.output.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
 
     def rate(self, call: Callable[[], Any]) -> float:
         """Calls a second."""
@@ -83,8 +93,8 @@ class Bench:
         config = lstm if kind == "lstm" else TransformerStudentConfig(num_hidden_layers=3)
         return student_from_teacher(self.teacher, config)[0]
 
-    def training(self, kind: str, rows: datasets.Dataset, **settings: Any) -> float:
-        """Samples a second of a distillation, by the trainer."""
+    def training(self, kind: str, rows: datasets.Dataset, **settings: Any) -> tuple[float, float]:
+        """Samples a second of a distillation by the trainer, and the seconds until the first step was done."""
         watch = Stopwatch(self)
         cached = "teacher_logits" in rows.column_names
         with tempfile.TemporaryDirectory() as folder:
@@ -105,25 +115,26 @@ class Bench:
                 train_dataset=rows,
                 callbacks=[watch],
             ).train()
-        return self.steps * self.batch / watch.seconds
+        return self.steps * self.batch / watch.seconds, watch.first
 
-    def trainings(self) -> dict[str, float]:
-        """Samples a second of each student: live, cached, in bfloat16, compiled."""
-        backend = {"torch_compile_backend": "eager"} if self.tiny else {}
-        fastest = {"bf16": has_fast_bf16()}
-        ways: dict[str, dict[str, Any]] = {"float32": {}, "compiled": {**fastest, "torch_compile": True, **backend}}
-        if has_fast_bf16():
-            ways |= {"bf16": fastest}
+    def trainings(self, compiled: bool) -> None:
+        """Samples a second of each student: live and cached, in float32 and bfloat16; or compiled."""
+        ways: dict[str, dict[str, Any]] = {"float32": {}} | ({"bf16": {"bf16": True}} if has_fast_bf16() else {})
+        if compiled:
+            way, settings = ways.popitem()
+            backend = {"torch_compile_backend": "eager"} if self.tiny else {}
+            ways = {f"{way}, compiled": {**settings, "torch_compile": True, **backend}}
         with tempfile.TemporaryDirectory() as folder:
             cached = cache_teacher_outputs(self.rows, self.teacher, task="text-classification", output_dir=folder)
-            return {
-                f"{kind}, {name}, {way}": self.training(kind, rows, **settings)
-                for kind in ("lstm", "three layers")
-                for name, rows in (("live", self.rows), ("cached", cached))
-                for way, settings in ways.items()
-            }
+            for kind in ("three layers", "lstm"):
+                for name, rows in (("live", self.rows), ("cached", cached)):
+                    for way, settings in ways.items():
+                        rate, first = self.training(kind, rows, **settings)
+                        self.keep("samples a second", f"{kind}, {name}, {way}", rate)
+                        if compiled:
+                            self.keep("seconds until the first step is done", f"{kind}, {name}", first)
 
-    def lstm_forms(self) -> dict[str, float]:
+    def lstm_forms(self) -> None:
         """Steps a second, forward and backward, of the dense form and of a packed `nn.LSTM`, which is cuDNN's."""
         student = LSTMStudentModel(LSTMStudentConfig(vocab_size=8000, embedding_size=128, hidden_size=256))
         packed = PackedLSTM(student).to(self.device)
@@ -131,7 +142,7 @@ class Bench:
         lengths = torch.randint(self.length // 2, self.length + 1, (self.batch,))
         ids = torch.randint(1, 8000, (self.batch, int(lengths.max())), device=self.device)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(self.device)
-        found = {}
+        # Under autocast to bfloat16 torch's packed form computes in float16, the package's in float32.
         for way, bf16 in (("float32", False), ("bf16", True)) if has_fast_bf16() else (("float32", False),):
             forms: dict[str, Callable[[], torch.Tensor]] = {
                 "dense": lambda: student(input_ids=ids, attention_mask=mask).last_hidden_state,
@@ -145,36 +156,33 @@ class Bench:
                     loss.backward()
 
                 if not (name == "packed" and bf16 and self.device.type == "cpu"):  # not there on processors
-                    found[f"{name}, {way}"] = self.rate(step)
-        return found
+                    self.keep("steps a second of an LSTM", f"{name}, {way}", self.rate(step))
 
-    def cache_pass(self) -> dict[str, float]:
+    def cache_pass(self) -> None:
         """Tokens a second of the cache pass."""
-        found = {}
         for way, bf16 in (("float32", False), ("bf16", True)) if has_fast_bf16() else (("float32", False),):
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
                 cache_teacher_outputs(self.rows, self.teacher, task="text-classification", output_dir=folder, bf16=bf16)
-                found[way] = len(self.rows) * self.length / (time.perf_counter() - start)
-        return found
+                rate = len(self.rows) * self.length / (time.perf_counter() - start)
+                self.keep("tokens a second of the cache pass", way, rate)
 
-    def placements(self) -> dict[str, float]:
+    def placements(self) -> None:
         """Samples a second of the teacher's forward, replicated and offloaded."""
         batch = {
             name: torch.tensor(self.rows[: self.batch][name], device=self.device)
             for name in ("input_ids", "attention_mask")
         }
-        found = {}
         for placement in ("replicate", "offload"):
             teacher = LiveTeacher(copy.deepcopy(self.teacher), self.device, placement)
-            found[placement] = self.batch * self.rate(lambda teacher=teacher: teacher(batch))
-        return found
+            rate = self.batch * self.rate(lambda teacher=teacher: teacher(batch))
+            self.keep("samples a second of the teacher's forward", placement, rate)
 
-    def overlap(self) -> dict[str, float] | None:
+    def overlap(self) -> None:
         """Steps a second with the teacher's forward before the student's step, and beside it on a second stream."""
         module = None if self.device.type == "cpu" else torch.get_device_module(self.device)
         if not hasattr(module, "Stream"):
-            return None
+            return
         teacher = copy.deepcopy(self.teacher).to(self.device)
         student = self.student("three layers").to(self.device)
         optimizer = torch.optim.AdamW(student.parameters())
@@ -202,7 +210,9 @@ class Bench:
             module.current_stream().wait_stream(side)
             waiting[0] = following
 
-        return {"before": self.rate(lambda: learn(ask())), "beside": self.rate(beside)}
+        part = "steps a second with the teacher's forward"
+        self.keep(part, "before", self.rate(lambda: learn(ask())))
+        self.keep(part, "beside", self.rate(beside))
 
 
 class Stopwatch(TrainerCallback):
@@ -210,10 +220,17 @@ class Stopwatch(TrainerCallback):
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.seconds = self._start = 0.0
+        self.seconds = self.first = self._start = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start."""
+        self._start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start after the warm-up, stop at the end."""
+        """The end of the first step; start after the warm-up, stop at the end."""
+        if state.global_step == 1:
+            self.bench.wait()
+            self.first = time.perf_counter() - self._start
         if state.global_step in (self.bench.warmup, state.max_steps):
             self.bench.wait()
             now = time.perf_counter()
@@ -227,23 +244,13 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="as small as may be, on any machine")
     words = parser.parse_args()
     torch.manual_seed(0)
-    bench = Bench(words.tiny, 2 if words.tiny else words.steps)
-    parts = {
-        "samples a second": bench.trainings,
-        "steps a second of an LSTM": bench.lstm_forms,
-        "tokens a second of the cache pass": bench.cache_pass,
-        "samples a second of the teacher's forward": bench.placements,
-        "steps a second with the teacher's forward": bench.overlap,
-    }
-    found: dict[str, Any] = {"environment": environment(bench.device), "tiny": words.tiny}
-    for name, measure in parts.items():
-        start = time.perf_counter()
-        found[name] = measure()
-        print(f"{name} ({time.perf_counter() - start:.0f} s)")
-        for way, rate in (found[name] or {"not on this device": 0.0}).items():
-            print(f"  {way:<40}{rate:>12,.1f}")
-    words.output.parent.mkdir(parents=True, exist_ok=True)
-    words.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    bench = Bench(words.tiny, 2 if words.tiny else words.steps, words.output)
+    bench.lstm_forms()
+    bench.placements()
+    bench.overlap()
+    bench.cache_pass()
+    bench.trainings(compiled=False)
+    bench.trainings(compiled=True)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,37 @@
 import inspect
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 # What collators that pack rows give to attention kernels, and transformers' models take as further keywords.
 PACKING = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"})
+
+
+def padded(rows: Sequence[Tensor], fill: int, side: str) -> Tensor:
+    """Put rows of different lengths into one tensor.
+
+    On the left `pad_sequence` fails under a FLOP counter before torch 2.13.
+
+    Args:
+        rows: (length,) each, at least one.
+        fill: what stands where a row has nothing.
+        side: of the padding, "left" or "right".
+    Returns:
+        (rows, longest).
+
+    >>> padded([torch.tensor([1, 2, 3]), torch.tensor([4])], 0, "left").tolist()
+    [[1, 2, 3], [0, 0, 4]]
+    """
+    if side == "right":
+        return pad_sequence(list(rows), batch_first=True, padding_value=fill)
+    return pad_sequence([row.flip(0) for row in rows], batch_first=True, padding_value=fill).flip(1)
 
 
 def unwrapped(model: Any) -> Any:

@@ -138,7 +138,7 @@ def exported(folder, make, tokenizer, int8=False, **config):
 
 def expected(model, folder, texts, **options):
     """What a pipeline answers to each text alone."""
-    classify = pipeline("text-classification", model, tokenizer=AutoTokenizer.from_pretrained(folder))
+    classify = pipeline("text-classification", model, tokenizer=AutoTokenizer.from_pretrained(folder), device="cpu")
     given = [{"text": text[0], "text_pair": text[1]} if isinstance(text, tuple) else text for text in texts]
     return [classify([text], truncation=True, **options)[0] for text in given]
 

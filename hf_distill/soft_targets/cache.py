@@ -237,9 +237,13 @@ class CachePass:
         return datasets.concatenate_datasets([dataset, cached.remove_columns(ROW_HASH)], axis=1)
 
     def _wait(self) -> None:
-        """Wait until all have written their shards; a sharded teacher computes with all processes until the last."""
+        """Wait until all have written their shards; a sharded teacher computes with all processes until the last.
+
+        Any other teacher goes back to where it was, so that it takes no room on the device while a student trains.
+        """
         if isinstance(self.teacher_pass.teacher, LiveTeacher):
             self.teacher_pass.teacher.finish()
+            self.teacher_pass.teacher.put_back()
         self.processes.wait()
 
     def over_stream(self, dataset: datasets.IterableDataset) -> datasets.Dataset:

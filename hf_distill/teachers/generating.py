@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.environment import accelerator
-from hf_distill.models import evaluating
+from hf_distill.models import evaluating, padded
 from hf_distill.teachers.identity import tokenizer_hash, weights_hash
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.teachers.text import Answers, TextTeacher, chat_messages, check_options, logger, quoted
@@ -127,14 +127,9 @@ class GeneratingTeacher(TextTeacher):
         pad = next((token for token in choices if token is not None), 0)
         # A causal model continues its input, so the padding must be on the left.
         side = "left" if self.is_causal else "right"
-
-        def padded(values: list[torch.Tensor], fill: int) -> torch.Tensor:
-            return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill, padding_side=side).to(
-                self.model.device
-            )
-
-        ids = padded([torch.tensor(row) for row in rows], pad)
-        mask = padded([torch.ones(len(row), dtype=torch.long) for row in rows], 0)
+        values = [torch.tensor(row) for row in rows]
+        ids = padded(values, pad, side).to(self.model.device)
+        mask = padded([torch.ones_like(value) for value in values], 0, side).to(self.model.device)
         options = {"pad_token_id": pad, "max_length": None, **self.options, "max_new_tokens": self.max_new_tokens}
         generate: Any = self.model.generate
         written = generate(input_ids=ids, attention_mask=mask, **options)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.models import evaluating, forward_arguments, position_ids
+from hf_distill.models import evaluating, forward_arguments, padded, position_ids
 from hf_distill.teachers.prompts import ClassPrompt
 from hf_distill.teachers.text import logger, quoted
 
@@ -231,11 +231,8 @@ class AnswerLikelihoods:
         """Token ids and their mask, (rows, longest) each."""
         pad = self.tokenizer.pad_token_id or 0
         values = [torch.tensor(row, dtype=torch.long) for row in rows]
-
-        def filled(tensors: list[Tensor], fill: int) -> Tensor:
-            return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, padding_side=side).to(self.model.device)
-
-        return filled(values, pad), filled([torch.ones_like(value) for value in values], 0)
+        ids, mask = padded(values, pad, side), padded([torch.ones_like(value) for value in values], 0, side)
+        return ids.to(self.model.device), mask.to(self.model.device)
 
 
 def shared_length(rows: Sequence[Sequence[Any]]) -> int:

@@ -153,6 +153,13 @@ class LiveTeacher:
                 ids = torch.ones(1, 2, dtype=torch.long, device=self.device)
                 member({"input_ids": ids, "attention_mask": ids}, ids, {})
 
+    def put_back(self) -> None:
+        """Move the weights to the device that they were on before, where they were moved as a whole."""
+        for member in self._members:
+            if member.before is not None:
+                member.model.to(member.before)
+                member.device = member.before
+
     def _any_calls(self, here: bool) -> bool:
         flag = torch.tensor(float(here), device=self.device)
         distributed.all_reduce(flag)
@@ -176,6 +183,7 @@ class _Member:
         self.reads_last_token = self.is_classifier and decodes
         self.check_packed_rows = PackedRowsCheck(model, "teacher")
         # What a device map placed stays where it is.
+        self.before = device_of(model, device) if placement == "replicate" and not is_placed(model) else None
         self.device = device_of(model, device) if is_placed(model) else place(model, placement, device)
 
     def __call__(self, inputs: Mapping[str, Any], labels: Tensor | None, kwargs: Mapping[str, Any]) -> Any:

@@ -22,7 +22,8 @@ def test_the_benchmark_of_a_gpu_runs_in_small(tmp_path):
     rates = found["samples a second"]
     for kind in ("lstm", "three layers"):
         for name in ("live", "cached"):
-            assert {f"{kind}, {name}, float32", f"{kind}, {name}, compiled"} <= rates.keys()
+            assert {f"{kind}, {name}, float32"} <= rates.keys()
+            assert any(way.startswith(f"{kind}, {name}") and way.endswith("compiled") for way in rates)
     assert {"dense, float32", "packed, float32"} <= found["steps a second of an LSTM"].keys()
     assert found["samples a second of the teacher's forward"].keys() == {"replicate", "offload"}
     parts = [part for part in found.values() if isinstance(part, dict) and part is not found["environment"]]

@@ -807,7 +807,7 @@ def test_states_that_are_no_numbers(tmp_path, value):
     teacher.stumbles_over = tiny_rows(4)["input_ids"][2][0]
     teacher.instead = value
     number = next(n for n, ids in enumerate(tiny_rows(4)["input_ids"]) if teacher.stumbles_over in ids)
-    teacher.classifier.forward = lambda pooled: torch.zeros(len(pooled), 3)
+    teacher.classifier.forward = lambda pooled: pooled.new_zeros(len(pooled), 3)
     with pytest.raises(ValueError, match=f"The teacher returned NaN or infinity for row {number}"):
         cached(tiny_rows(4), teacher, tmp_path, hidden_layers=[1])
 

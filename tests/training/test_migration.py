@@ -57,7 +57,7 @@ def narrow_bert():
 
 def learned(trainer, since):
     """Whether training moved the student's weights."""
-    return any(not torch.equal(since[name], weight) for name, weight in trainer.model.state_dict().items())
+    return any(not torch.equal(since[name], weight.cpu()) for name, weight in trainer.model.state_dict().items())
 
 
 def names_of(student, teacher, **more):

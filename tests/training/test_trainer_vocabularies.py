@@ -45,11 +45,11 @@ def taught(tmp_path, task, rows, teacher=None, student=None, **changes):
 
 def targets_of(model, task, ids, labels):
     """The model's logits at the targets of one row, without any padding."""
-    ids, labels = torch.tensor([ids]), torch.tensor([labels])
+    ids, labels = torch.tensor([ids], device=model.device), torch.tensor([labels], device=model.device)
     with torch.no_grad():
         if task == "seq2seq":
-            return model(input_ids=ids, labels=labels).logits[0, labels[0] != -100]
-        return model(input_ids=ids).logits[0, :-1][labels[0, 1:] != -100]
+            return model(input_ids=ids, labels=labels).logits[0, labels[0] != -100].cpu()
+        return model(input_ids=ids).logits[0, :-1][labels[0, 1:] != -100].cpu()
 
 
 def meetings(student, teacher, task, rows):

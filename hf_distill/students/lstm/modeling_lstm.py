@@ -172,8 +172,26 @@ def run(lstm: nn.LSTM, inputs: Tensor, initial: tuple[Tensor, Tensor] | None = N
         states, final = lstm(inputs, initial)
         return states, *final
     weights = cast(list[Tensor], [lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0])
+    if inputs.is_cuda:
+        return computed_by_cudnn(inputs, initial, weights, lstm.training)
     # Arguments: with biases, one layer, no dropout between layers, one direction, batch first.
     return torch.lstm(inputs, initial, weights, True, 1, 0.0, lstm.training, False, True)
+
+
+@torch.compiler.disable  # which would write out each step, and compile for minutes
+def computed_by_cudnn(
+    inputs: Tensor, initial: tuple[Tensor, Tensor], weights: list[Tensor], training: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute an LSTM on a GPU; under autocast to bfloat16 in the type of the weights.
+
+    There torch would compute in float16, whose small gradients are rounded to zero, and cuDNN is not faster in bfloat16
+    than in float32.
+    """
+    half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.float16
+    kind = weights[0].dtype
+    with torch.autocast("cuda", enabled=half):
+        initial = (initial[0].to(kind), initial[1].to(kind))
+        return torch.lstm(inputs.to(kind), initial, weights, True, 1, 0.0, training, False, True)
 
 
 class LSTMStudentLayer(nn.Module):

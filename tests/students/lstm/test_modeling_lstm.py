@@ -631,6 +631,25 @@ def test_trains_under_bfloat16_autocast(head):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:.*TensorFloat32 tensor cores")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_small_gradients_on_a_gpu_under_autocast(compiled):
+    """torch alone would compute in float16, which rounds them to zero; and its compiler could not differentiate it."""
+    model = built(LSTMStudentForSequenceClassification, num_labels=3, dropout=0.0).cuda().train()
+    ids, mask = (each.cuda() for each in padded(sentences([9, 4, 6])))
+
+    def gradients(scale, bf16):
+        model.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+            logits = (torch.compile(model) if compiled else model)(input_ids=ids, attention_mask=mask).logits
+        (logits.float().square().sum() * scale).backward()
+        return torch.cat([weight.grad.flatten() / scale for weight in model.parameters()])
+
+    exact, coarse = gradients(1.0, False), gradients(1e-8, True)
+    assert (coarse - exact).norm() <= 0.05 * exact.norm()
+
+
 class TestSaveAndLoad:
     @pytest.mark.parametrize("auto_class", HEADS)
     def test_round_trip(self, auto_class, tmp_path):
