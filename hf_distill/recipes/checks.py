@@ -85,7 +85,9 @@ class Checks:
     def all(self) -> Sequence[Callable[[], None]]:
         """The checks in their order: those of the trainings first, then those of the task."""
         own = (self.check_rows, self.check_stages, self.check_trackers, self.check_lengths, self.models.check_placement)
-        return *own, *self.task.checks, self.check_student, self.check_matchings, self.check_export, self.check_cascade
+        # The students of a ladder are checked one by one, see `Ladder.checks`.
+        student = () if self.recipe.student.ladder else (self.check_student, self.check_matchings)
+        return *own, *self.task.checks, *student, self.check_export, self.check_cascade
 
     def check_rows(self) -> None:
         """Raise a ValueError where the work cannot be shared by the processes, or one would have no row."""
