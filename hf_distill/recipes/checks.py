@@ -136,15 +136,15 @@ class Checks:
 
     def check_student(self) -> None:
         """Raise a ValueError for a student that cannot be built."""
-        self.student_config()
+        config = self.student_config()
+        if self.recipe.student.from_teacher and self.recipe.student.kind != "transformer":
+            whole = getattr(config, "teacher_embeddings", None) == "layers"
+            check_within("embedding_size", config.embedding_size, _width(self.models.config(), whole))
 
     def student_config(self) -> Any:
         """The config of the student, of its teacher's family where it is a transformer."""
         config = self.task.student_config(self.models.tokenizer(self.models.source))
         if not isinstance(config, TransformerStudentConfig):
-            if self.recipe.student.from_teacher:
-                whole = getattr(config, "teacher_embeddings", None) == "layers"
-                check_within("embedding_size", config.embedding_size, _width(self.models.config(), whole))
             return config
         teacher = self.models.config()
         if teacher.model_type not in FAMILIES:
