@@ -70,14 +70,7 @@ def cache_prompted_outputs(
     >>> targets.counts["asked"], targets.method  # doctest: +SKIP
     (5000, 'letters')
     """
-    if not isinstance(dataset, datasets.Dataset):
-        raise TypeError(f"Expected a datasets.Dataset, got {type(dataset).__name__}: a stream has to be loaded first.")
-    input_columns(dataset)
-    if text not in dataset.column_names:
-        raise ValueError(f"text: there is no column {text!r}, only {', '.join(dataset.column_names)}.")
-    there = [name for name in dataset.column_names if columns.is_output(name)]
-    if there:
-        raise ValueError(f"The data set has a column {', '.join(there)} already: remove or rename it.")
+    check_rows(dataset, text)
     layout = Layout(None, 1.0, dtype, ())
     check_options(TASK, layout, BATCH, len(dataset))
     folder = output_folder(output_dir)
@@ -91,8 +84,9 @@ def cache_prompted_outputs(
         folder, Processes.assembled("cpu"), work, ["input_ids"], shard_size, origin, len(teacher.prompt.names)
     )
     cached = passed.over_rows(read)
-    if work.targets is not None:
-        _remember(folder, work.targets)
+    if (found := work.targets) is not None:
+        told = {"method": found.method, "counts": found.counts, "seconds": found.seconds, "notes": found.notes}
+        remember(folder, told)
     passed.processes.wait()  # all read what one of them wrote
     targets = _targets(teacher, cached, folder)
     columns_kept = [name for name in layout.names if name in cached.column_names]
@@ -102,6 +96,27 @@ def cache_prompted_outputs(
         logger.warning(f"{without} of {len(made)} rows are left out: the teacher's answer names no class.")
         made = made.select(np.flatnonzero(targets.has_target))
     return made, targets
+
+
+def check_rows(dataset: Any, column: str, key: str = "text") -> None:
+    """Raise for rows that cannot be asked about.
+
+    Args:
+        dataset: of the rows.
+        column: of what is asked about.
+        key: the argument that names the column.
+    Raises:
+        TypeError: a stream.
+        ValueError: no such column, no rows, or teacher columns that are there already.
+    """
+    if not isinstance(dataset, datasets.Dataset):
+        raise TypeError(f"Expected a datasets.Dataset, got {type(dataset).__name__}: a stream has to be loaded first.")
+    input_columns(dataset)
+    if column not in dataset.column_names:
+        raise ValueError(f"{key}: there is no column {column!r}, only {', '.join(dataset.column_names)}.")
+    there = [name for name in dataset.column_names if columns.is_output(name)]
+    if there:
+        raise ValueError(f"The data set has a column {', '.join(there)} already: remove or rename it.")
 
 
 @dataclasses.dataclass
@@ -156,16 +171,10 @@ def _provenance(teacher: PromptedTeacher, layout: Layout, prior: list[str]) -> d
     }
 
 
-def _remember(folder: Path, targets: ClassTargets) -> None:
-    """Keep how the answers came in the cache's record."""
+def remember(folder: Path, answers: dict[str, Any]) -> None:
+    """Keep in the cache's record how the answers came."""
     record = json.loads((folder / provenance.FILE).read_text(encoding="utf-8"))
-    record["answers"] = {
-        "method": targets.method,
-        "counts": targets.counts,
-        "seconds": targets.seconds,
-        "notes": targets.notes,
-    }
-    provenance.write(folder, record)
+    provenance.write(folder, record | {"answers": answers})
 
 
 def _targets(teacher: PromptedTeacher, cached: datasets.Dataset, folder: Path) -> ClassTargets:
