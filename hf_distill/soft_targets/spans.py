@@ -1,38 +1,36 @@
 """The ordinary cache of a teacher that marks spans: `teacher_logits` that are log-probabilities of each word's tag."""
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import datasets
 import numpy as np
-import torch
-import transformers
-from tqdm.auto import tqdm
 
-from hf_distill import columns
+from hf_distill.columns import LOGITS, TEACHER_WORD_STARTS, all_numbers
 from hf_distill.data.class_names import label_names
 from hf_distill.data.scripts import is_spaceless
 from hf_distill.problems import IGNORE_INDEX
-from hf_distill.soft_targets import provenance
-from hf_distill.soft_targets.cache import CachePass
+from hf_distill.soft_targets.asked import (
+    BATCH,
+    LEDGER,
+    AskedPass,
+    Found,
+    cached_answers,
+    check_rows,
+    origin_of,
+    with_targets,
+)
 from hf_distill.soft_targets.checks import check_options, output_folder
-from hf_distill.soft_targets.layout import Layout, Values
-from hf_distill.soft_targets.prompted import BATCH, LEDGER, check_rows, remember
-from hf_distill.soft_targets.shards import Processes
+from hf_distill.soft_targets.layout import Layout
 from hf_distill.teachers.ask import checked_texts
-from hf_distill.teachers.identity import short_hash
 from hf_distill.teachers.span_targets import Sentence, SpanTargets
 from hf_distill.teachers.spans import SpanTeacher
-from hf_distill.teachers.text import logger
 
 TASK = "token-classification"
 WORDS = "words"
 HAS_TARGET = "has_target"
+TOLD = ("counts", "seconds")
 
 
 def cache_span_outputs(
@@ -47,8 +45,9 @@ def cache_span_outputs(
 ) -> tuple[datasets.Dataset, SpanTargets]:
     """Ask a teacher for the spans of every row, and keep the log-probabilities of each word's tag beside the rows.
 
-    `DistillationTrainer` takes `teacher_logits` as any cache of tags, one row a word, with the `word_starts` of
-    `hf_distill.data.tokenize`. Each distinct text is asked about once; a second call goes on from the ledger.
+    `DistillationTrainer` takes `teacher_logits` as any cache of tags, one row a word: put it and `teacher_word_starts`,
+    by which all words of the row were read, beside the columns of `hf_distill.data.tokenize`. Words that the student's
+    tokenizer cuts off have no target. Each distinct text is asked about once; a second call goes on from the ledger.
 
     Args:
         dataset: rows with a column of words or of texts.
@@ -62,8 +61,8 @@ def cache_span_outputs(
         ledger: file of answers, which several caches may share; None: one in `output_dir`.
         dtype: on disk, see `cache_teacher_outputs`.
     Returns:
-        The rows with `teacher_logits`, without those whose answer cannot be read (a warning gives their number), and
-        what is known of all rows, `counts` among it.
+        The rows with `teacher_logits` and `teacher_word_starts`, without those whose answer cannot be read (a warning
+        gives their number), and what is known of all rows, `counts` among it.
     Raises:
         TypeError: a stream, or a column that holds something else than texts or lists of words.
         ValueError: tags that are not the teacher's or the data's, before anything is asked; texts in a script without
@@ -76,31 +75,36 @@ def cache_span_outputs(
     (5000, 8214, 37)
     """
     check_rows(dataset, text)
+    if TEACHER_WORD_STARTS in dataset.column_names:
+        raise ValueError(f"The data set has a column {TEACHER_WORD_STARTS} already: remove or rename it.")
     tags = _tags(dataset, teacher, tags)
     layout = Layout(None, 1.0, dtype, ())
     check_options(TASK, layout, BATCH, len(dataset))
     folder = output_folder(output_dir)
     sentences, dataset = _sentences(dataset, text)
-    work = _SpanPass(teacher, sentences, tags, ledger or folder / LEDGER, layout)
+
+    def ask() -> SpanTargets:
+        return teacher.targets(sentences, tags=tags, ledger=ledger or folder / LEDGER)
+
+    def found(made: SpanTargets, rows: slice) -> Found:
+        logits = made.log_probabilities[rows]
+        numbers = np.nan_to_num(np.concatenate(logits))  # int8 has no NaN
+        return numbers, np.array([*map(len, logits)]), {HAS_TARGET: made.has_target[rows].astype(np.uint8)}
+
     # Row hashes are of whole numbers: the bytes of a text, and where its words stand.
     read = {
         "input_ids": [list(json.dumps([each.text, each.places]).encode()) for each in sentences],
-        columns.WORD_STARTS: [[1] * len(each.places) for each in sentences],
+        TEACHER_WORD_STARTS: [[1] * len(each.places) for each in sentences],
     }
-    origin = _provenance(teacher, layout, tags)
-    passed = CachePass(folder, Processes.assembled("cpu"), work, ["input_ids"], len(dataset), origin, len(tags))
-    cached = passed.over_rows(datasets.Dataset.from_dict(read))
-    if (found := work.targets) is not None:
-        remember(folder, {"counts": found.counts, "seconds": found.seconds})
-    passed.processes.wait()  # all read what one of them wrote
-    targets = _targets(cached, tags, folder)
-    kept = [name for name in layout.names if name in cached.column_names]
-    made = datasets.concatenate_datasets([dataset, cached.select_columns(kept)], axis=1)
-    without = int((~targets.has_target).sum())
-    if without:
-        logger.warning(f"{without} of {len(made)} rows are left out: the teacher's answer holds no list of spans.")
-        made = made.select(np.flatnonzero(targets.has_target))
-    return made, targets
+    options = {"tags": tags, "question": teacher.question("{text}") if teacher.is_asked else None}
+    origin = origin_of(teacher.shown, teacher.name, None, TASK, layout, options)
+    cached, answers = cached_answers(read, AskedPass(TASK, layout, ask, found), folder, origin, len(tags), TOLD)
+    known = np.array(cached.with_format("numpy")[HAS_TARGET]).astype(bool)
+    pairs = zip(all_numbers(cached, LOGITS), known, strict=True)
+    logits = [np.where(has, np.reshape(each, (-1, len(tags))), np.float32(np.nan)) for each, has in pairs]
+    targets = SpanTargets(tags, logits, **answers)
+    names = [*layout.names, TEACHER_WORD_STARTS]
+    return with_targets(dataset, cached, names, known, "holds no list of spans"), targets
 
 
 def _tags(dataset: datasets.Dataset, teacher: SpanTeacher, tags: Sequence[str] | None) -> list[str]:
@@ -144,60 +148,3 @@ def _sentences(dataset: datasets.Dataset, column: str) -> tuple[list[Sentence], 
                 f"in row {number}."
             )
     return [Sentence.of_words(value) for value in values], dataset
-
-
-@dataclass
-class _SpanPass:
-    """The teacher's columns for some rows; all texts are asked for at the first."""
-
-    spans: SpanTeacher
-    sentences: list[Sentence]
-    tags: list[str]
-    ledger: str | Path
-    layout: Layout
-    task: str = TASK
-    batch_size: int = BATCH
-    targets: SpanTargets | None = None
-
-    def __post_init__(self) -> None:
-        self.teacher = SimpleNamespace(limits=(math.inf, math.inf))
-
-    def __call__(self, rows: datasets.Dataset, first: int, progress: tqdm) -> dict[str, Values]:
-        if self.targets is None:
-            self.targets = self.spans.targets(self.sentences, tags=self.tags, ledger=self.ledger)
-        own = slice(first, first + len(rows))
-        logits = self.targets.log_probabilities[own]
-        lengths = np.array([len(each) for each in logits])
-        made = self.layout.logits(torch.from_numpy(np.nan_to_num(np.concatenate(logits))))  # int8 has no NaN
-        found = {name: self.layout.values(name, array, lengths) for name, array in made.items()}
-        found[HAS_TARGET] = Values(self.targets.has_target[own].astype(np.uint8), None)
-        progress.update(len(rows))
-        return found
-
-
-def _provenance(teacher: SpanTeacher, layout: Layout, tags: list[str]) -> dict[str, Any]:
-    name = teacher.name
-    return {
-        "teacher": {"name": teacher.shown, "revision": None, "weights": short_hash(name.encode()), "config": None},
-        "tokenizer": {"hash": None},
-        "options": {
-            "task": TASK,
-            "top_k": None,
-            "temperature": layout.temperature,
-            "dtype": layout.dtype,
-            "tags": tags,
-            "question": teacher.question("{text}") if teacher.is_asked else None,
-        },
-        "columns": ["input_ids"],
-        "versions": {"transformers": transformers.__version__, "datasets": datasets.__version__},
-    }
-
-
-def _targets(cached: datasets.Dataset, tags: list[str], folder: Path) -> SpanTargets:
-    record = json.loads((folder / provenance.FILE).read_text(encoding="utf-8")).get("answers", {})
-    known = np.array(cached.with_format("numpy")[HAS_TARGET]).astype(bool)
-    logits = [
-        np.array(each, dtype=np.float32).reshape(-1, len(tags)) if has else np.full((len(each), len(tags)), np.nan)
-        for each, has in zip(columns.all_numbers(cached, columns.LOGITS), known, strict=True)
-    ]
-    return SpanTargets(tags, logits, record.get("counts", {}), record.get("seconds", 0.0))
