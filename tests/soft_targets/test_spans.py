@@ -1,6 +1,8 @@
 """The cache of a teacher that marks spans: the trainer takes it, a failure loses nothing, and data is checked first."""
 
 import json
+import re
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -226,3 +228,13 @@ def test_functions_without_a_name_are_refused_before_they_are_called(tmp_path):
     with pytest.raises(ValueError, match="Pass name="):
         cache_span_outputs(rows(), teacher(marking, name=None), output_dir=tmp_path)
     assert not marking.asked
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "tagging.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "cache_span_outputs" in block)
+    monkeypatch.chdir(tmp_path)
+    names = {"tokenizer": classifier()[1]}
+    exec(compile(code, "tagging.md", "exec"), names)
+    assert capsys.readouterr().out == "['O', 'B-LOC', 'I-LOC'] 2 1\n"
+    assert {"input_ids", "word_starts", *COLUMNS} <= {*names["train"].column_names}
