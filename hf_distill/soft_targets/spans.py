@@ -9,6 +9,7 @@ import numpy as np
 
 from hf_distill.columns import LOGITS, TEACHER_WORD_STARTS, all_numbers
 from hf_distill.data.class_names import label_names
+from hf_distill.data.labels import is_list
 from hf_distill.data.scripts import is_spaceless
 from hf_distill.problems import IGNORE_INDEX
 from hf_distill.soft_targets.asked import (
@@ -109,12 +110,13 @@ def cache_span_outputs(
 
 def _tags(dataset: datasets.Dataset, teacher: SpanTeacher, tags: Sequence[str] | None) -> list[str]:
     """The student's tags, which are those of the data too."""
-    for column in (name for name in ("label", "labels") if name in dataset.column_names):
+    lists = [name for name, feature in dataset.features.items() if is_list(feature)]
+    for column in (name for name in ("label", "labels") if name in lists):
         names = label_names(dataset.features[column])
         if names is not None and list(tags or names) != names:
             raise ValueError(f"tags: the column {column!r} has {names}, in this order; got {list(tags or ())}.")
         tags = teacher.checked_tags(tags or names, f"tags of the column {column!r}" if names else "tags")
-        given = set().union(*(row if isinstance(row, list) else [row] for row in dataset[column])) - {*tags, None}
+        given = set().union(*(row or () for row in dataset.with_format(None)[column])) - {*tags, None}
         foreign = [each for each in given if not isinstance(each, int) or not IGNORE_INDEX <= each < len(tags)]
         if foreign:
             raise ValueError(

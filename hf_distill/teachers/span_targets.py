@@ -166,7 +166,7 @@ def parsed(answer: str) -> list[Any] | None:
     """
     answer = answer.rpartition("</think>")[2]
     start = re.search(r"[\[{]", answer)
-    if start is None:
+    if start is None or "<think>" in answer:  # without its end
         return None
     try:
         found, end = json.JSONDecoder().raw_decode(answer, start.start())
@@ -174,12 +174,10 @@ def parsed(answer: str) -> list[Any] | None:
         return None
     if re.search(r"[\[{]", answer[end:]):
         return None
-    if isinstance(found, dict):
-        lists = [value for value in found.values() if isinstance(value, list)]
-        if len(lists) != 1:
-            return [found] if not lists and label_of(found) is not None else None
-        (found,) = lists
-    return found
+    if isinstance(found, list):
+        return found
+    lists = [value for value in found.values() if isinstance(value, list)]
+    return [found] if label_of(found) is not None else lists[0] if len(lists) == 1 else None
 
 
 def label_of(span: Mapping[str, Any]) -> Any:

@@ -175,6 +175,8 @@ def test_tags_are_those_of_the_data(tmp_path):
     strings = [["B-PER", "O", "O"], ["O", "O"], ["O", "B-LOC"], ["O", "B-LOC"], ["B-PER"]]
     _, targets = cache_span_outputs(labelled(None, strings, "label"), teacher(), output_dir=tmp_path / "b")
     assert targets.tags == TAGS
+    feelings = rows().add_column("label", ["good"] * 5)  # of whole texts
+    assert cache_span_outputs(feelings, teacher(), output_dir=tmp_path / "d")[1].tags == TAGS
     numbers = [[-100] * len(words) for words in WORDS[:-1]] + [[4]]
     _, targets = cache_span_outputs(rows(words=WORDS, labels=numbers), teacher(), output_dir=tmp_path / "c")
     assert targets.tags == TAGS

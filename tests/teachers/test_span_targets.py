@@ -175,6 +175,7 @@ def test_texts_are_split_with_their_offsets():
         ('```json\n[{"text": "Maria", "label": "PER"}]\n```', 1),
         ('{"entities": [{"text": "Maria", "label": "PER"}]}', 1),
         ('{"text": "Maria", "label": "PER"}', 1),
+        ('{"text": "Maria", "label": "PER", "alternatives": []}', 1),
         ('<think>Is [it] {her}?</think>Here: [{"text": "Maria", "label": "PER"}] as asked.', 1),
     ],
 )
@@ -188,6 +189,7 @@ def test_answers_that_can_be_read(answer, spans):
         "",
         "none",
         "null",
+        "<think>Perhaps [], or",
         '"Maria"',
         '[{"text": "Maria", "label": "PER"}, {"te',
         '[{"text": "Maria", "label": "PER"}',
