@@ -22,7 +22,7 @@ from hf_distill.data import tokenize
 from hf_distill.teachers import Sentence
 from tests.teachers.cases import lines
 from tests.teachers.serving import classifier
-from tests.teachers.test_spans import Answering, Marking
+from tests.teachers.test_spans import Answering, Marking, tagger
 
 CLASSES = ["PER", "LOC"]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -149,6 +149,17 @@ def test_rows_whose_answer_cannot_be_read_are_left_out_and_told(tmp_path, caplog
     assert targets.has_target.tolist() == known.has_target.tolist() == ["Rome" not in text for text in TEXTS]
     assert (targets.counts["unreadable"], targets.counts["without_target"]) == (2, 2)
     assert "2 of 5 rows are left out: the teacher's answer holds no list of spans" in caplog.text
+
+
+def test_a_pipeline_is_named_by_its_model_and_matched_by_its_weights(tmp_path):
+    first, targets = cache_span_outputs(rows(), SpanTeacher(tagger()), output_dir=tmp_path)
+    again, known = cache_span_outputs(rows(), SpanTeacher(tagger()), output_dir=tmp_path)
+    assert first["teacher_logits"] == again["teacher_logits"] and targets.counts == known.counts
+    assert json.loads((tmp_path / "provenance.json").read_text())["teacher"]["name"] == "BertForTokenClassification"
+    other = tagger()
+    other.model.classifier.bias.data += 0.1
+    with pytest.raises(ValueError, match=r"holds the outputs of another pass: teacher.weights"):
+        cache_span_outputs(rows(), SpanTeacher(other), output_dir=tmp_path)
 
 
 def test_another_teacher_or_question_is_another_cache(tmp_path):
