@@ -1,4 +1,4 @@
-"""What the losses accept: tensors that belong together, and numbers that divide or weight them."""
+"""What the losses accept, tensors that belong together and numbers that divide or weight them; and logits divided."""
 
 import math
 from numbers import Real
@@ -10,6 +10,12 @@ from torch import Tensor
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, *UNSIGNED)
+
+# -inf becomes this finite number before any logarithm: exp of it is exactly 0, so 0 · log 0 comes out as 0 by plain
+# arithmetic, in values and in gradients, without a mask over the classes. It leaves float32 room for a factor of 1e10
+# (temperature², loss weights, loss scaling), and is below any logit but -inf and `torch.finfo(torch.float32).min`,
+# another usual mask.
+RULED_OUT = -1e28
 
 # Float32 holds the square of every number between these, and its inverse. Beyond, 0 times the square would be NaN.
 LEAST, GREATEST = 1e-18, 1e18
@@ -154,3 +160,26 @@ def as_finite(scaled: Tensor, logits: Tensor) -> Tensor:
     """
     scaled.detach().masked_fill_((scaled == math.inf) & (logits != math.inf), torch.finfo(scaled.dtype).max)
     return scaled
+
+
+def compute_dtype(student_logits: Tensor) -> torch.dtype:
+    """What a loss computes in: float32, or float64 for a student of that."""
+    return torch.float64 if student_logits.dtype == torch.float64 else torch.float32
+
+
+def scaled(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    """logits / temperature, with -inf made finite (see `RULED_OUT`)."""
+    divided = logits.to(dtype) / temperature
+    # In place on the new tensor, and outside autograd: a clamp recorded by autograd would keep one more (..., classes)
+    # tensor, and the gradient at a class that is ruled out is finite without it.
+    divided.detach().clamp_(min=RULED_OUT)
+    return as_finite(divided, logits) if temperature < 1 or logits.dtype == torch.float64 != dtype else divided
+
+
+def softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor, float]:
+    """Both logits, checked and divided by the temperature, and that; the teacher's are detached."""
+    temperature = checked_temperature(temperature)
+    check_tensors(student_logits=student_logits, teacher_logits=teacher_logits)
+    check_same_shape(student_logits, teacher_logits)
+    dtype = compute_dtype(student_logits)
+    return scaled(student_logits, temperature, dtype), scaled(teacher_logits.detach(), temperature, dtype), temperature

@@ -24,20 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_distill.loss_checks import (
-    as_finite,
+    RULED_OUT,
     check_class_numbers,
     check_same_batch,
-    check_same_shape,
     check_tensors,
     checked_number,
     checked_temperature,
+    compute_dtype,
+    scaled,
+    softened,
 )
-
-# -inf becomes this finite number before any logarithm: exp of it is exactly 0, so 0 · log 0 comes out as 0 by plain
-# arithmetic, in values and in gradients, without a mask over the classes. It leaves float32 room for a factor of 1e10
-# (temperature², loss weights, loss scaling), and is below any logit but -inf and `torch.finfo(torch.float32).min`,
-# another usual mask.
-_RULED_OUT = -1e28
 
 # No finite logits come this far apart (masks of -1e9 included), so a larger divergence is due to a class ruled out on
 # one side, with a probability above 1e-16 on the other. It is reported as +inf.
@@ -66,7 +62,7 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     >>> forward_kl(torch.zeros(2, 3), torch.zeros(2, 3)).shape
     torch.Size([2])
     """
-    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = softened(student_logits, teacher_logits, temperature)
     return _kl(teacher.log_softmax(-1), student.log_softmax(-1)) * temperature**2
 
 
@@ -90,7 +86,7 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     >>> reverse_kl(torch.tensor([0.0, float("-inf")]), torch.zeros(2))  # log 2
     tensor(0.6931)
     """
-    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = softened(student_logits, teacher_logits, temperature)
     kl = _kl(student.log_softmax(-1), teacher.log_softmax(-1))
     # The derivative contains log(q / p), which would be infinite in these rows; masked_fill stops it.
     return kl.masked_fill(kl.isinf(), math.inf) * temperature**2
@@ -125,7 +121,7 @@ def jensen_shannon(
         return forward_kl(student_logits, teacher_logits, temperature)
     if beta == 1:
         return reverse_kl(student_logits, teacher_logits, temperature)
-    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = softened(student_logits, teacher_logits, temperature)
     student_log_probs, teacher_log_probs = student.log_softmax(-1), teacher.log_softmax(-1)
     mixture = _log_mixture(student_log_probs, teacher_log_probs, beta)
     value = beta * _kl(teacher_log_probs, mixture) + (1 - beta) * _kl(student_log_probs, mixture)
@@ -159,7 +155,7 @@ def skewed_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     beta = checked_number("beta", beta, expected, 0, math.nextafter(1, 0))
     if beta == 0:
         return forward_kl(student_logits, teacher_logits, temperature)
-    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = softened(student_logits, teacher_logits, temperature)
     teacher_log_probs = teacher.log_softmax(-1)
     mixture = _log_mixture(student.log_softmax(-1), teacher_log_probs, beta)
     return _kl(teacher_log_probs, mixture) * temperature**2
@@ -184,7 +180,7 @@ def total_variation(student_logits: Tensor, teacher_logits: Tensor, temperature:
     >>> total_variation(torch.tensor([0.0, float("-inf")]), torch.zeros(2))
     tensor(0.5000)
     """
-    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = softened(student_logits, teacher_logits, temperature)
     return (student.softmax(-1) - teacher.softmax(-1)).abs().sum(-1) * (0.5 * temperature)
 
 
@@ -209,10 +205,10 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     tensor([4., 4.])
     """
     checked_temperature(temperature)
-    student, teacher, _ = _soften(student_logits, teacher_logits, 1.0)
+    student, teacher, _ = softened(student_logits, teacher_logits, 1.0)
     difference = student - teacher
     # Outside autograd, and in reach of a square: at the ends of float32 the gradient of a row at +inf would be 0 · inf.
-    difference.detach().clamp_(_RULED_OUT, -_RULED_OUT)
+    difference.detach().clamp_(RULED_OUT, -RULED_OUT)
     mse = difference.square().mean(-1)
     return mse.masked_fill(mse > _UNBOUNDED**2, math.inf)
 
@@ -248,7 +244,7 @@ def decoupled_kd(
     >>> decoupled_kd(torch.zeros(2, 3), torch.zeros(2, 3), labels=torch.tensor([0, -100]))
     tensor([0., 0.])
     """
-    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = softened(student_logits, teacher_logits, temperature)
     if student.shape[-1] < 3:
         raise ValueError(
             f"decoupled_kd needs at least three classes, got {student.shape[-1]}: with two, only one class is not the "
@@ -294,7 +290,7 @@ def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: fl
     >>> bernoulli_kl(torch.tensor([[1e4, 0.0]]), torch.zeros(1, 2))  # (5000 - log 2) / 2
     tensor([2499.6533])
     """
-    student, teacher, temperature = _soften(student_logits, teacher_logits, temperature)
+    student, teacher, temperature = softened(student_logits, teacher_logits, temperature)
     return _bernoulli_kl(teacher, student).mean(-1) * temperature**2
 
 
@@ -328,7 +324,7 @@ def universal_logit_distance(student_logits: Tensor, teacher_logits: Tensor, tem
     vocabulary = max(student_logits.shape[-1], teacher_logits.shape[-1])
 
     def sorted_probabilities(logits: Tensor) -> Tensor:
-        probabilities = _scale(logits, temperature, _compute_dtype(student_logits)).softmax(-1)
+        probabilities = scaled(logits, temperature, compute_dtype(student_logits)).softmax(-1)
         return F.pad(probabilities.sort(-1, descending=True).values, (0, vocabulary - logits.shape[-1]))
 
     distance = sorted_probabilities(student_logits) - sorted_probabilities(teacher_logits.detach())
@@ -381,13 +377,13 @@ def top_k_forward_kl(
             f"{tuple(teacher_top_k_logits.shape)}, {tuple(teacher_top_k_ids.shape)} and {tuple(teacher_tail.shape)}. "
             "Pad or cut the teacher's columns to the student's positions."
         )
-    dtype = _compute_dtype(student_logits)
+    dtype = compute_dtype(student_logits)
     ids = teacher_top_k_ids.long()  # gather takes no unsigned type
-    student = _scale(student_logits, temperature, dtype)
-    student_rest = student.scatter(-1, ids, _RULED_OUT).logsumexp(-1, keepdim=True)
-    teacher_rest = _scale(teacher_tail.detach().unsqueeze(-1), 1.0, dtype)
+    student = scaled(student_logits, temperature, dtype)
+    student_rest = student.scatter(-1, ids, RULED_OUT).logsumexp(-1, keepdim=True)
+    teacher_rest = scaled(teacher_tail.detach().unsqueeze(-1), 1.0, dtype)
     student_classes = torch.cat([student.gather(-1, ids), student_rest], -1)  # (..., k + 1)
-    teacher_classes = torch.cat([_scale(teacher_top_k_logits.detach(), temperature, dtype), teacher_rest], -1)
+    teacher_classes = torch.cat([scaled(teacher_top_k_logits.detach(), temperature, dtype), teacher_rest], -1)
     return _kl(teacher_classes.log_softmax(-1), student_classes.log_softmax(-1)) * temperature**2
 
 
@@ -427,14 +423,14 @@ def top_k_universal_logit_distance(
             f"{tuple(student_logits.shape)}, {tuple(teacher_top_k_logits.shape)} and {tuple(teacher_tail.shape)}. "
             "Give all three the same positions."
         )
-    dtype = _compute_dtype(student_logits)
+    dtype = compute_dtype(student_logits)
     k = teacher_top_k_logits.shape[-1]
-    student = _scale(student_logits, temperature, dtype)
+    student = scaled(student_logits, temperature, dtype)
     student_top, ids = student.topk(min(k, student.shape[-1]), -1)
-    student_rest = student.scatter(-1, ids, _RULED_OUT).logsumexp(-1, keepdim=True)
-    student_top = F.pad(student_top, (0, k - student_top.shape[-1]), value=_RULED_OUT)  # of fewer than k tokens
-    teacher_top = _scale(teacher_top_k_logits.detach(), temperature, dtype).sort(-1, descending=True).values
-    teacher_rest = _scale(teacher_tail.detach().unsqueeze(-1), 1.0, dtype)
+    student_rest = student.scatter(-1, ids, RULED_OUT).logsumexp(-1, keepdim=True)
+    student_top = F.pad(student_top, (0, k - student_top.shape[-1]), value=RULED_OUT)  # of fewer than k tokens
+    teacher_top = scaled(teacher_top_k_logits.detach(), temperature, dtype).sort(-1, descending=True).values
+    teacher_rest = scaled(teacher_tail.detach().unsqueeze(-1), 1.0, dtype)
     student = torch.cat([student_top, student_rest], -1).softmax(-1)  # (..., k + 1)
     teacher = torch.cat([teacher_top, teacher_rest], -1).softmax(-1)
     return (student - teacher).abs().sum(-1) * temperature
@@ -448,28 +444,6 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     )
 }
 """The values of `soft_target_loss`; each is called as (student_logits, teacher_logits, temperature)."""
-
-
-def _compute_dtype(student_logits: Tensor) -> torch.dtype:
-    return torch.float64 if student_logits.dtype == torch.float64 else torch.float32
-
-
-def _scale(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
-    """logits / temperature, with -inf made finite (see `_RULED_OUT`)."""
-    scaled = logits.to(dtype) / temperature
-    # In place on the new tensor, and outside autograd: a clamp recorded by autograd would keep one more (..., classes)
-    # tensor, and the gradient at a class that is ruled out is finite without it.
-    scaled.detach().clamp_(min=_RULED_OUT)
-    return as_finite(scaled, logits) if temperature < 1 or logits.dtype == torch.float64 != dtype else scaled
-
-
-def _soften(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor, float]:
-    """Both logits, checked and divided by the temperature, and that; the teacher's are detached."""
-    temperature = checked_temperature(temperature)
-    check_tensors(student_logits=student_logits, teacher_logits=teacher_logits)
-    check_same_shape(student_logits, teacher_logits)
-    dtype = _compute_dtype(student_logits)
-    return _scale(student_logits, temperature, dtype), _scale(teacher_logits.detach(), temperature, dtype), temperature
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -494,5 +468,5 @@ def _log_mixture(student_log_probs: Tensor, teacher_log_probs: Tensor, beta: flo
 def _split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The target's log-odds against the rest, (...), and the logits with the target ruled out, (..., classes)."""
     index = target.unsqueeze(-1)
-    rest = logits.scatter(-1, index, _RULED_OUT)
+    rest = logits.scatter(-1, index, RULED_OUT)
     return logits.gather(-1, index).squeeze(-1) - rest.logsumexp(-1), rest

@@ -176,6 +176,13 @@ def test_no_file_is_longer_than_500_lines():
             assert len(path.read_text().splitlines()) <= 500, module
 
 
+def test_no_function_is_longer_than_80_lines():
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 80, f"{module}: {node.name}"
+
+
 def test_parts_of_the_long_tests_have_one_list():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")

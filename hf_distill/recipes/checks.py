@@ -1,6 +1,7 @@
 """What a run refuses before anything expensive."""
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hf_distill.recipes.training import Training
 from hf_distill.recipes.workspace import WORK
 from hf_distill.soft_targets.cross_fit import cross_fit_shares
 from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
-from hf_distill.students.transformer.config import TransformerStudentConfig
+from hf_distill.students.transformer.config import TransformerStudentConfig, check_within
 from hf_distill.students.transformer.families import FAMILIES
 from hf_distill.students.transformer.from_teacher import chosen_layers, shrunk_config
 from hf_distill.tasks.base import RecipeTask
@@ -84,7 +85,9 @@ class Checks:
     def all(self) -> Sequence[Callable[[], None]]:
         """The checks in their order: those of the trainings first, then those of the task."""
         own = (self.check_rows, self.check_stages, self.check_trackers, self.check_lengths, self.models.check_placement)
-        return *own, *self.task.checks, self.check_student, self.check_matchings, self.check_export, self.check_cascade
+        # The students of a ladder are checked one by one, see `Ladder.checks`.
+        student = () if self.recipe.student.ladder else (self.check_student, self.check_matchings)
+        return *own, *self.task.checks, *student, self.check_export, self.check_cascade
 
     def check_rows(self) -> None:
         """Raise a ValueError where the work cannot be shared by the processes, or one would have no row."""
@@ -133,7 +136,10 @@ class Checks:
 
     def check_student(self) -> None:
         """Raise a ValueError for a student that cannot be built."""
-        self.student_config()
+        config = self.student_config()
+        if self.recipe.student.from_teacher and self.recipe.student.kind != "transformer":
+            whole = getattr(config, "teacher_embeddings", None) == "layers"
+            check_within("embedding_size", config.embedding_size, _width(self.models.config(), whole))
 
     def student_config(self) -> Any:
         """The config of the student, of its teacher's family where it is a transformer."""
@@ -205,6 +211,13 @@ class Checks:
             raise ValueError(
                 f"export.onnx: {' and '.join(missing)} not installed. Install hf-distill[onnx], or set it false."
             )
+
+
+def _width(teacher: Any, whole: bool) -> int:
+    """The size of a teacher's token embeddings, as its config has it; or, where they pass its layers, of its states."""
+    config = teacher.get_text_config()
+    names = ["hidden_size"] if whole else ["embedding_size", "word_embed_proj_dim", "hidden_size"]
+    return next((size for name in names if (size := getattr(config, name, None))), sys.maxsize)
 
 
 def _states_like(config: Any) -> States | None:

@@ -90,13 +90,7 @@ class Ladder:
     @property
     def checks(self) -> list[Callable[[], None]]:
         """What raises a ValueError for a rung that cannot be trained."""
-        return [self.check_alone, *(functools.partial(self._check, rung) for rung in self.rungs.values())]
-
-    def check_alone(self) -> None:
-        """Raise a ValueError where several processes run a recipe with a ladder, of which one has to choose."""
-        number = self.run.processes.size
-        if number > 1 and self.rungs:
-            raise ValueError(f"student.ladder: needs one process, and there are {number}. Start the run alone.")
+        return [functools.partial(self._check, rung) for rung in self.rungs.values()]
 
     def _check(self, rung: Rung) -> None:
         checks = Checks(rung.recipe, rung.task, rung.models, rung.training)
@@ -171,11 +165,7 @@ class Ladder:
                 run.distillation_rows_now = self.rows_of(rung, cached)
                 make = functools.partial(run.trained, f"rung-{rung.name}")
                 run.once(f".work/{FOLDER}/{rung.name}", inputs, make)
-        chosen = self._choose()
-        curves = run.workspace.read_json("curves.json", {})
-        own = f"rung-{chosen.name}-"
-        named = {name.replace(own, "student-", 1): curve for name, curve in curves.items() if name.startswith(own)}
-        run.workspace.write_json("curves.json", curves | named)
+        chosen = self.rungs[run.processes.on_main(self._choose)]
         self.take(chosen)
         run.distillation_rows_now = self.rows_of(chosen, cached)
         return run.models.load(self._folder(chosen))
@@ -183,7 +173,8 @@ class Ladder:
     def _folder(self, rung: Rung) -> Any:
         return self.run.work / FOLDER / rung.name
 
-    def _choose(self) -> Rung:
+    def _choose(self) -> str:
+        """The name of the student of the run, whose curves are kept as the student's."""
         teacher, compared = self.run.models.teacher()[0], self._compared(self.task.splits.validation)
         found = [self._on_validation(rung, teacher, compared) for rung in self.rungs.values()]
         found.sort(key=lambda each: (each["flops_per_text"], each["bytes"]))
@@ -199,7 +190,10 @@ class Ladder:
         record = {"floor": self.floor, "held": holding is not None, "chosen": chosen["name"], "rungs": found}
         self.run.workspace.write_json(FILE, plain(record))
         self._tell(record)
-        return self.rungs[chosen["name"]]
+        curves, own = self.run.workspace.read_json("curves.json", {}), f"rung-{chosen['name']}-"
+        named = {name.replace(own, "student-", 1): curve for name, curve in curves.items() if name.startswith(own)}
+        self.run.workspace.write_json("curves.json", curves | named)
+        return chosen["name"]
 
     def _compared(self, split: datasets.Dataset) -> datasets.Dataset:
         """Rows of a split in the run's tokens, with the teacher's logits."""

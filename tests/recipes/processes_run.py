@@ -35,6 +35,12 @@ def exact(name: str, folder: Path) -> dict[str, Any]:
     content["teacher"]["fine_tune"] = {**content["teacher"]["fine_tune"], **EXACT, **BATCH}
     content["student"] |= {"bf16": False}
     content["student"]["config"] = {**content["student"]["config"], "dropout": 0.0}
+    if name == "text classification":
+        content["cascade"] = {"defer": 0.5}
+    if name == "tagging":  # by the cheapest of two
+        lstm = {"name": "lstm", "kind": "lstm", "config": content["student"].pop("config")}
+        static = {"name": "window", "kind": "static", "config": {"embedding_size": 8, "hidden_size": 8, "dropout": 0.0}}
+        content["student"] |= {"ladder": [lstm, static], "floor": 0.01}
     content["compare"] = {"resamples": 20, "detailed_costs": False}
     config = folder / "teacher" / "config.json"
     values = json.loads(config.read_text())

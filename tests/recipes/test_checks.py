@@ -34,6 +34,14 @@ SHARED = {"student": {"vocab_size": None, "config": {"embedding_size": 8, "hidde
         ({"teacher__fine_tune": {"lr_scheduler_type": "nothing"}}, "teacher.fine_tune: .*nothing"),
         ({"teacher__max_length": 2}, "teacher.max_length: expected more than the 2 special tokens"),
         ({"student__vocab_size": 20}, "Expected vocab_size above"),
+        (
+            {"student": {"config": {"embedding_size": 33}}},
+            "embedding_size of at most 32, the teacher's, got 33",
+        ),
+        (
+            {"student": {"kind": "static", "config": {"embedding_size": 33, "teacher_embeddings": "layers"}}},
+            "embedding_size of at most 32, the teacher's, got 33",
+        ),
         ({"teacher__cross_fit": 90}, "teacher.cross_fit: fold-.* got none of"),
     ],
 )

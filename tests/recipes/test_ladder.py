@@ -1,7 +1,6 @@
 """A ladder of students: one teacher and one cache, a choice that is told, and all rungs in the report."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -10,7 +9,6 @@ from hf_distill import Recipe
 from hf_distill.cli import main
 from hf_distill.recipes.ladder import rows_needed
 from hf_distill.recipes.run import plan_recipe
-from hf_distill.recipes.steps import Run
 from hf_distill.reports.ladder import front, section
 from hf_distill.tasks.rungs import rungs_of
 from tests.recipes import test_run as reviews
@@ -168,13 +166,3 @@ def test_a_ladder_of_taggers(tmp_path):
     assert chosen["quality"]["accuracy"] == report["models"]["student"]["quality"]["accuracy"]
     assert chosen["quality_kept"]["value"] == pytest.approx(report["ratios"]["quality_kept"], rel=1e-4)
     assert "onnx" not in chosen and chosen["end_to_end_ms"]["batch_1"]["p50"] > 0
-
-
-def test_several_processes_are_refused(tmp_path):
-    reviews.write_reviews(tmp_path / "reviews.csv", 300)
-    reviews.write_teacher(tmp_path / "teacher")
-    run = Run(Recipe.load(reviews.recipe(tmp_path, **QUICK)))
-    run.processes = SimpleNamespace(size=2)
-    with pytest.raises(ValueError, match=r"^student\.ladder: needs one process, and there are 2"):
-        run.ladder.check_alone()
-    assert run.ladder.check_alone in run.checks

@@ -94,7 +94,7 @@ def test_what_configs_tell_is_told_before_the_teacher_is_trained(folder, changes
 
 
 def test_a_vocabulary_below_the_alphabet_is_told(folder):
-    (refusal,) = plan_recipe(recipe(folder, student={"vocab_size": 12})).refusals
+    (refusal,) = plan_recipe(recipe(folder, student={"vocab_size": 12, "config": {"embedding_size": 8}})).refusals
     assert "Expected vocab_size above" in refusal and "got 12" in refusal
 
 
@@ -109,7 +109,8 @@ def test_a_slow_tokenizer_is_told(folder):
 @pytest.mark.parametrize("vocab_size", [120, None])
 def test_a_teacher_without_positions_for_the_longest_text_is_told(folder, vocab_size):
     write_teacher(folder / "short", max_position_embeddings=8)
-    changes = {"teacher": {"model": str(folder / "short"), "max_length": 60}, "student": {"vocab_size": vocab_size}}
+    student = {"vocab_size": vocab_size, "config": {"embedding_size": 8}}
+    changes = {"teacher": {"model": str(folder / "short"), "max_length": 60}, "student": student}
     (refusal,) = plan_recipe(recipe(folder, **changes)).refusals
     assert refusal.startswith("teacher.max_length: 60, a text of train has ")
     assert "positions for 8. Set teacher.max_length: 8" in refusal
@@ -145,7 +146,7 @@ def test_metrics_of_something_else_are_told(folder, metric):
 
 def test_token_ids_of_a_static_student_are_checked_against_its_vocabulary(folder):
     def refusals(**config):
-        student = {"kind": "static", "vocab_size": 120, "config": config}
+        student = {"kind": "static", "vocab_size": 120, "config": {"embedding_size": 8, **config}}
         return plan_recipe(recipe(folder, student=student)).refusals
 
     assert refusals(unpooled_token_ids=[10]) == []
