@@ -229,7 +229,7 @@ class DistillationTrainer(EvaluatingTrainer):
         if fraction is None:
             labels = columns.column_names([dataset]) & {"label", "labels"}
             if self._distils and not self.task.per_position and labels and has_length(dataset):
-                self._warn(checks.few_labels(float(labelled_rows(dataset).mean()), rows, self.settings))
+                self._warn(checks.few_labels(float(labelled_rows(dataset, False).mean()), rows, self.settings))
             return super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "random":
             raise ValueError(
@@ -237,7 +237,7 @@ class DistillationTrainer(EvaluatingTrainer):
                 f"{self.args.train_sampling_strategy!r}. Leave one of them out."
             )
         self._warn(checks.few_labels(fraction, rows, self.settings))
-        return LabelledFractionSampler(labelled_rows(dataset), fraction, self._order_seed)
+        return LabelledFractionSampler(labelled_rows(dataset, self.task.per_position), fraction, self._order_seed)
 
     def _warn(self, warning: str | None) -> None:
         if warning is not None:
