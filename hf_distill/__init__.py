@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hf_distill.soft_targets.cache import cache_teacher_outputs
     from hf_distill.soft_targets.prompted import cache_prompted_outputs
     from hf_distill.soft_targets.served import ServedLogits
+    from hf_distill.soft_targets.spans import cache_span_outputs
     from hf_distill.students.from_teacher import student_from_teacher
     from hf_distill.students.lstm.configuration_lstm import LSTMStudentConfig
     from hf_distill.students.lstm.modeling_lstm import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hf_distill.teachers.ensemble import TeacherEnsemble
     from hf_distill.teachers.prompted import PromptedTeacher
     from hf_distill.teachers.served import ServedTeacher
+    from hf_distill.teachers.spans import SpanTeacher
     from hf_distill.training.arguments import DistillationArguments, Seq2SeqDistillationArguments
     from hf_distill.training.seq2seq import Seq2SeqDistillationTrainer
     from hf_distill.training.trainer import DistillationTrainer
@@ -64,6 +66,7 @@ _MODULES = {
     "cache_teacher_outputs": "hf_distill.soft_targets.cache",
     "cache_prompted_outputs": "hf_distill.soft_targets.prompted",
     "ServedLogits": "hf_distill.soft_targets.served",
+    "cache_span_outputs": "hf_distill.soft_targets.spans",
     "student_from_teacher": "hf_distill.students.from_teacher",
     "LSTMStudentConfig": "hf_distill.students.lstm.configuration_lstm",
     "LSTMStudentForCausalLM": "hf_distill.students.lstm.modeling_lstm",
@@ -81,6 +84,7 @@ _MODULES = {
     "TeacherEnsemble": "hf_distill.teachers.ensemble",
     "PromptedTeacher": "hf_distill.teachers.prompted",
     "ServedTeacher": "hf_distill.teachers.served",
+    "SpanTeacher": "hf_distill.teachers.spans",
     "DistillationArguments": "hf_distill.training.arguments",
     "Seq2SeqDistillationArguments": "hf_distill.training.arguments",
     "DistillationTrainer": "hf_distill.training.trainer",
@@ -107,6 +111,7 @@ __all__ = [
     "Seq2SeqDistillationTrainer",
     "ServedLogits",
     "ServedTeacher",
+    "SpanTeacher",
     "StaticStudentConfig",
     "StaticStudentForSequenceClassification",
     "StaticStudentForTokenClassification",
@@ -115,6 +120,7 @@ __all__ = [
     "TransformerStudentConfig",
     "VariationalMatching",
     "cache_prompted_outputs",
+    "cache_span_outputs",
     "cache_teacher_outputs",
     "compare",
     "export_onnx",

@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         help="run a recipe, skipping finished steps",
         description="Any key of the recipe can follow as --section.key VALUE, for example --distill.temperature 4.",
     )
-    run_words.add_argument("recipe", help="a YAML file; examples are in examples/recipes/")
+    run_words.add_argument(
+        "recipe", help="a YAML file; `init` writes one, and the repository has some in examples/recipes/"
+    )
     run_words.add_argument(
         "--only",
         metavar="STEP",

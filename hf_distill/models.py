@@ -36,6 +36,22 @@ def padded(rows: Sequence[Tensor], fill: int, side: str) -> Tensor:
     return pad_sequence([row.flip(0) for row in rows], batch_first=True, padding_value=fill).flip(1)
 
 
+def embedding_width(config: Any, through_layers: bool = False) -> int:
+    """The size of a model's token embeddings, as its config has it.
+
+    Args:
+        config: of the model.
+        through_layers: whether that of its states is meant, which the embeddings become in its layers.
+
+    >>> from transformers import AlbertConfig
+    >>> embedding_width(AlbertConfig(embedding_size=128, hidden_size=768))
+    128
+    """
+    config = config.get_text_config()
+    names = ["hidden_size"] if through_layers else ["embedding_size", "word_embed_proj_dim", "hidden_size"]
+    return next((size for name in names if (size := getattr(config, name, None))), sys.maxsize)
+
+
 def unwrapped(model: Any) -> Any:
     """A model without a compiler's wrapper (`torch.compile`) or data parallelism's around it."""
     while True:

@@ -53,6 +53,7 @@ TESTED_BY = {
     "reports.texts": "reports/test_generation.py",
     "reports.translation": "reports/test_generation.py",
     "reports.writer": "reports/test_generation.py",
+    "soft_targets.asked": "soft_targets/test_prompted.py",
     "soft_targets.calibration": "soft_targets/test_cross_fit.py",
     "soft_targets.checks": "soft_targets/test_cache.py",
     "soft_targets.inference": "soft_targets/test_cache.py",

@@ -18,6 +18,8 @@ import scipy.stats
 
 LEVEL = 0.95  # of the intervals of a curve
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# Beyond log-odds of 36 probabilities are rounded to 1, and thresholds cannot tell the texts apart.
+DISTINCT = 30.0
 CALIBRATION_SHARE, FEWEST, MOST = 0.2, 20, 500  # of the texts that the temperature is fitted on
 ON_EITHER_SIDE = 10  # texts below and above a threshold that hands over a given share
 
@@ -132,6 +134,19 @@ def confidences(probabilities: np.ndarray, temperature: float = 1.0, several: bo
         return sides.max(axis=0).min(axis=-1)
     powers = sides ** (1 / temperature)
     return (powers.max(axis=0) / powers.sum(axis=0)).min(axis=-1)
+
+
+def greatest_log_odds(probabilities: np.ndarray, several: bool = False) -> float:
+    """The log-odds of the answer that a student is most sure of, against its second choice.
+
+    Args:
+        probabilities: as of `confidences`.
+        several: likewise.
+    """
+    scores = np.asarray(probabilities, dtype=np.float64)
+    sides = np.stack([scores, 1 - scores]) if several else scores.T[..., None]
+    logs = np.sort(np.log(np.maximum(sides, np.finfo(np.float64).tiny)), axis=0)
+    return float((logs[-1] - logs[-2]).max())
 
 
 def named(answers: np.ndarray) -> np.ndarray:
@@ -294,7 +309,8 @@ def fitted(
         raise ValueError(too_few(int(known.sum()), target.texts, target) + left_out)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
     calibration, tested = order[: calibrating(len(order))], order[calibrating(len(order)) :]
-    temperature = temperature_of(probabilities[calibration], answers[calibration])
+    fitted_to = temperature_of(probabilities[calibration], answers[calibration])
+    temperature = max(fitted_to, greatest_log_odds(probabilities, several) / DISTINCT)
     confidence = confidences(probabilities[tested], temperature, several)
     same = (decisions == answers).reshape(len(answers), -1).all(axis=1)[tested]
     threshold = threshold_of(confidence, same, target)

@@ -1,7 +1,6 @@
 """What a run refuses before anything expensive."""
 
 import importlib.util
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from transformers.integrations import get_available_reporting_integrations
 
 from hf_distill.matching.base import States
+from hf_distill.models import embedding_width
 from hf_distill.paths import exists, resolve
 from hf_distill.recipes.recipe import Recipe
 from hf_distill.recipes.training import Training
@@ -138,8 +138,8 @@ class Checks:
         """Raise a ValueError for a student that cannot be built."""
         config = self.student_config()
         if self.recipe.student.from_teacher and self.recipe.student.kind != "transformer":
-            whole = getattr(config, "teacher_embeddings", None) == "layers"
-            check_within("embedding_size", config.embedding_size, _width(self.models.config(), whole))
+            width = embedding_width(self.models.config(), getattr(config, "teacher_embeddings", "table") == "layers")
+            check_within("embedding_size", config.embedding_size, width)
 
     def student_config(self) -> Any:
         """The config of the student, of its teacher's family where it is a transformer."""
@@ -211,13 +211,6 @@ class Checks:
             raise ValueError(
                 f"export.onnx: {' and '.join(missing)} not installed. Install hf-distill[onnx], or set it false."
             )
-
-
-def _width(teacher: Any, whole: bool) -> int:
-    """The size of a teacher's token embeddings, as its config has it; or, where they pass its layers, of its states."""
-    config = teacher.get_text_config()
-    names = ["hidden_size"] if whole else ["embedding_size", "word_embed_proj_dim", "hidden_size"]
-    return next((size for name in names if (size := getattr(config, name, None))), sys.maxsize)
 
 
 def _states_like(config: Any) -> States | None:

@@ -115,7 +115,7 @@ class _Draft:
         return "\n".join(
             [
                 f"# A recipe for {name_of(self.path)}, written by `hf-distill init` from what its columns look like.",
-                "# Every key, with its default: docs/api/recipe_keys.md. What the data gives, counted:",
+                '# Every key, with its default: "Recipe keys" in the documentation. What the data gives, counted:',
                 f"{COUNTS}task: {self.task}",
                 f"output_dir: {_scalar('outputs/' + self.stem)}",
                 "",

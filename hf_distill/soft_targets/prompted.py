@@ -1,35 +1,33 @@
 """The ordinary cache of a teacher behind a prompt: `teacher_logits` that are log-probabilities of the classes."""
 
-import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
-import transformers
-from tqdm.auto import tqdm
 
 from hf_distill import columns
-from hf_distill.soft_targets import provenance
-from hf_distill.soft_targets.cache import CachePass
-from hf_distill.soft_targets.checks import check_options, input_columns, output_folder
-from hf_distill.soft_targets.layout import Layout, Values
-from hf_distill.soft_targets.shards import Processes
+from hf_distill.soft_targets.asked import (
+    BATCH,
+    LEDGER,
+    AskedPass,
+    Found,
+    cached_answers,
+    check_rows,
+    origin_of,
+    with_targets,
+)
+from hf_distill.soft_targets.checks import check_options, output_folder
+from hf_distill.soft_targets.layout import Layout
 from hf_distill.teachers.ask import checked_texts
 from hf_distill.teachers.class_targets import ClassTargets
-from hf_distill.teachers.identity import short_hash
 from hf_distill.teachers.prompted import PromptedTeacher
-from hf_distill.teachers.text import logger
 
 TASK = "text-classification"
-LEDGER = "answers.jsonl"
 OUTSIDE, UNRETURNED = "outside", "unreturned"
-BATCH = 1024  # rows that are put into columns together; the teacher is asked for all texts at once
+TOLD = ("method", "counts", "seconds", "notes")
 
 
 def cache_prompted_outputs(
@@ -70,106 +68,41 @@ def cache_prompted_outputs(
     >>> targets.counts["asked"], targets.method  # doctest: +SKIP
     (5000, 'letters')
     """
-    if not isinstance(dataset, datasets.Dataset):
-        raise TypeError(f"Expected a datasets.Dataset, got {type(dataset).__name__}: a stream has to be loaded first.")
-    input_columns(dataset)
-    if text not in dataset.column_names:
-        raise ValueError(f"text: there is no column {text!r}, only {', '.join(dataset.column_names)}.")
-    there = [name for name in dataset.column_names if columns.is_output(name)]
-    if there:
-        raise ValueError(f"The data set has a column {', '.join(there)} already: remove or rename it.")
+    check_rows(dataset, text)
     layout = Layout(None, 1.0, dtype, ())
     check_options(TASK, layout, BATCH, len(dataset))
     folder = output_folder(output_dir)
     texts = checked_texts(dataset[text])
-    work = _PromptedPass(teacher, texts, ledger or folder / LEDGER, list(prior), layout)
-    origin = _provenance(teacher, layout, list(prior))
-    shard_size = max(1, len(dataset))
+
+    def ask() -> ClassTargets:
+        return teacher(texts, ledger=ledger or folder / LEDGER, prior=list(prior))
+
+    def found(made: ClassTargets, rows: slice) -> Found:
+        unreturned = made.unreturned[rows].astype(np.uint8)
+        return made.log_probabilities[rows], None, {OUTSIDE: made.outside[rows], UNRETURNED: unreturned}
+
     # Row hashes are of whole numbers: the bytes of a text stand for it.
-    read = datasets.Dataset.from_dict({"input_ids": [list(each.encode()) for each in texts]})
-    passed = CachePass(
-        folder, Processes.assembled("cpu"), work, ["input_ids"], shard_size, origin, len(teacher.prompt.names)
-    )
-    cached = passed.over_rows(read)
-    if work.targets is not None:
-        _remember(folder, work.targets)
-    passed.processes.wait()  # all read what one of them wrote
-    targets = _targets(teacher, cached, folder)
-    columns_kept = [name for name in layout.names if name in cached.column_names]
-    made = datasets.concatenate_datasets([dataset, cached.select_columns(columns_kept)], axis=1)
-    without = int((~targets.has_target).sum())
-    if without:
-        logger.warning(f"{without} of {len(made)} rows are left out: the teacher's answer names no class.")
-        made = made.select(np.flatnonzero(targets.has_target))
-    return made, targets
+    read = {"input_ids": [list(each.encode()) for each in texts]}
+    work = AskedPass(TASK, layout, ask, found)
+    classes = len(teacher.prompt.names)
+    cached, answers = cached_answers(read, work, folder, _origin(teacher, layout, list(prior)), classes, TOLD)
+    targets = _targets(teacher, cached, answers)
+    return with_targets(dataset, cached, layout.names, targets.has_target, "names no class"), targets
 
 
-@dataclasses.dataclass
-class _PromptedPass:
-    """The teacher's columns for some rows; all texts are asked for at the first."""
-
-    prompted: PromptedTeacher
-    texts: list[str]
-    ledger: str | Path
-    prior: list[str]
-    layout: Layout
-    task: str = TASK
-    batch_size: int = BATCH
-    targets: ClassTargets | None = None
-
-    def __post_init__(self) -> None:
-        self.teacher = SimpleNamespace(limits=(math.inf, math.inf))
-        self.numbers: dict[str, int] = {}
-
-    def __call__(self, rows: datasets.Dataset, first: int, progress: tqdm) -> dict[str, Values]:
-        if self.targets is None:
-            self.numbers = {text: number for number, text in enumerate(self.texts)}
-            self.targets = self.prompted(self.texts, ledger=self.ledger, prior=self.prior)
-        numbers = [self.numbers[bytes(row).decode()] for row in rows["input_ids"]]
-        made = self.layout.logits(torch.from_numpy(self.targets.log_probabilities[numbers]))
-        found = {name: self.layout.values(name, array, None) for name, array in made.items()}
-        found[OUTSIDE] = Values(self.targets.outside[numbers], None)
-        found[UNRETURNED] = Values(self.targets.unreturned[numbers].astype(np.uint8), None)
-        progress.update(len(rows))
-        return found
-
-
-def _provenance(teacher: PromptedTeacher, layout: Layout, prior: list[str]) -> dict[str, Any]:
+def _origin(teacher: PromptedTeacher, layout: Layout, prior: list[str]) -> dict[str, Any]:
     record = {**teacher.record(), "method": teacher.method, "samples": teacher.samples, "prior": prior}
-    return {
-        "teacher": {
-            "name": teacher.model.model if teacher.is_served else type(teacher.model).__name__,
-            "revision": None,
-            "weights": short_hash(json.dumps(record["teacher"], sort_keys=True).encode()),
-            "config": None,
-        },
-        "tokenizer": {"hash": record["tokenizer"][0] if record["tokenizer"] else None},
-        "options": {
-            "task": TASK,
-            "top_k": None,
-            "temperature": layout.temperature,
-            "dtype": layout.dtype,
-            "prompt": {name: record[name] for name in ("prompt", "method", "samples", "prior")},
-        },
-        "columns": ["input_ids"],
-        "versions": {"transformers": transformers.__version__, "datasets": datasets.__version__},
-    }
+    return origin_of(
+        teacher.model.model if teacher.is_served else type(teacher.model).__name__,
+        json.dumps(record["teacher"], sort_keys=True),
+        record["tokenizer"][0] if record["tokenizer"] else None,
+        TASK,
+        layout,
+        {"prompt": {name: record[name] for name in ("prompt", "method", "samples", "prior")}},
+    )
 
 
-def _remember(folder: Path, targets: ClassTargets) -> None:
-    """Keep how the answers came in the cache's record."""
-    record = json.loads((folder / provenance.FILE).read_text(encoding="utf-8"))
-    record["answers"] = {
-        "method": targets.method,
-        "counts": targets.counts,
-        "seconds": targets.seconds,
-        "notes": targets.notes,
-    }
-    provenance.write(folder, record)
-
-
-def _targets(teacher: PromptedTeacher, cached: datasets.Dataset, folder: Path) -> ClassTargets:
-    record = json.loads((folder / provenance.FILE).read_text(encoding="utf-8")).get("answers", {})
+def _targets(teacher: PromptedTeacher, cached: datasets.Dataset, record: dict[str, Any]) -> ClassTargets:
     numpy = cached.with_format("numpy")
     shape = (len(cached), len(teacher.prompt.names))
     return ClassTargets(

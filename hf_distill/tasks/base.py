@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_distill import metrics
 from hf_distill.matching.base import Matching
+from hf_distill.models import embedding_width
 from hf_distill.problems import TASKS
 from hf_distill.reports.report import Report
 from hf_distill.reports.samples import answers
@@ -168,6 +169,10 @@ class RecipeTask(ABC):
         # No token id that the recipe gives is beyond the table of a vocabulary that is not known yet.
         size = 2**31 if tokenizer is None else len(tokenizer)
         derived = {"vocab_size": size, "pad_token_id": getattr(tokenizer, "pad_token_id", None), **self.head()}
+        if tokenizer is not None and settings.from_teacher and "embedding_size" not in settings.config:
+            width = embedding_width(self.models.config(), settings.config.get("teacher_embeddings") == "layers")
+            family = StaticStudentConfig if settings.kind == "static" else LSTMStudentConfig
+            derived["embedding_size"] = min(width, family.embedding_size)
         if settings.kind == "static":
             unpooled = unpooled_token_ids(tokenizer)
             return StaticStudentConfig(**{**derived, "unpooled_token_ids": unpooled, **settings.config})

@@ -43,8 +43,8 @@ def check_rows(task: LabellingTask) -> None:
     rows, name = held_out(task)
     if len(rows) < wanted.target.texts:
         raise ValueError(
-            f"cascade: {too_few(len(rows), wanted.target.texts, wanted.target)} They are the rows of {name}; "
-            "data.fidelity holds out as many as you set."
+            f"cascade: {too_few(len(rows), wanted.target.texts, wanted.target)} They are the rows of {name}. Set "
+            f"data.fidelity to {wanted.target.texts} or more where so many rows have no label, else data.validation."
         )
 
 

@@ -47,7 +47,8 @@ def check_prompted(settings: Settings) -> None:
             )
         return
     if settings.task != TASK:
-        raise ValueError(f"teacher.prompt: is for {TASK}, and the task is {settings.task}. Leave it out.")
+        spans = " For tags, see hf_distill.cache_span_outputs." if settings.task == "token-classification" else ""
+        raise ValueError(f"teacher.prompt: is for {TASK}, and the task is {settings.task}. Leave it out.{spans}")
     _check_refused(settings, REFUSED)
     if settings.cascade is not None:
         raise ValueError(

@@ -6,6 +6,8 @@ from hf_distill.teachers.generating import GeneratingTeacher
 from hf_distill.teachers.prompted import PromptedTeacher
 from hf_distill.teachers.prompts import ClassPrompt
 from hf_distill.teachers.served import ServedTeacher
+from hf_distill.teachers.span_targets import Sentence, SpanTargets
+from hf_distill.teachers.spans import SpanTeacher
 from hf_distill.teachers.text import TextTeacher
 from hf_distill.teachers.without_adapter import WithoutAdapter
 
@@ -14,7 +16,10 @@ __all__ = [
     "ClassTargets",
     "GeneratingTeacher",
     "PromptedTeacher",
+    "Sentence",
     "ServedTeacher",
+    "SpanTargets",
+    "SpanTeacher",
     "TextTeacher",
     "WithoutAdapter",
     "ask",

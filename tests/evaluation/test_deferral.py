@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from hf_distill.evaluation.cascade import temperature_of
 from hf_distill.evaluation.deferral import (
     Target,
     calibrating,
@@ -191,3 +192,21 @@ def test_the_curve_goes_from_the_student_to_the_teacher():
         assert all(row[name]["low"] <= row[name]["value"] <= row[name]["high"] for row in rows)
     for row in rows[1:-1]:
         assert (confidence < row["threshold"]).mean() == row["handed_over"]["value"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_student_that_always_agrees_has_confidences_that_differ(several):
+    """Its best temperature is near 0, where all probabilities would be rounded to 1 and no share could be chosen."""
+    logits = np.random.default_rng(0).normal(0.0, 3.0, (400, 2))
+    if several:
+        probabilities = 1 / (1 + np.exp(-logits))
+        decisions = (probabilities >= 0.5).astype(int)
+    else:
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        decisions = probabilities.argmax(axis=1)
+    found = fitted(
+        probabilities, decisions, decisions, Target(defer=0.2), temperature_of(several), several=several, seed=1
+    )
+    confidence = confidences(probabilities, found.temperature, several)
+    assert len(np.unique(confidence)) == 400
+    assert abs(found.handed_over / found.tested_texts - 0.2) < 0.01

@@ -2,8 +2,10 @@
 
 import pytest
 
+from hf_distill import Recipe
 from hf_distill.cli import main
 from hf_distill.recipes.run import plan_recipe
+from hf_distill.recipes.steps import Run
 from tests.recipes.test_run import recipe, write_reviews, write_teacher
 
 
@@ -95,3 +97,11 @@ def test_a_teacher_with_code_of_its_own_is_told_plainly(folder, tmp_path):
     with pytest.raises(ValueError, match=told):
         planned = plan_recipe(recipe(folder, teacher__model=str(tmp_path / "teacher")))
         raise ValueError(*planned.refusals)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "static"])
+def test_a_width_that_nobody_set_is_at_most_the_teachers(folder, kind):
+    run = Run(Recipe.load(recipe(folder, student={"kind": kind, "vocab_size": 120})))
+    tokenizer = run.models.tokenizer(run.models.source)
+    assert run.task.student_config(tokenizer).embedding_size == 32
+    assert not plan_recipe(recipe(folder, student={"kind": kind, "vocab_size": 120})).refusals
