@@ -121,7 +121,8 @@ class Run:
 
     def kept(self) -> str:
         """What a run that fails now leaves for the next one, in words."""
-        done = [name for name in STEPS if name in self.workspace.steps]
+        there = [name for name in STEPS if name in self.workspace.steps]
+        done = [name for name in there if self.workspace.changes(name, self.inputs[name], REVISIONS[name]) == []]
         going_on = sorted({path.parent.name for path in self.work.glob("*/checkpoint-*")})
         kept = (
             ["nothing yet"]
