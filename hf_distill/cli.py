@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     init_words.add_argument("--task", choices=TASK_NAMES, help="default: what the columns look like")
     init_words.add_argument("--text", metavar="COLUMN", action="append", help="of the text; twice for pairs of texts")
     init_words.add_argument("--label", metavar="COLUMN", help="of the label or the tags; of a translation, its target")
+    init_words.add_argument("--options", metavar="YAML", help="of a csv: '{sep: \";\", encoding: cp1252}'")
     init_words.add_argument("--teacher", metavar="NAME", help="a Hub id or a folder (default: one that fits the task)")
     run_words = commands.add_parser(
         "run",
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 def _init(arguments: argparse.Namespace) -> int:
     import datasets
 
-    from hf_distill.recipes.first_recipe import write_recipe
+    from hf_distill.recipes.first_recipe import parse_options, write_recipe
 
     datasets.disable_progress_bars()  # one for each reading of a file
     written = write_recipe(
@@ -143,6 +144,7 @@ def _init(arguments: argparse.Namespace) -> int:
         text=arguments.text,
         label=arguments.label,
         teacher=arguments.teacher,
+        options=None if arguments.options is None else parse_options(arguments.options),
     )
     command = f"hf-distill run {shlex.quote(str(written))}"
     sys.stdout.write(f"{written}: look at its comments, then\n  {command} --dry-run\n  {command}\n")

@@ -39,6 +39,23 @@ def folded(name: str) -> str:
     return "".join(letter for letter in plain if not letter.isspace() and unicodedata.category(letter) != "Cf")
 
 
+def one_error_apart(name: str, other: str) -> bool:
+    """Whether two names of five letters or more differ in one letter, or in two neighbours that changed places.
+
+    >>> one_error_apart("delivrey", "Delivery"), one_error_apart("label 1", "label 2")
+    (True, False)
+    """
+    short, long = sorted((folded(name), folded(other)), key=len)
+    if len(short) < 5 or short == long or not (short + long).isalpha() or len(long) - len(short) > 1:
+        return False
+    pairs = enumerate(zip(short, long, strict=False))
+    start = next((number for number, (one, two) in pairs if one != two), len(short))
+    if len(short) < len(long):
+        return short[start:] == long[start + 1 :]
+    swapped = short[:start] + short[start : start + 2][::-1] + short[start + 2 :]
+    return short[start + 1 :] == long[start + 1 :] or swapped == long
+
+
 def whole(name: str) -> str:
     """A whole number without its decimals, any other name as it is.
 

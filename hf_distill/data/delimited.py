@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import json
 import lzma
 import re
 import zipfile
@@ -35,6 +36,7 @@ _EOF = (
     '. A quotation mark (") opens a text and none closes it. Close it; or, where quotation marks are characters like '
     "others, set data.options: {quoting: 3}."
 )
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 KNOWN_VALUES = 1000  # of a column; one with more is a column of texts
 
 
@@ -193,6 +195,7 @@ class _Inspector:
             if not self._has_header:
                 rows = chain([header], rows)
                 header = _Row(list(map(str, self.names or range(len(header.cells)))), header.line, [])
+            self._check_separator(header)
             found = self._look_through(header, rows)
         if not found.rows:
             raise ValueError(
@@ -202,6 +205,18 @@ class _Inspector:
         found.columns, found.options = self.columns(), self.found_options
         found.rows = None if "nrows" in self.options else found.rows
         return found
+
+    def _check_separator(self, header: _Row) -> None:
+        """Raise a ValueError where a header of one cell has another separator in it, and none was asked for."""
+        if len(header.cells) > 1 or {"sep", "delimiter"} & self.options.keys():
+            return
+        other = next((each for each in SEPARATORS if each in header.cells[0]), None)
+        if other is not None:
+            asked, own = (json.dumps({"sep": each}).replace('"sep"', "sep") for each in (other, self.separator))
+            raise ValueError(
+                f"data.path: {self.path}: the header is one cell, {header.cells[0]!r:.80}. If {SEPARATORS[other]} "
+                f"separate the columns, set data.options: {asked}; if that is the name of the only column, {own}."
+            )
 
     def _look_through(self, header: _Row, rows: Iterable[_Row]) -> Inspection:
         width = len(header.cells)

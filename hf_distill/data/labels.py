@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -17,6 +17,7 @@ from hf_distill.data.class_names import (
     folded,
     label_name,
     label_names,
+    one_error_apart,
     sorted_names,
     split_labels,
     whole,
@@ -28,6 +29,9 @@ from hf_distill.problems import IGNORE_INDEX
 from hf_distill.tag_schemes import illegal_tags, odd_tags, tag_scheme
 
 LARGEST = float(np.finfo(np.float32).max)  # as which quantities are read
+FEW, NAMED = 3, 5  # rows of a class that are told, and how many such classes by name
+TYPING = 0.1  # share of another class's rows up to which a name may be a typing error
+MANY = 300  # classes beyond which none is looked for
 ZERO_OR_ONE = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 
 
@@ -126,6 +130,8 @@ class Labels:
         single = self.problem_type == "single_label_classification"
         check_names(made, self.columns[0], sum(counted.values()), single=single)
         self._note_alike(made)
+        if not self.word_level:
+            self._note_rare(counted)
         return made
 
     def _note_alike(self, names: Sequence[str]) -> None:
@@ -135,6 +141,18 @@ class Labels:
         for group in alike.values():
             if len(group) > 1:
                 self.counts[f"classes that differ only in case or space: {', '.join(map(repr, group))}"] = len(group)
+
+    def _note_rare(self, counted: Mapping[str, int]) -> None:
+        """Count what may be no class at all: names of one or two rows, and those one typing error from another."""
+        few = {name: count for name, count in counted.items() if count < FEW}
+        for name, count in sorted(few.items())[:NAMED]:
+            self.counts[f"labelled rows of the class {name!r}, too few to learn or to measure it"] = count
+        if len(few) > NAMED:
+            self.counts[f"further classes of fewer than {FEW} labelled rows"] = len(few) - NAMED
+        for name, count in sorted(counted.items()) if len(counted) <= MANY else ():
+            near = (other for other, more in counted.items() if count < TYPING * more and one_error_apart(name, other))
+            for other in near:
+                self.counts[f"labelled rows of the class {name!r}, one typing error from {other!r}"] = count
 
     def _note_scheme(self, train: datasets.Dataset) -> None:
         self.scheme = tag_scheme(self.classes)

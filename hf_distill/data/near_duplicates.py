@@ -11,9 +11,11 @@ from hf_distill.data.scripts import SPACELESS
 
 # A link ends at a space, and at a letter of the scripts from Hebrew and Arabic on to Han and Hangul, and at emoji.
 LINK = r"[^\s\u0590-\u1dff\u2c00-\U0010ffff]"
-MENTION = rf"@(?:[^\W{SPACELESS}]+|\w{{1,30}}(?=[\s:\uff1a]))"
-LEFT_OUT = re.compile(rf"https?:{LINK}*|www\.{LINK}+|{MENTION}|\brt\b|&\w+;")
-WORD = re.compile(r"[^\W\d_]+")
+# Vowel signs and other marks that combine with a letter belong to the word or name that it stands in.
+WORD = r"[^\W\d_](?:[^\W\d_]|{marks})*"
+SPACED = rf"[^\W{SPACELESS}]"  # a letter, digit or _ of a script with spaces
+NAME = rf"{SPACED}(?:{SPACED}|(?![{SPACELESS}]){{marks}})*|(?:\w|{{marks}}){{{{1,30}}}}(?=[\s:\uff1a])"
+LEFT_OUT = rf"https?:{LINK}*|www\.{LINK}+|@(?:{{name}})|\brt\b|&\w+;"
 
 
 def near_duplicates(texts: Iterable[Any], training_texts: Iterable[Any]) -> int:
@@ -46,14 +48,18 @@ def near_duplicate_key(text: str) -> str:
     >>> near_duplicate_key("http://t.cn/a0\u592a\u70c2\u4e86")
     '\u592a\u70c2\u4e86'
     """
-    text = re.sub(LEFT_OUT, " ", text.lower())
-    return " ".join((WORD if text.isascii() else _word_with_marks()).findall(text))
+    left_out, word = _patterns(text.isascii())
+    return " ".join(word.findall(left_out.sub(" ", text.lower())))
 
 
 @cache
-def _word_with_marks() -> re.Pattern[str]:
-    """A letter with what follows of letters and combining marks."""
-    points = [point for point in range(0x300, 0x20000) if unicodedata.category(chr(point)).startswith("M")]
-    runs = [[point for _, point in run] for _, run in groupby(enumerate(points), lambda pair: pair[1] - pair[0])]
-    marks = "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in runs)
-    return re.compile(rf"[^\W\d_](?:[^\W\d_]|[{marks}])*")
+def _patterns(is_ascii: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What is left out, and a word; texts of ASCII alone have no mark, and are read faster without."""
+    if is_ascii:
+        marks = r"[^\s\S]"  # no character
+    else:
+        points = [point for point in range(0x300, 0x20000) if unicodedata.category(chr(point)).startswith("M")]
+        runs = [[point for _, point in run] for _, run in groupby(enumerate(points), lambda pair: pair[1] - pair[0])]
+        marks = f"[{''.join(f'{chr(run[0])}-{chr(run[-1])}' for run in runs)}]"
+    name = NAME.format(marks=marks)
+    return re.compile(LEFT_OUT.format(name=name)), re.compile(WORD.format(marks=marks))

@@ -217,9 +217,7 @@ def check_columns(dataset: datasets.Dataset, names: Iterable[str], key: str) -> 
     for name in names:
         if name not in there:
             spelled = map(repr, there) if any(each != each.strip() for each in there) else there
-            raise ValueError(
-                f"{key}: there is no column {name!r}, the data has {', '.join(spelled)}." + _separator_advice(there)
-            )
+            raise ValueError(f"{key}: there is no column {name!r}, the data has {', '.join(spelled)}.")
         if f"{name}.1" in there:  # so pandas calls the second one
             raise ValueError(
                 f"{key}: the column {name!r} stands twice in the data, as {name!r} and {name + '.1'!r}. Give the one "
@@ -232,9 +230,3 @@ def check_columns(dataset: datasets.Dataset, names: Iterable[str], key: str) -> 
                 f"{key}: the column {name!r} holds bytes, not text. Write it as strings first: "
                 f'dataset.cast_column({name!r}, datasets.Value("string")) reads UTF-8.'
             )
-
-
-def _separator_advice(columns: Sequence[str]) -> str:
-    """What to set where a file was read as one column because its separator is another one."""
-    found = [separator for separator in (";", "|", "\t", ",") if len(columns) == 1 and separator in columns[0]]
-    return f' Set data.options: {{sep: "{found[0]}"}} if {found[0]!r} separates its columns.' if found else ""

@@ -147,10 +147,16 @@ def estimate(
     items = items or Items.one_an_example(len(references))
     value = value_of(metric, predictions, references, items)
     drawn = _resampled(metric, predictions, references, items, resamples, seed)
+
+    def of_itself() -> float:
+        # Words that were not read have no class, and a class is needed here.
+        answers = predictions if references.dtype.kind == "f" else predictions.clip(min=0)
+        return value_of(metric, answers, answers, items)
+
     return Estimate(
         value,
         drawn,
-        bounds=bounds_of(metric, predictions, references, items, value, drawn),
+        bounds=bounds_of(metric, predictions, references, items, value, drawn, of_itself),
         examples=len(np.unique(items.owners)),
         width=width_of(metric, value),
     )

@@ -5,6 +5,8 @@ bounds here are binomial instead: if none of n examples had an error, up to 1 - 
 (about 3.7/n), at 95 % confidence.
 """
 
+from collections.abc import Callable
+
 import evaluate
 import numpy as np
 import scipy.stats
@@ -51,6 +53,7 @@ def bounds_of(
     items: Items,
     value: float,
     drawn: np.ndarray,
+    of_itself: Callable[[], float],
 ) -> Bounds | None:
     """The interval of a metric if the bootstrap's would be too narrow; None if it is not.
 
@@ -61,14 +64,15 @@ def bounds_of(
         items: the examples they belong to.
         value: of the metric.
         drawn: (resamples,) its values.
+        of_itself: the metric where the predictions were all right.
     """
     examples = len(np.unique(items.owners))
-    if isinstance(metric, Accuracy):
-        return share_bounds(predictions == references, items, value)
-    if not len(drawn) or not alike(drawn):
-        return None
-    if value == 0 and len(np.unique(predictions, axis=0)) == 1:
-        return None  # by the definition of correlations and F1, whatever the examples
+    exact = share_bounds(predictions == references, items, value) if isinstance(metric, Accuracy) else None
+    if exact is not None or not len(drawn) or not alike(drawn):
+        return exact
+    constant = examples > 1 and predictions.shape == references.shape and len(np.unique(predictions, axis=0)) == 1
+    if value == 0 and constant and of_itself() == 0:
+        return None  # by the metric's definition, whatever the examples
     if value == 1 and isinstance(metric, OfflineMetric):
         if metric.name in OF_CLASSES and references.ndim == 1:
             totals = worst_counts(references, items)

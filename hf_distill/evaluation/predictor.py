@@ -15,6 +15,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 from hf_distill import columns
 from hf_distill.models import evaluating, forward_arguments, is_placed
 from hf_distill.teachers.ensemble import TeacherEnsemble
+from hf_distill.unmasked_padding import UnmaskedPaddingCheck
 
 
 class Predictor:
@@ -64,6 +65,7 @@ class Predictor:
         self.masks = "attention_mask" in arguments
         self.pad_id = getattr(self.members[0].config, "pad_token_id", None) or 0
         self.collator = DataCollatorWithPadding(processing_class) if processing_class is not None else None
+        self._check_unmasked = [UnmaskedPaddingCheck(each, "model", [processing_class]) for each in self.members]
 
     @property
     def device(self) -> torch.device:
@@ -114,8 +116,12 @@ class Predictor:
         ]
 
     def _padded(self, features: dict[str, Any]) -> dict[str, Tensor]:
-        if self.masks:
-            features.setdefault("attention_mask", [[1] * len(ids) for ids in features["input_ids"]])
+        if self.masks and "attention_mask" not in features:
+            for row in zip(*features.values(), strict=True):
+                of_row = dict(zip(features, (torch.as_tensor(value)[None] for value in row), strict=True))
+                for check in self._check_unmasked:
+                    check(of_row)
+            features["attention_mask"] = [[1] * len(ids) for ids in features["input_ids"]]
         if self.collator is not None:
             padded = self.collator(
                 [dict(zip(features, row, strict=True)) for row in zip(*features.values(), strict=True)]

@@ -148,7 +148,7 @@ def fidelity(predictions: Predictions) -> dict[str, Any]:
 
 
 def calibration(predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
-    """Expected calibration error of the models and controls with logits, on the items with a label.
+    """Expected calibration error of the models and controls with logits, on the items with a label that they read.
 
     Args:
         predictions: single-label.
@@ -156,4 +156,8 @@ def calibration(predictions: Predictions, names: Sequence[str]) -> dict[str, flo
     """
     known = predictions.where(predictions.labelled)
     read = {name: known.where(known.read_by(name)) for name in names if name in known.logits}
-    return {name: CalibrationError().score(part.logits[name], part.labels) for name, part in read.items()}
+    return {
+        name: CalibrationError().score(part.logits[name], part.labels)
+        for name, part in read.items()
+        if len(part.labels)
+    }

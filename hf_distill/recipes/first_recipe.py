@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def write_recipe(
     text: Sequence[str] | None = None,
     label: str | None = None,
     teacher: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Look at some data and write a recipe that distils a student for it.
 
@@ -53,6 +54,7 @@ def write_recipe(
         text: columns of the text, one or two. None: those that look like one.
         label: column of the label, of the tags, or of a translation. None: the one that looks like one.
         teacher: a Hub id or a folder. None: one that suits task and language.
+        options: `data.options` of the recipe, such as `encoding` and `sep`.
     Returns:
         The recipe's file.
     Raises:
@@ -62,12 +64,12 @@ def write_recipe(
     place = Path(f"{stem}.yaml" if output is None else output)
     if os.path.lexists(place):
         raise ValueError(f"{place} exists already, and is kept as it is. Give another --output, or move it away.")
-    source = read(path)
+    source = read(path, **(options or {}))
     rows = source["train"] if "train" in source else source[next(iter(source))]
     if not len(rows):
         raise ValueError(f"{path} has no rows.")
     roles = find_roles(rows, task=task, text=text or (), label=label)
-    content = _Draft(path, stem, source, rows, roles, teacher).content()
+    content = _Draft(path, stem, source, rows, roles, teacher, options).content()
     recipe = Recipe.from_dict(parse_yaml(content, str(place), ""))
     load: Any = labelled.load if recipe.task in OTHERS else generation.load_writing
     found = load(recipe.data, recipe.seed, task=recipe.task).counts
@@ -76,6 +78,18 @@ def write_recipe(
     with place.open("x", encoding="utf-8") as file:
         file.write(content.replace(COUNTS, counts, 1))
     return place
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """`data.options` from a command line.
+
+    >>> parse_options('{sep: ";"}')
+    {'sep': ';'}
+    """
+    found = parse_yaml(text, "--options", "Write them as in a recipe, '{encoding: cp1252}' for instance")
+    if not isinstance(found, dict):
+        raise ValueError(f"--options: expected names and values, '{{encoding: cp1252}}' for instance; got {text!r}.")
+    return found
 
 
 COUNTS = "# counts\n"
@@ -92,9 +106,10 @@ class _Draft:
         rows: datasets.Dataset,
         roles: Roles,
         teacher: str | None,
+        options: Mapping[str, Any] | None,
     ) -> None:
         self.path, self.stem, self.source, self.rows, self.roles = path, stem, source, rows, roles
-        self.task = roles.task
+        self.task, self.options = roles.task, options
         self.texts = [_joined(value) for name in roles.text for value in rows[name][:5000] if value]
         self.teacher = teacher or self._teacher()
 
@@ -148,6 +163,8 @@ class _Draft:
             lines += [f"  # missing: {_scalar(unknown)}   # if that means that a row has no label"] if unknown else []
         if roles.regression:
             lines.append("  problem_type: regression   # the label is a quantity")
+        if self.options:
+            lines.append(f"  options: {json.dumps(dict(self.options), ensure_ascii=False)}")
         others = [name for name in self.rows.column_names if name not in (*roles.text, roles.label)]
         if others:
             lines.append(f"  # not used: {_listed(others)}")

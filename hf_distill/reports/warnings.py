@@ -82,6 +82,12 @@ def report_warnings(
     if report.words.get("lost_words"):
         warnings.append(words_lost(report.words))
     lost = {name: report.words.get(f"cut_off_{name}", 0) for name in ("teacher", "student")}
+    if lost["teacher"] > lost["student"] and "lost_words" in report.words:
+        warnings.append(
+            f"Of {report.words['words']:,} words the teacher did not read {lost['teacher']:,} and the student "
+            f"{lost['student']:,}: those with a label are scored as wrong, so the teacher looks worse beside the "
+            "student than it is. Give it longer rows (teacher_max_length)."
+        )
     if any(lost.values()) and "lost_words" not in report.words:
         warnings.append(
             f"Of {report.words['words']} words {lost['teacher']} were cut off for the teacher and {lost['student']} "

@@ -120,7 +120,7 @@ def cache_teacher_outputs(
     names, dataset = input_columns(dataset)
     check_columns(names, task, layout)
     processes = Processes.assembled(device)
-    teacher = _live(teacher_model, task, teacher_placement, processes.device)
+    teacher = _live(teacher_model, task, teacher_placement, processes.device, teacher_processing_class)
     teacher.in_step = teacher.is_sharded  # each process has shards of its own
     classes = check_teacher(teacher, task, layout, teacher_processing_class)
     output_dir = output_folder(output_dir)
@@ -134,14 +134,14 @@ def cache_teacher_outputs(
     return work.over_stream(dataset) if isinstance(dataset, datasets.IterableDataset) else work.over_rows(dataset)
 
 
-def _live(teacher: Any, task: str, placement: str, device: torch.device) -> LiveTeacher:
+def _live(teacher: Any, task: str, placement: str, device: torch.device, tokenizer: Any) -> LiveTeacher:
     """A teacher as it was given, loaded where it has only a name, with its weights where they belong."""
     placement = settled(placement, teacher, device)
     if isinstance(teacher, str | Path):
         auto_class = TASKS[task].auto_class
         by_parts = placement == "shard"
         teacher = load_sharded(teacher, auto_class, device) if by_parts else load_teacher(teacher, auto_class)
-    return LiveTeacher(teacher, device, placement)
+    return LiveTeacher(teacher, device, placement, tokenizer)
 
 
 def _options(

@@ -16,6 +16,7 @@ from hf_distill import columns
 from hf_distill.problems import IGNORE_INDEX, TASKS, marks
 from hf_distill.soft_targets.layout import Layout, Values, in_order
 from hf_distill.teachers.live import LiveTeacher
+from hf_distill.unmasked_padding import IS_TOKEN, is_token
 
 PIECE = 2**25  # logits that are compressed at once
 
@@ -84,7 +85,11 @@ class TeacherPass:
     def _outputs(self, examples: list[dict[str, Any]], numbers: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """For each column the items of a batch, whose rows have these numbers, and how many each row has."""
         inputs = [self._inputs(example) for example in examples]
+        for row in inputs if "attention_mask" not in inputs[0] else ():  # before a mask is made for it
+            self.teacher.check_unmasked(row)
         collated: dict[str, Tensor] = self.collate(inputs)
+        known = is_token([row["input_ids"] for row in inputs], collated)
+        collated |= {} if known is None else {IS_TOKEN: known}
         batch: dict[str, Any] = {name: value.to(self.teacher.device) for name, value in collated.items()}
         label = examples[0].get("labels")
         if self.task == "text-classification" and label is not None:

@@ -26,6 +26,7 @@ from hf_distill.remote_code import refused_with
 from hf_distill.teachers.ensemble import TeacherEnsemble
 from hf_distill.teachers.padding import expected_order, moved, moved_back
 from hf_distill.teachers.placement import is_sharded, place, settled
+from hf_distill.unmasked_padding import IS_TOKEN, UnmaskedPaddingCheck
 
 DECODER_INPUTS = columns.PREFIX + "decoder_input_ids"
 # A cache of keys and values is of no use here, and with one a decoder does not tell packed rows apart.
@@ -75,13 +76,18 @@ class LiveTeacher:
         model: a model or an ensemble.
         device: the student's.
         placement: where its weights are, see `teachers.placement`.
+        tokenizer: the teacher's, if known; it knows the padding of rows without an attention mask.
     Raises:
         TypeError: something that cannot be called with the inputs of a batch.
         ValueError: a placement that cannot be had here.
     """
 
     def __init__(
-        self, model: PreTrainedModel | TeacherEnsemble, device: torch.device, placement: str = "replicate"
+        self,
+        model: PreTrainedModel | TeacherEnsemble,
+        device: torch.device,
+        placement: str = "replicate",
+        tokenizer: Any = None,
     ) -> None:
         self.model: Any = model if isinstance(model, TeacherEnsemble) else callable_model(model)
         self.device = device
@@ -90,7 +96,8 @@ class LiveTeacher:
         if not self.is_sharded:
             placement = settled(placement, self.model, device)
             self.is_sharded = placement == "shard"
-        self._members = [_Member(each, device, "shard" if self.is_sharded else placement) for each in models]
+        placement = "shard" if self.is_sharded else placement
+        self._members = [_Member(each, device, placement, tokenizer) for each in models]
         self.in_step = False  # whether processes call it different numbers of times; see `finish`
         self.members = models
         self.arguments = set.union(*(member.arguments for member in self._members))
@@ -133,10 +140,10 @@ class LiveTeacher:
         if self.in_step:
             self._any_calls(True)
         source, inputs = self._source(batch), self.inputs_from(batch)
-        labels = None if DECODER_INPUTS in batch else batch.get(columns.TEACHER_LABELS, batch.get("labels"))
+        labels = _labels(batch)
         for member in self._members:
             member.check_packed_rows(source)
-        outputs = [member(inputs, labels, kwargs) for member in self._members]
+        outputs = [member(inputs, labels, kwargs, source.get(IS_TOKEN)) for member in self._members]
         if not isinstance(self.model, TeacherEnsemble):
             return outputs[0]
         logits = [output["logits"].to(self.device) for output in outputs]
@@ -145,6 +152,19 @@ class LiveTeacher:
         if problem is None and self.model.problem_type is None and logits[0].dim() == 2:
             problem = problem_type(self.model.config, batch.get("labels"))
         return {"logits": self.model.mixture(logits, problem)}
+
+    def check_unmasked(self, row: Mapping[str, Any]) -> None:
+        """Raise where a row that comes without an attention mask is padded already, and the teacher would read that.
+
+        Args:
+            row: tokenized, lists of numbers.
+        Raises:
+            ValueError: it is; see `UnmaskedPaddingCheck`.
+        """
+        batch = {name: torch.as_tensor(value)[None].to(self.device) for name, value in row.items()}
+        inputs, labels = self.inputs_from(batch), _labels(batch)
+        for member in self._members:
+            member.check_unmasked(member.inputs(inputs, labels))
 
     def finish(self) -> None:
         """Take part in the calls of processes that still have some, where the teacher is sharded and `in_step`."""
@@ -166,10 +186,15 @@ class LiveTeacher:
         return bool(flag > 0)
 
 
+def _labels(batch: Mapping[str, Any]) -> Any:
+    """What the inputs of a teacher's decoder are made of; None where the batch has them."""
+    return None if DECODER_INPUTS in batch else batch.get(columns.TEACHER_LABELS, batch.get("labels"))
+
+
 class _Member:
     """One model and how it is called."""
 
-    def __init__(self, model: Any, device: torch.device, placement: str) -> None:
+    def __init__(self, model: Any, device: torch.device, placement: str, tokenizer: Any = None) -> None:
         self.model = model
         self.arguments = forward_arguments(model)
         self.limits = input_limits(model)
@@ -182,11 +207,14 @@ class _Member:
         decodes = "past_key_values" in self.arguments and not self.encoder_decoder
         self.reads_last_token = self.is_classifier and decodes
         self.check_packed_rows = PackedRowsCheck(model, "teacher")
+        # Processes call a sharded model together.
+        self.check_unmasked = UnmaskedPaddingCheck(model, "teacher", [tokenizer], can_be_tried=placement != "shard")
         # What a device map placed stays where it is.
         self.before = device_of(model, device) if placement == "replicate" and not is_placed(model) else None
         self.device = device_of(model, device) if is_placed(model) else place(model, placement, device)
 
-    def __call__(self, inputs: Mapping[str, Any], labels: Tensor | None, kwargs: Mapping[str, Any]) -> Any:
+    def inputs(self, inputs: Mapping[str, Any], labels: Tensor | None) -> dict[str, Any]:
+        """What this model reads, on its device."""
         here = {
             name: value.to(self.device) if isinstance(value, Tensor) else value
             for name, value in inputs.items()
@@ -194,7 +222,18 @@ class _Member:
         }
         if self.encoder_decoder and not self.is_classifier and labels is not None:
             here["decoder_input_ids"] = decoder_inputs(self.model, labels.to(self.device))
+        return here
+
+    def __call__(
+        self,
+        inputs: Mapping[str, Any],
+        labels: Tensor | None,
+        kwargs: Mapping[str, Any],
+        is_token: Tensor | None = None,
+    ) -> Any:
+        here = self.inputs(inputs, labels)
         self._check(here)
+        self.check_unmasked(here | ({} if is_token is None else {IS_TOKEN: is_token.to(self.device)}))
         here, order = self._padded_as_expected(here)
         uncached = dict.fromkeys(CACHES & self.arguments, False)
         with evaluating(self.model):

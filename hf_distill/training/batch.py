@@ -11,6 +11,7 @@ from hf_distill import columns
 from hf_distill.models import base_model, decoder_inputs, evaluating, position_ids
 from hf_distill.problems import Task, batch_size
 from hf_distill.teachers.live import LiveTeacher
+from hf_distill.unmasked_padding import IS_TOKEN, UnmaskedPaddingCheck
 
 COMPANIONS = ("attention_mask", "token_type_ids", "position_ids")  # one entry a token
 
@@ -140,23 +141,35 @@ class LeftPaddingCheck:
 
     Positions are given where a model takes them. A model may still read something at the start of the padded row: its
     classes, as BERT does, or states, as convolutions do. On either side, decoders with one output a row find its last
-    token by their config's `pad_token_id`, which has to be the one that rows are padded with.
+    token by their config's `pad_token_id`, which has to be the one that rows are padded with. Padding without an
+    attention mask is another matter, see `UnmaskedPaddingCheck`.
+
+    Args:
+        tokenizers: that know the padding token; None among them is left out.
     """
 
     TOLERANCE = 0.05  # of the greatest logit: above what bfloat16 rounds, below what another position changes
 
-    def __init__(self) -> None:
+    def __init__(self, *tokenizers: Any) -> None:
         self._passed = self._finds_last_token = False
+        self._tokenizers = tokenizers
+        self._unmasked: UnmaskedPaddingCheck | None = None
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, batch: Batch, matches_states: bool = False) -> None:
         """Raise where a row has other outputs than the same row alone.
 
         Args:
             batch: any.
+            matches_states: whether states are compared, which needs to know the positions that are no padding.
         Raises:
             ValueError: it does.
         """
         mask = batch.student_inputs.get("attention_mask")
+        if mask is None and "attention_mask" in batch.arguments:
+            if self._unmasked is None:
+                self._unmasked = UnmaskedPaddingCheck(batch.student, "student", self._tokenizers)
+            known = {IS_TOKEN: batch.inputs[IS_TOKEN]} if IS_TOKEN in batch.inputs else {}
+            self._unmasked(batch.student_inputs | known, matches_states and not batch.task.in_decoder)
         if mask is None or mask.dim() != 2:
             return
         self._check_last_token(batch, mask)

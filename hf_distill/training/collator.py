@@ -30,6 +30,7 @@ from hf_distill.columns import (
     words_read,
 )
 from hf_distill.packed_rows import check_packing_is_marked
+from hf_distill.unmasked_padding import IS_TOKEN, is_token
 
 LABELS = ("labels", "label", "label_ids")
 MOST = 2**62  # of a label, so that a tensor holds it
@@ -87,6 +88,9 @@ class TeacherColumnsCollator:
             self._check_rows(originals, batch)
             self._checked = True
         check_packing_is_marked(originals, batch)
+        known = is_token(originals, batch)
+        if known is not None:
+            batch[IS_TOKEN] = known
 
         inputs = [teacher_inputs(row) for row in rows]
         if inputs[0]:
@@ -170,6 +174,8 @@ class TeacherColumnsCollator:
                     )
         if self.processing_class is not None:
             return self.processing_class.pad(inputs, return_tensors="pt")
+        if ids is not None and "attention_mask" not in read and len({len(row) for row in ids}) > 1:
+            read["attention_mask"] = [torch.ones_like(row) for row in ids]
         return {
             name: pad_sequence(tensors, batch_first=True, padding_value=self.pad_id if name == "input_ids" else 0)
             for name, tensors in read.items()

@@ -93,11 +93,13 @@ def resumable(sampler: Any, seed: int, processes: int) -> Any:
     return RecordedOrder(sampler, processes)
 
 
-def labelled_rows(dataset: Any) -> np.ndarray:
-    """Which rows carry a label, for language and tagging rows at least one: (rows,) bool.
+def labelled_rows(dataset: Any, per_position: bool = True) -> np.ndarray:
+    """Which rows carry a label: (rows,) bool.
 
     Args:
         dataset: with a column `labels` or `label`.
+        per_position: whether one label of several is enough, as in rows of tokens; else all of them are needed, as the
+            loss of a row with several classes counts it.
     Raises:
         ValueError: it has neither, or its rows cannot be counted.
     """
@@ -110,7 +112,8 @@ def labelled_rows(dataset: Any) -> np.ndarray:
 
     def has_label(label: Any) -> bool:
         values = np.atleast_1d(np.asarray(label, dtype=np.float64))
-        return bool(((values != IGNORE_INDEX) & ~np.isnan(values)).any())
+        present = (values != IGNORE_INDEX) & ~np.isnan(values)
+        return bool(present.any() if per_position else present.all() and present.size)
 
     return np.fromiter((has_label(label) for label in dataset.with_format(None)[name]), dtype=bool, count=len(dataset))
 

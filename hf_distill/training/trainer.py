@@ -127,7 +127,8 @@ class DistillationTrainer(EvaluatingTrainer):
         self.teacher: Any = self._load_teacher(teacher_model, teacher_processing_class)
         self._student_arguments = forward_arguments(self.model)
         self._check_packed_rows = PackedRowsCheck(self.model, "student")
-        self._check_left_padding = LeftPaddingCheck()
+        tokenizer = getattr(self.data_collator, "tokenizer", None)
+        self._check_left_padding = LeftPaddingCheck(self.processing_class, tokenizer)
         read_in_processes(self.accelerator, (train_dataset, eval_dataset))
         self._matching = tuple(matching)
         self._attached: AttachedMatchings | None = None  # the matchings, while they are parts of the student
@@ -171,7 +172,7 @@ class DistillationTrainer(EvaluatingTrainer):
             teacher = load(teacher, self.task.auto_class, **options)
         elif placement != "replicate":
             check_nothing_is_shared(self.model, teacher)
-        teacher = LiveTeacher(teacher, self.args.device, placement)
+        teacher = LiveTeacher(teacher, self.args.device, placement, teacher_processing_class)
         try:
             check_members(self.model.config, teacher, self.task)
         except ValueError:
@@ -228,7 +229,7 @@ class DistillationTrainer(EvaluatingTrainer):
         if fraction is None:
             labels = columns.column_names([dataset]) & {"label", "labels"}
             if self._distils and not self.task.per_position and labels and has_length(dataset):
-                self._warn(checks.few_labels(float(labelled_rows(dataset).mean()), rows, self.settings))
+                self._warn(checks.few_labels(float(labelled_rows(dataset, False).mean()), rows, self.settings))
             return super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "random":
             raise ValueError(
@@ -236,7 +237,7 @@ class DistillationTrainer(EvaluatingTrainer):
                 f"{self.args.train_sampling_strategy!r}. Leave one of them out."
             )
         self._warn(checks.few_labels(fraction, rows, self.settings))
-        return LabelledFractionSampler(labelled_rows(dataset), fraction, self._order_seed)
+        return LabelledFractionSampler(labelled_rows(dataset, self.task.per_position), fraction, self._order_seed)
 
     def _warn(self, warning: str | None) -> None:
         if warning is not None:
@@ -423,11 +424,12 @@ class DistillationTrainer(EvaluatingTrainer):
         """The terms that have items in this batch, and the student's output."""
         attached = None if evaluating else self._attached
         problem = self.task.problem_type(self.model.config, batch.labels)
+        self._check_packed_rows(batch.inputs)
+        with self.accelerator.autocast():
+            self._check_left_padding(batch, attached is not None)
         soft_targets = self._soft_targets(batch, attached, problem) if weights.soft > 0 or attached is not None else {}
         if columns.TEMPERATURE in batch.inputs:
             checks.check_temperature(batch.inputs[columns.TEMPERATURE], weights)
-        self._check_packed_rows(batch.inputs)
-        self._check_left_padding(batch)
         outputs = model(**batch.student_inputs, **({} if attached is None else attached.outputs_needed))
         logits = outputs["logits"]
         terms: dict[str, Term] = {}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import datasets
 import numpy as np
@@ -293,12 +294,22 @@ def test_further_test_sets_read_what_is_missing_and_separated(tmp_path):
     assert further["label"][:] == [[1.0, 1.0]]
 
 
-def test_another_separator_is_advised(tmp_path):
-    (tmp_path / "a.csv").write_text("text;label\na;b\n")
-    with pytest.raises(
-        ValueError, match=r'no column \'label\', the data has text;label\. Set data\.options: {sep: ";"}'
-    ):
+@pytest.mark.parametrize(("separator", "written"), [(";", ";"), ("|", "|"), ("\t", r"\t")])
+def test_another_separator_is_advised(tmp_path, separator, written):
+    """Also where cells of texts have commas, which would otherwise be taken for too many cells."""
+    (tmp_path / "a.csv").write_text(f"text{separator}label\na, b and c{separator}d\n")
+    told = rf'the header is one cell, .*separate the columns, set data\.options: {{sep: "{re.escape(written)}"}}; if'
+    with pytest.raises(ValueError, match=told):
         load(Data(str(tmp_path / "a.csv"), test=1))
+
+
+def test_what_may_be_no_class_is_counted(tmp_path):
+    names = ["billing"] * 22 + ["delivery"] * 24 + ["delivrey"] * 2 + ["Delivery"] + ["legal"] + ["sports"] * 10
+    counts = loaded(tmp_path, {"text": TEXTS, "label": names}).counts
+    assert counts["labelled rows of the class 'legal', too few to learn or to measure it"] == 1
+    assert counts["labelled rows of the class 'delivrey', one typing error from 'delivery'"] == 2
+    assert counts["classes that differ only in case or space: 'Delivery', 'delivery'"] == 2
+    assert not [name for name in counts if "billing" in name or "sports" in name]
 
 
 def test_a_class_label_of_minus_one_is_none(tmp_path):

@@ -38,6 +38,41 @@ def test_marks_belong_to_their_word_and_to_no_symbol():
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "ประวิทย์",
+        "กิ๊ฟ_9",
+        "สุข",
+        "स्नेहा_92",
+        "ខ្មែរ",
+        "ສຸກສະຫວັນ",
+        "தமிழ்",
+        "നിഖിൽ",
+        "নীল",
+        "တင်မောင်",
+        "བསྟན",
+        "أَحْمَد",
+        "דָּוִד",
+        "Jose\u0301",
+    ],
+)
+def test_marks_belong_to_the_names_of_users(name):
+    for text in ("@{} hello สวัสดี", "@{}: hello สวัสดี", "RT @{} hello สวัสดี"):
+        assert near_duplicate_key(text.format(name)) == "hello สวัสดี"
+
+
+def test_a_name_ends_where_a_script_without_spaces_begins():
+    assert near_duplicate_key("@annสวัสดี @annी") == "สวัสดี"
+    assert near_duplicate_key("@ann太好了") == "太好了"
+    assert near_duplicate_key("@ข้อความที่ยาวเกินกว่าจะเป็นชื่อของผู้ใช้คนใดคนหนึ่ง ดี") != "ดี"
+
+
+def test_keys_of_ascii_are_what_they_were():
+    text = "RT @Ann_9: See www.t.co/x, HTTP://t.co/y &amp; @bob's 3 Do_Not-s @ 2nd! rt_ a@b.c"
+    assert near_duplicate_key(text) == "see s do not s nd rt a c"
+
+
+@pytest.mark.parametrize(
     ("texts", "spaceless"),
     [
         (["a nice day", "日"], False),

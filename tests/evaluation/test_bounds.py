@@ -107,3 +107,36 @@ def test_seeds_keep_the_bound():
     assert over_seeds([perfect] * 3).interval == pytest.approx(perfect.interval)
     mixed = over_seeds([perfect, judged("accuracy", np.arange(50) < 49, true)])
     assert mixed.interval[0] < mixed.value <= mixed.interval[1]
+
+
+def test_a_constant_prediction_that_may_yet_be_right_has_an_interval():
+    """0 by definition is what no other examples change; the F1 of a class that was predicted is not."""
+    once = Items.one_an_example(20, ["a", "b", "c"])
+    zeros, twos, nothing = np.zeros(20, dtype=int), np.full(20, 2), np.zeros((20, 3), dtype=int)
+    assert judged("macro_f1", zeros, twos, once).interval == pytest.approx((0, unseen(20)))
+    assert judged("f1", zeros + 1, twos, once).interval == pytest.approx((0, unseen(20)))
+    assert judged("macro_f1", nothing + 1, nothing).interval == pytest.approx((0, unseen(20)))
+    assert judged("macro_f1", zeros - 1, zeros, once).interval == pytest.approx((0, unseen(20)))  # no word was read
+    for name, said, true in (
+        ("f1", zeros, twos),
+        ("macro_f1", nothing, nothing),
+        ("matthews_correlation", twos, zeros),
+    ):
+        assert judged(name, said, true).interval == (0, 0)
+    assert judged("seqeval", zeros, zeros, Items.one_an_example(20, TAGS)).interval == (0, 0)
+    assert judged("seqeval", zeros + 1, zeros, Items.one_an_example(20, TAGS)).interval == pytest.approx(
+        (0, unseen(20))
+    )
+
+
+@pytest.mark.parametrize("name", ["f1", "macro_f1", "matthews_correlation", "pearson"])
+def test_one_example_is_no_constant_prediction(name):
+    found = judged(name, [0.5] if name == "pearson" else [0], [0.5] if name == "pearson" else [2])
+    assert found.interval[1] - found.interval[0] > 0.9
+
+
+def test_sentences_with_the_same_share_of_errors_have_an_interval():
+    """Every resample has the accuracy of two thirds, and other sentences may have another."""
+    items = Items(np.repeat(np.arange(10), 3), 10, TAGS)
+    found = judged("accuracy", [1, 2, 0] * 10, [1, 2, 2] * 10, items)
+    assert found.interval == pytest.approx((2 / 3 * (1 - unseen(10)), 2 / 3 + unseen(10) / 3))

@@ -161,6 +161,22 @@ def with_all_labels(sentences, **lengths):
     return both(sentences, **lengths).add_column("word_labels", [[word % 3 for word in words] for words in sentences])
 
 
+def test_labels_of_unread_words_alone(sentences):
+    """Nothing that was read can be calibrated, which ended in an error about a value of NaN."""
+    dataset = both(sentences, longest=7, teacher_longest=10)
+    dataset = dataset.map(lambda row: {"labels": [-100] * len(row["labels"])})
+    labels = [[-100] * len(words[:3]) + [word % 3 for word in words[3:]] for words in sentences]
+    report = tag(tagger(), tagger(), dataset.add_column("word_labels", labels))
+    assert report.words["lost_words"] == report.words["scored"] == sum(len(words[3:]) for words in sentences)
+    assert report.calibration == {}
+
+
+def test_a_teacher_that_reads_less_is_told(sentences):
+    report = tag(tagger(), tagger(), with_all_labels(sentences, longest=100, teacher_longest=10))
+    lost = sum(len(words[3:]) for words in sentences)
+    assert any(f"the teacher did not read {lost} and the student 0" in warning for warning in report.warnings)
+
+
 def test_words_that_were_not_read_are_wrong(sentences):
     """The student reads three words of a sentence and the teacher four, of the data's own count."""
     dataset = with_all_labels(sentences, longest=7, teacher_longest=12)

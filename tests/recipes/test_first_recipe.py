@@ -44,6 +44,19 @@ def test_an_empty_label_is_not_taken_for_a_name(tmp_path, monkeypatch):
     assert "missing" not in text and "# unlabelled: 4" in text
 
 
+def test_options_of_a_csv_are_written_into_the_recipe(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"ein {word} für dich, {number};{'ab'[number % 2]}\n" for number, word in enumerate(WORDS * 2))
+    (tmp_path / "rows.csv").write_text(f"text;label\n{rows}", encoding="cp1252")
+    assert main(["init", "rows.csv", "--options", "{encoding: cp1252}"]) == 1
+    assert 'set data.options: {sep: ";"}' in capsys.readouterr().err
+    assert main(["init", "rows.csv", "--options", '{sep: ";", encoding: cp1252}']) == 0
+    recipe = Recipe.load("rows.yaml")
+    assert recipe.data.options == {"sep": ";", "encoding": "cp1252"} and recipe.data.label == "label"
+    assert main(["init", "rows.csv", "--options", "cp1252", "--output", "other.yaml"]) == 1
+    assert "--options: expected names and values" in capsys.readouterr().err
+
+
 def test_a_recipe_is_never_replaced(reviews, capsys):
     (reviews / "reviews.yaml").write_text("mine")
     assert main(["init", "reviews.csv"]) == 1

@@ -81,7 +81,7 @@ def test_what_has_no_cascade_is_refused_before_anything_runs(tmp_path):
     assert "cascade: Expected at least 374 held-out texts for agreement=0.99 with confidence 0.95, got 60" in refusals(
         cascade={"agreement": 0.99}
     )
-    assert "They are the rows of validation; data.fidelity holds out as many as you set" in refusals(
+    assert "They are the rows of validation. Set data.fidelity to 374 or more" in refusals(
         cascade={"agreement": 0.99}, data__fidelity=0
     )
     changes = {name: value for name, value in QUICK.items() if not name.startswith("teacher")}

@@ -49,3 +49,21 @@ def test_a_teacher_that_misses_its_floor_is_told_whichever_way_is_better(metric,
     report = Report(task="text-generation", metrics=[metric], examples=500, models=models, ratios=ratios)
     found = [text for text in report_warnings(report, floor) if "floor" in text]
     assert len(found) == (told is not None) and all(told in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "told"), [(30, 0, True), (30, 10, True), (10, 30, False), (0, 0, False)]
+)
+def test_a_teacher_that_reads_less_than_its_student_is_told(teacher, student, told):
+    """Its unread words are scored as wrong, which no warning said where the student read all."""
+    quality = {"quality": {"accuracy": {"value": 0.8}}}
+    words = {"words": 480, "cut_off_teacher": teacher, "cut_off_student": student, "scored": 480, "lost_words": student}
+    report = Report(
+        task="token-classification",
+        metrics=["accuracy"],
+        examples=200,
+        models={"teacher": quality, "student": quality},
+        words=words,
+    )
+    found = [text for text in report_warnings(report) if f"the teacher did not read {teacher}" in text]
+    assert bool(found) == told

@@ -1,5 +1,6 @@
 """The order of the rows: drawn again after a resume, and with a share of labelled rows however a step is cut."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Weigh
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_distill import DistillationTrainer
+from hf_distill.problems import TASKS
 from hf_distill.training.sampler import (
     LabelledFractionSampler,
     RandomOrder,
@@ -172,3 +174,13 @@ def test_which_samplers_are_replaced():
         LabelledFractionSampler(np.arange(9) < 3, 0.5),
     ):
         assert resumable(stays, 0, 1) is stays
+
+
+def test_a_row_of_several_classes_is_labelled_as_the_loss_counts_it():
+    """One class that was not scored leaves the row out of the loss; one token of a text does not."""
+    labels = [[1.0, 0.0], [1.0, -100.0], [float("nan"), 0.0], [-100.0, -100.0]]
+    rows = datasets.Dataset.from_dict({"labels": labels})
+    assert labelled_rows(rows, per_position=False).tolist() == [True, False, False, False]
+    counted = TASKS["text-classification"].label_mask({"labels": torch.tensor(labels)})
+    assert counted.tolist() == labelled_rows(rows, per_position=False).tolist()
+    assert labelled_rows(rows).tolist() == [True, True, True, False]
