@@ -1,14 +1,18 @@
-"""Tables of every argument and every recipe key, made from the dataclasses when the site is built.
+"""Tables of every argument and every recipe key, made from the dataclasses.
 
-In a page, the comment `<!-- arguments -->` becomes the fields that `DistillationArguments` adds to `TrainingArguments`,
-and `<!-- recipe keys -->` becomes the keys of a recipe, section by section. Types and defaults are the dataclasses'
-own. The help is that of the field's metadata, or else of the `Attributes:` or `Args:` section of the docstring.
+    python docs/arguments.py
+
+In a page of `docs/api`, what follows the comment `<!-- arguments -->` becomes the fields that `DistillationArguments`
+adds to `TrainingArguments`, and what follows `<!-- recipe keys -->` the keys of a recipe, section by section; `make
+docs` does the same for the site. Types and defaults are the dataclasses' own. The help is that of the field's metadata,
+or else of the `Attributes:` or `Args:` section of the docstring.
 """
 
 import dataclasses
 import inspect
 import re
 import typing
+from pathlib import Path
 
 HEADER = "| key | type | default | meaning |\n|---|---|---|---|\n"
 SECTION = re.compile(r"^ *(?:Attributes|Args):\n(.*?)(?=^ *(?:Returns|Raises|Source):\n|^ *>>> |\Z)", re.M | re.S)
@@ -116,12 +120,19 @@ def recipe_tables() -> str:
     return "\n".join(parts)
 
 
+PAGES = ("arguments.md", "recipe_keys.md")
 MARKERS = {"<!-- arguments -->": arguments_table, "<!-- recipe keys -->": recipe_tables}
 
 
 def on_page_markdown(markdown, **_):
-    """The hook of mkdocs."""
+    """The hook of mkdocs: a page with its tables as they are now."""
     for marker, made in MARKERS.items():
         if marker in markdown:
-            markdown = markdown.replace(marker, made())
+            return f"{markdown.partition(marker)[0]}{marker}\n\n{made()}"
     return markdown
+
+
+if __name__ == "__main__":
+    for name in PAGES:
+        page = Path(__file__).parent / "api" / name
+        page.write_text(on_page_markdown(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -150,7 +150,7 @@ def estimate(
 
     def of_itself() -> float:
         # Words that were not read have no class, and a class is needed here.
-        answers = predictions if references.dtype.kind == "f" else predictions.clip(min=0)
+        answers = predictions.clip(min=0) if predictions.dtype.kind in "iu" else predictions
         return value_of(metric, answers, answers, items)
 
     return Estimate(

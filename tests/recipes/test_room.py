@@ -54,7 +54,7 @@ def test_too_little_room_is_refused_before_the_start(folder, monkeypatch, capsys
 
 
 def test_a_student_that_no_memory_holds_is_refused(folder):
-    huge = {"vocab_size": 120, "config": {"hidden_size": 10**6, "embedding_size": 10**6, "num_layers": 3}}
+    huge = {"vocab_size": 120, "config": {"hidden_size": 10**6, "embedding_size": 8, "num_layers": 3}}
     with pytest.raises(ValueError, match=r"output_dir: about|of this size cannot be"):
         planned = plan_recipe(recipe(folder, student=huge))
         raise ValueError(*planned.refusals)
