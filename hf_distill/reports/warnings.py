@@ -124,7 +124,8 @@ def report_warnings(
         )
     ahead = [name for name in report.controls_with_teacher if value[name] >= value["student"]]
     if ahead:
-        warnings.append(f"With the same teacher, {' and '.join(ahead)} does at least as well as the student.")
+        do = "does" if len(ahead) == 1 else "do"
+        warnings.append(f"With the same teacher, {' and '.join(ahead)} {do} at least as well as the student.")
     for ratio, fault in (("smaller", "has no fewer parameters than"), ("faster", "is no faster than")):
         if report.ratios.get(ratio, 2) <= 1:
             warnings.append(f"The student {fault} the teacher.")

@@ -49,6 +49,8 @@ def load_teacher(name: str | Path, auto_class: Any, **options: Any) -> Any:
             f"teacher_model={str(name)!r} would be cut into pieces by ZeRO-3, since it would be loaded "
             "after the training arguments were made. Load it yourself before making them, and pass the model."
         )
+    if (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1) and not Path(name).is_dir():
+        raise ValueError(f"teacher_model: there is no folder {name}, and no id on the Hub has this form.")
     options = {"trust_remote_code": False, **options}
     own = "Read it; then, if you trust it, load the model with trust_remote_code=True and a revision, and pass that."
     with refused_with(own, name):

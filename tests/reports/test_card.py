@@ -249,7 +249,7 @@ def test_the_card_says_how_to_remake_the_student(report, folder, tmp_path):
     assert "@article{hinton2015distilling" in text
     assert "![Quality against latency](report.png)" in text
     assert "10,000 train; 3,012 test; 12 duplicates, left out." in text
-    assert "from the `recipe.yaml` of its run, which `hf-distill push` puts beside this card" in text
+    assert "from the `recipe.yaml` of its run. `hf-distill push` puts it beside this card" in text
     assert r"PCA of the \| teacher's, 384 to 128" in text
     assert "| setting | teacher | student, stage 1 | student, stage 2 |" in text
     assert "| `matching` |  | hidden_state, layers {-1: -1} |  |" in text
@@ -365,7 +365,7 @@ def test_a_report_without_baseline_and_controls_has_a_card(report, folder):
     assert_whole(card.content)
     assert "There is no baseline" in card.text
     assert "2× fewer parameters and 2× more time a text" in card.text
-    assert "None was chosen for the student" in card.text
+    assert "No licence was chosen for the student" in card.text
     for missing in ("Gain over", "Read this first", "### By", "calibration error", "Errors (1", "seeds", "onnx"):
         assert missing not in card.text
     assert len(card.data.eval_results) == 2

@@ -245,3 +245,9 @@ def test_a_head_that_was_never_trained_is_refused(tmp_path):
             teacher_model=tmp_path / "without",
             train_dataset=rows,
         )
+
+
+@pytest.mark.parametrize("name", ["outputs/nothing/teacher", "./teacher", "/nowhere", "~/teacher"])
+def test_a_folder_that_is_not_there_is_no_id_of_the_hub(name):
+    with pytest.raises(ValueError, match=f"teacher_model: there is no folder {name}, and no id"):
+        load_teacher(name, BertForSequenceClassification)
