@@ -164,8 +164,8 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         planned = plan_recipe(recipe, verify=arguments.verify)
         rich.print(planned.details())
         return 1 if planned.refusals else 0
-    run_recipe(recipe, only=arguments.only, verify=arguments.verify)
-    if arguments.only in (None, "card"):
+    report = run_recipe(recipe, only=arguments.only, verify=arguments.verify)
+    if report is not None and arguments.only in (None, "card"):  # None in all processes but the main one
         sys.stderr.write(_what_next(f"{recipe.output_dir}/student"))
     return 0
 
