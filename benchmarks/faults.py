@@ -24,6 +24,7 @@ import random
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ import datasets
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, set_seed
 from transformers.utils import logging
 
@@ -48,6 +50,9 @@ GOOD, BAD, OTHER = (
     "a and food it place the very".split(),
 )
 IGNORED = ("report.png", "report.json", "recipe.yaml", "README.md")  # made again with new times
+
+# Its own lock is shared with forked processes: one that is killed would hold it for ever. Before any bar is made.
+tqdm.set_lock(threading.RLock())
 
 
 def prepare(folder: Path) -> dict[str, Any]:

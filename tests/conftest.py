@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 datasets.disable_progress_bars()
+tqdm.set_lock(threading.RLock())  # its own is shared with forked processes: one that is killed would hold it for ever
 
 # The parts of `make test-long` and the minutes that each may take with two workers, 15 in all.
 PARTS = {"notebooks": 1.5, "long": 1.5, "faults": 5, "processes": 3, "served": 2, "cheapest": 2}
